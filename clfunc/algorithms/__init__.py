@@ -1,0 +1,9 @@
+"""Algorithms, one file each, named as the field names them. An export here puts one on the command line too."""
+
+from clfunc.algorithms.finetuning import finetuning as finetuning
+from clfunc.algorithms.fix import fix as fix
+from clfunc.algorithms.independent import independent as independent
+from clfunc.algorithms.joint import joint as joint
+from clfunc.algorithms.random import random as random
+from clfunc.algorithms.reduce_on_plateau import reduce_on_plateau as reduce_on_plateau
+from clfunc.algorithms.single import single as single

@@ -1,0 +1,67 @@
+"""Finetuning: train each task from where the last one ended, and do nothing against forgetting.
+
+    params <- params + tx(gradient of loss(params, batch))
+
+The lower reference of continual learning, and the step that most methods add to. With a `til` head each task trains its
+own head, with `cil` and `dil` all tasks train one (see `clfunc.heads`).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor
+
+from clfunc import tree
+from clfunc.heads import forget_head
+from clfunc.losses import cross_entropy, descend
+from clfunc.random import split
+from clfunc.types import Algorithm, Batch, Inputs, Key, Logits, Metrics, Model, Params, State, Task, TaskId, Transform
+
+
+class FinetuningState(NamedTuple):
+    opt: State
+    head: State
+    key: Key
+
+
+def finetuning(model: Model, tx: Transform, *, loss: Callable[..., Tensor] = cross_entropy) -> Algorithm:
+    """Train on each task in turn.
+
+    Args:
+        model: Its head decides the paradigm.
+        tx: What makes updates of gradients; restarts at each task unless wrapped in `carry`.
+        loss: `(logits, y, weight) -> 0-d`.
+    """
+
+    def init(key: Key) -> tuple[Params, FinetuningState]:
+        draw, start, park, noise = split(key, 4)
+        params = model.init(draw)
+        return params, FinetuningState(tx.init(start, params), model.head.park(park, params), noise)
+
+    def step(params: Params, state: FinetuningState, batch: Batch) -> tuple[Params, FinetuningState, Metrics]:
+        key, noise = split(state.key) if model.stochastic else (state.key, None)
+
+        def loss_fn(params):
+            output = model.apply(params, batch.x, batch.task, key=noise)
+            logits = model.head.mask(state.head, output.logits, batch.task)
+            return loss(logits, batch.y, batch.weight), (output.features, {})
+
+        updates, opt, metrics = descend(tx, loss_fn, params, state.opt, batch.task)
+
+        return tree.add(params, updates), state._replace(opt=opt, key=key), metrics
+
+    def predict(params: Params, state: FinetuningState, x: Inputs, task: TaskId) -> Logits:
+        logits = model.apply(model.head.lookup(params, state.head, task), x, task).logits
+        return model.head.mask(state.head, logits, task)
+
+    def begin_task(params: Params, state: FinetuningState, task: Task) -> tuple[Params, FinetuningState]:
+        params, head = model.head.begin_task(params, state.head, task.id)
+        opt = forget_head(model.head, tx.begin_task(state.opt, params), params)
+        return params, state._replace(opt=opt, head=head)
+
+    def end_task(params: Params, state: FinetuningState) -> tuple[Params, FinetuningState]:
+        params, head = model.head.end_task(params, state.head)
+        return params, state._replace(head=head)
+
+    settings = {"name": "finetuning", "model": model.settings, "tx": tx.settings}
+    return Algorithm(init, step, predict, begin_task, end_task=end_task, settings=settings)

@@ -1,0 +1,87 @@
+"""Reduce on plateau: a wrapper that lowers the learning rate when the validation loss stops falling.
+
+    if loss < best * (1 - threshold): best, waited = loss, 0      else: waited += 1
+    if waited > patience:             lr, waited = max(lr * factor, floor), 0
+
+As `torch.optim.lr_scheduler.ReduceLROnPlateau`. It scales every leaf of the inner state that is named `lr`, so it works on any
+algorithm with any optimiser, and run by run in a sweep. Each task starts again from the first rate.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from clfunc import tree
+from clfunc.lift import lift
+from clfunc.types import Algorithm, Key, Metrics, Params, Scalar, State, Task, scalar
+
+
+class PlateauState(NamedTuple):
+    inner: State
+    first: dict[str, Scalar]  # the rates that a task starts from
+    factor: Scalar
+    patience: Scalar
+    floor: Scalar
+    threshold: Scalar
+    best: Scalar
+    waited: Scalar
+
+
+def reduce_on_plateau(
+    inner: Algorithm, factor: float = 0.1, patience: int = 10, *, floor: float = 0.0, threshold: float = 1e-4
+) -> Algorithm:
+    """`inner`, its rates multiplied by `factor` when the validation loss has not improved for more than `patience` epochs.
+
+    Args:
+        inner: Any algorithm whose state has leaves named `lr`.
+        factor: In (0, 1]; 1 changes nothing.
+        patience: Epochs without improvement to let pass, >= 0.
+        floor: Smallest rate, >= 0.
+        threshold: Share of the best loss that counts as an improvement, in [0, 1).
+
+    Raises:
+        ValueError: A number out of its range.
+    """
+    numbers = {
+        "factor": scalar(factor, "factor", 1e-12, 1),
+        "patience": scalar(patience, "patience", 0),
+        "floor": scalar(floor, "floor", 0),
+        "threshold": scalar(threshold, "threshold", 0, 1),
+    }
+
+    lifted = lift(inner)
+
+    def init(key: Key) -> tuple[Params, PlateauState]:
+        params, state = inner.init(key)
+        best = torch.full((), torch.inf, dtype=torch.float64, device=key.device)
+        return params, PlateauState(state, _rates(state), **numbers, best=best, waited=torch.zeros_like(best))
+
+    def begin_task(params: Params, state: PlateauState, task: Task) -> tuple[Params, PlateauState]:
+        params, state = lifted.begin_task(params, state, task)
+        new = tree.map_items(lambda name, leaf: state.first.get(name, leaf), state.inner)
+        fresh = {"best": torch.full_like(state.best, torch.inf), "waited": torch.zeros_like(state.waited)}
+        return params, state._replace(inner=new, **fresh)
+
+    def end_epoch(params: Params, state: PlateauState, metrics: Metrics) -> tuple[Params, PlateauState]:
+        params, state = lifted.end_epoch(params, state, metrics)
+        loss = metrics["loss"].to(torch.float64)
+        better = loss < state.best * (1 - state.threshold)
+        waited = torch.where(better, 0.0, state.waited + 1)
+        drop = waited > state.patience
+
+        def lower(name: str, leaf: Tensor) -> Tensor:
+            if name not in state.first:
+                return leaf
+            return torch.where(drop, torch.maximum(leaf * state.factor, torch.minimum(leaf, state.floor)), leaf)
+
+        new = tree.map_items(lower, state.inner)
+        best, waited = torch.where(better, loss, state.best), torch.where(drop, 0.0, waited)
+        return params, state._replace(inner=new, best=best, waited=waited)
+
+    settings = {"name": "reduce_on_plateau", "inner": inner.settings} | numbers
+    return lifted._replace(init=init, begin_task=begin_task, end_epoch=end_epoch, settings=settings)
+
+
+def _rates(state: State) -> dict[str, Scalar]:
+    return {name: leaf for name, leaf in tree.items(state) if name.split(".")[-1] == "lr"}

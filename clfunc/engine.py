@@ -1,0 +1,171 @@
+"""How a scan is run: `eager`, or `compile`, where K steps at a time are one compiled program that writes the carry in place.
+
+Inside a compiled chunk the carry is donated: new values are written back into the buffers that held the old, so a step
+allocates nothing that lasts. Leaves that a step hands on untouched (data, parked heads) are found by watching one step, and
+cost nothing. `scan` clones what will be written, so nothing of the caller's is touched.
+"""
+
+import functools
+import os
+import shutil
+import time
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from clfunc import tree
+
+Engine = Literal["auto", "eager", "compile"]
+engines: tuple[str, ...] = ("auto", "eager", "compile")
+Step = Callable[[Any, Any], tuple[Any, Any]]
+
+_COMPILE_SECONDS = 20.0  # what a first compile may cost (4 to 25 s), for `auto` to weigh
+_TINY = 2**22  # parameters x examples below which a step is mostly overhead, and several are worth one program
+
+
+class Plan(NamedTuple):
+    """The engine that was chosen, how many steps it runs at a time, and why."""
+
+    engine: str
+    unroll: int
+    why: str
+
+
+def scan(
+    step: Step, carry: Any, xs: Any, *, engine: str = "eager", unroll: int = 1, log_every: int = 1
+) -> tuple[Any, Any]:
+    """Run `step(carry, x) -> (carry, y)` over the first axis of `xs`, as `jax.lax.scan` does.
+
+    Args:
+        step: A pure function. Compiled programs are kept as long as it is, so pass the same object again.
+        carry: Any tree of tensors; it is not written to.
+        xs: A tree of tensors with a first axis of steps, at least one.
+        engine: `eager` or `compile`; see `plan` for `auto`.
+        unroll: Steps in one compiled program; a remainder runs step by step in eager mode.
+        log_every: Keep the mean of the ys of this many steps in place of each.
+
+    Returns:
+        The last carry, and the ys stacked (`[steps // log_every, ...]`, rounded up; the last mean may be over fewer).
+
+    Raises:
+        ValueError: An unknown engine, or no step to run.
+    """
+    if engine not in engines[1:]:
+        raise ValueError(f"engine must be one of eager, compile, given {engine!r}")
+    steps = len(tree.leaves(xs)[0])
+    if steps < 1:
+        raise ValueError("scan needs at least one step, given xs of length 0")
+    ys: list[Any] = []
+    done = 0
+    with torch.no_grad():
+        if engine == "compile" and steps >= unroll:
+            carry, done = _compiled(step, carry, xs, unroll, ys)
+        for i in range(done, steps):
+            carry, y = step(carry, tree.index(xs, i))
+            ys.append(tree.map(lambda leaf: leaf[None], y))
+        return carry, _thinned(ys, log_every)
+
+
+def _compiled(step: Step, carry: Any, xs: Any, unroll: int, ys: list[Any]) -> tuple[Any, int]:
+    steps = len(tree.leaves(xs)[0]) // unroll * unroll
+    moves = _moves(step, carry, tree.index(xs, 0))
+    program = _program(step, unroll, moves)
+    leaves, structure = tree.flatten(carry)
+    owned = [leaf if how == "fixed" else leaf.clone() for leaf, how in zip(leaves, moves, strict=True)]
+    carry = tree.unflatten(owned, structure)
+    for start in range(0, steps, unroll):
+        ys.append(program(carry, tree.index(xs, slice(start, start + unroll))))
+    return carry, steps
+
+
+@functools.lru_cache(maxsize=32)
+def _program(step: Step, unroll: int, moves: tuple[str, ...]) -> Callable[[Any, Any], Any]:
+    """`unroll` steps as one compiled function that writes the carry's moving leaves in place and returns the ys."""
+
+    def chunk(carry: Any, xs: Any) -> Any:
+        old, ys = tree.leaves(carry), []
+        for i in range(unroll):
+            carry, y = step(carry, tree.index(xs, i))
+            ys.append(y)
+        new = [leaf.clone() if how == "borrowed" else leaf for leaf, how in zip(tree.leaves(carry), moves, strict=True)]
+        for buffer, value, how in zip(old, new, moves, strict=True):
+            if how != "fixed":
+                buffer.copy_(value)
+        return tree.stack(ys)
+
+    return torch.compile(chunk, fullgraph=True, dynamic=False)
+
+
+_known_moves: dict[tuple[Step, str], tuple[str, ...]] = {}
+
+
+def _moves(step: Step, carry: Any, x: Any) -> tuple[str, ...]:
+    """What a step does to each leaf of the carry, found by running one and throwing its result away.
+
+    `fixed`: handed on untouched. `borrowed`: replaced by another leaf of the carry as it was, which must be copied before
+    that leaf is written. `computed`: anything else.
+    """
+    leaves, structure = tree.flatten(carry)
+    known = (step, str(structure))
+    if known not in _known_moves:
+        _known_moves.clear()  # steps differ from run to run; one is enough to remember
+        before = {leaf.data_ptr() for leaf in leaves}
+        _known_moves[known] = tuple(
+            "fixed" if _same_memory(old, new) else "borrowed" if new.data_ptr() in before else "computed"
+            for old, new in zip(leaves, tree.leaves(step(carry, x)[0]), strict=True)
+        )
+    return _known_moves[known]
+
+
+def _same_memory(a: Tensor, b: Tensor) -> bool:
+    return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()
+
+
+def _thinned(ys: list[Any], every: int) -> Any:
+    together = tree.map(lambda *parts: torch.cat(parts), *ys)
+    if every == 1:
+        return together
+    return tree.map(lambda leaf: torch.stack([part.mean(0) for part in leaf.split(every)]), together)
+
+
+def plan(engine: str, step: Step, carry: Any, x: Any, steps: int) -> Plan:
+    """Choose how to run `steps` steps like `step(carry, x)`: by the device, by what one takes in eager mode, by their number.
+
+    Raises:
+        ValueError: An unknown engine.
+    """
+    if engine not in engines:
+        raise ValueError(f"engine must be one of {', '.join(engines)}, given {engine!r}")
+    if engine == "eager":
+        return Plan("eager", 1, "as asked")
+    unroll = _unroll(carry, x)
+    if engine == "compile":
+        return Plan("compile", unroll, "as asked")
+    device = tree.leaves(carry)[0].device.type
+    if not _has_compiler(device):
+        return Plan("eager", 1, "no C++ compiler found: install g++ (or set CXX) for several times the speed")
+    with torch.no_grad():
+        step(carry, x)
+        start = time.perf_counter()
+        step(carry, x)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - start
+    if steps * seconds < 2 * _COMPILE_SECONDS:
+        return Plan("eager", 1, f"{steps} steps of {1e3 * seconds:.1f} ms are over before a compile would pay")
+    return Plan("compile", unroll, f"{steps} steps of {1e3 * seconds:.1f} ms in eager mode are worth a compile")
+
+
+def _unroll(carry: Any, x: Any) -> int:
+    """Steps in one program: 8 where a step is mostly overhead, 1 where it is mostly matrix products."""
+    floats = sum(leaf.numel() for leaf in tree.leaves(carry) if leaf.is_floating_point())
+    examples = max(leaf.numel() for leaf in tree.leaves(x))
+    return 8 if floats * examples < _TINY else 1
+
+
+def _has_compiler(device: str) -> bool:
+    if device == "cuda":
+        return True
+    return any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++", "c++") if name)

@@ -1,0 +1,220 @@
+"""Output heads: `til`, `cil`, `dil`, `mtl`, `stl`.
+
+| head  | weights                                    | classes that count                              |
+|-------|--------------------------------------------|-------------------------------------------------|
+| `til` | one head a task; one trains, the rest wait | the task's own                                  |
+| `cil` | one over all classes                       | those of the tasks begun so far                 |
+| `dil` | one that all tasks share                   | all                                             |
+| `mtl` | one head a task, all train together        | each example's own task's                       |
+| `stl` | one                                        | all                                             |
+
+A task-incremental head is checked out of its bank into `params["head"]` when its task begins, and back in when it ends. So
+a step costs the same at 2 tasks and at 200, no other head can move under any optimiser, and a task met again finds its
+own head. Classes may be fewer in one task than in another: `classes=(10, 10, 2)`.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from clfunc import tree
+from clfunc.random import split, uniform
+from clfunc.types import Head, Key, Logits, Params, State, TaskId
+
+
+class BankState(NamedTuple):
+    """Task-incremental: all heads (the working one's entry is out of date), whose turn it is, and each task's classes."""
+
+    bank: Params  # [tasks, classes, units], [tasks, classes]
+    current: Tensor  # task id of the working head; -1 before the first task
+    own: Tensor  # Bool[tasks, classes]
+
+
+class SeenState(NamedTuple):
+    """Class-incremental: each task's classes among all, and those that have been seen."""
+
+    own: Tensor  # Bool[tasks, classes]
+    seen: Tensor  # Bool[classes]
+
+
+class OwnState(NamedTuple):
+    """Multi-task: each task's classes."""
+
+    own: Tensor  # Bool[tasks, classes]
+
+
+def til(num_tasks: int, classes: int | Sequence[int]) -> Head:
+    """One head a task, of which one trains at a time. Labels are local to the task.
+
+    Args:
+        num_tasks: Number of tasks, >= 1.
+        classes: Classes of every task, or one count a task; logits are as wide as the largest, -inf past a task's own.
+
+    Raises:
+        ValueError: A count below 1, or a sequence of another length than `num_tasks`.
+    """
+    counts = _counts(num_tasks, classes)
+    width = max(counts)
+
+    def init(key: Key, units: int, dtype: torch.dtype) -> Params:
+        return _draw(key, (width,), units, dtype)
+
+    def park(key: Key, params: Params) -> BankState:
+        weight = params["head"]["weight"]
+        bank = _draw(key, (num_tasks, width), weight.shape[-1], weight.dtype)
+        current = torch.full((), -1, dtype=torch.int64, device=key.device)
+        return BankState(bank, current, _local(counts, key.device))
+
+    def begin_task(params: Params, state: BankState, task: Tensor) -> tuple[Params, BankState]:
+        return lookup(params, state, task), state._replace(current=task.to(torch.int64))
+
+    def end_task(params: Params, state: BankState) -> tuple[Params, BankState]:
+        return params, state._replace(bank=tree.put(state.bank, state.current, params["head"]))
+
+    def lookup(params: Params, state: BankState, task: TaskId) -> Params:
+        parked = tree.take(state.bank, task)
+        return {**params, "head": tree.where(task == state.current, params["head"], parked)}
+
+    def mask(state: BankState, logits: Logits, task: TaskId) -> Logits:
+        return _masked(logits, tree.take(state.own, task)) if min(counts) < width else logits
+
+    return Head("til", width, num_tasks, init, _linear, park, begin_task, end_task, lookup, mask, _settings("til", counts))
+
+
+def cil(num_tasks: int, classes: int | Sequence[int]) -> Head:
+    """One head over all classes; the logits of classes not yet seen are -inf. Labels are global.
+
+    Task t owns the labels `sum(classes[:t])` to `sum(classes[:t + 1]) - 1`, in whatever order tasks arrive. Arguments and
+    errors as in `til`.
+    """
+    counts = _counts(num_tasks, classes)
+
+    def init(key: Key, units: int, dtype: torch.dtype) -> Params:
+        return _draw(key, (sum(counts),), units, dtype)
+
+    def park(key: Key, params: Params) -> SeenState:
+        ends = torch.tensor(counts, device=key.device).cumsum(0)[:, None]
+        starts = ends - torch.tensor(counts, device=key.device)[:, None]
+        label = torch.arange(sum(counts), device=key.device)
+        own = (label >= starts) & (label < ends)
+        return SeenState(own, torch.zeros_like(own[0]))
+
+    def begin_task(params: Params, state: SeenState, task: Tensor) -> tuple[Params, SeenState]:
+        return params, state._replace(seen=state.seen | tree.take(state.own, task))
+
+    def mask(state: SeenState, logits: Logits, task: TaskId) -> Logits:
+        return _masked(logits, state.seen)
+
+    return Head(
+        "cil", sum(counts), num_tasks, init, _linear, park, begin_task, _keep, _same, mask, _settings("cil", counts)
+    )
+
+
+def dil(num_tasks: int, classes: int | Sequence[int]) -> Head:
+    """One head that all tasks share, as wide as the largest class count. Arguments and errors as in `til`."""
+    return _shared("dil", _counts(num_tasks, classes))
+
+
+def stl(classes: int) -> Head:
+    """One head for one task (or for a mixture that shares its labels). `classes` >= 1, else ValueError."""
+    return _shared("stl", _counts(1, classes))
+
+
+def mtl(num_tasks: int, classes: int | Sequence[int]) -> Head:
+    """One head a task, all in `params`, for batches that mix tasks; each example takes its own task's head.
+
+    A head whose task is not in the batch gets a zero gradient; `joint` keeps it from moving. Arguments and errors as in
+    `til`.
+    """
+    counts = _counts(num_tasks, classes)
+    width = max(counts)
+
+    def init(key: Key, units: int, dtype: torch.dtype) -> Params:
+        return _draw(key, (num_tasks, width), units, dtype)
+
+    def apply(head: Params, features: Tensor, task: TaskId) -> Logits:
+        every = torch.einsum("bu,tcu->tbc", features, head["weight"]) + head["bias"][:, None]
+        member = torch.arange(num_tasks, device=task.device)[:, None] == task  # [tasks, batch], or [tasks, 1]
+        return torch.where(member[:, :, None], every, 0.0).sum(0)
+
+    def park(key: Key, params: Params) -> OwnState:
+        return OwnState(_local(counts, key.device))
+
+    def mask(state: OwnState, logits: Logits, task: TaskId) -> Logits:
+        return _masked(logits, tree.take(state.own, task)) if min(counts) < width else logits
+
+    return Head("mtl", width, num_tasks, init, apply, park, _keep, _keep, _same, mask, _settings("mtl", counts))
+
+
+def _shared(paradigm: str, counts: tuple[int, ...]) -> Head:
+    def init(key: Key, units: int, dtype: torch.dtype) -> Params:
+        return _draw(key, (max(counts),), units, dtype)
+
+    def park(key: Key, params: Params) -> State:
+        return ()
+
+    def mask(state: State, logits: Logits, task: TaskId) -> Logits:
+        return logits
+
+    settings = _settings(paradigm, counts)
+    return Head(paradigm, max(counts), len(counts), init, _linear, park, _keep, _keep, _same, mask, settings)
+
+
+def _counts(num_tasks: int, classes: int | Sequence[int]) -> tuple[int, ...]:
+    if num_tasks < 1:
+        raise ValueError(f"num_tasks must be at least 1, given {num_tasks}")
+    counts = (classes,) * num_tasks if isinstance(classes, int) else tuple(classes)
+    if len(counts) != num_tasks:
+        raise ValueError(f"classes must be one number or one for each of {num_tasks} tasks, given {len(counts)}")
+    if min(counts) < 1:
+        raise ValueError(f"classes must be at least 1, given {min(counts)}")
+    return counts
+
+
+def _settings(paradigm: str, counts: tuple[int, ...]) -> dict:
+    return {"name": paradigm, "classes": list(counts)}
+
+
+def _draw(key: Key, rows: tuple[int, ...], units: int, dtype: torch.dtype) -> Params:
+    """`torch.nn.Linear`'s own distribution: weights and biases from U(-1/sqrt(units), 1/sqrt(units))."""
+    bound = units**-0.5
+    first, second = split(key)
+    return {
+        "weight": uniform(first, (*rows, units), -bound, bound, dtype=dtype),
+        "bias": uniform(second, rows, -bound, bound, dtype=dtype),
+    }
+
+
+def _local(counts: tuple[int, ...], device: torch.device) -> Tensor:
+    sizes = torch.tensor(counts, device=device)[:, None]
+    return torch.arange(max(counts), device=device) < sizes
+
+
+def _linear(head: Params, features: Tensor, task: TaskId) -> Logits:
+    return linear(features, head["weight"], head["bias"])
+
+
+def _masked(logits: Logits, own: Tensor) -> Logits:
+    return torch.where(own, logits, -torch.inf)
+
+
+def _keep(params: Params, state: State, *_: Tensor) -> tuple[Params, State]:
+    return params, state
+
+
+def _same(params: Params, state: State, task: TaskId) -> Params:
+    return params
+
+
+def forget_head(head: Head, opt: State, params: Params) -> State:
+    """Clear an optimiser's memory of the working head where a task brings another head (`til`), as `carry` would not.
+
+    Without it the momentum of one task's head would move the next task's.
+    """
+    if head.paradigm != "til":
+        return opt
+    is_head = {group: tree.map(lambda _: group == "head", leaves) for group, leaves in params.items()}
+    return tree.map_like(lambda memory, clear: torch.zeros_like(memory) if clear else memory, params, opt, is_head)

@@ -1,0 +1,72 @@
+"""Losses as pure functions, and `descend`: the first two thoughts of every step, the gradient and what is made of it."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.func import grad_and_value
+
+from clfunc.types import Context, Metrics, Params, State, TaskId, Transform, Updates
+
+
+def cross_entropy_each(
+    logits: Float[Tensor, "batch classes"], y: Int[Tensor, " batch"]
+) -> Float[Tensor, " batch"]:
+    """Cross-entropy of each example, in nats. Logits may be -inf (a masked class) anywhere but at the label."""
+    chosen = y[:, None] == torch.arange(logits.shape[1], device=logits.device)
+    # a select and a sum where torch gathers: the gradient of a gather scatters, which compiles wrongly (torch 2.13, CPU)
+    return -torch.where(chosen, torch.log_softmax(logits, dim=1), 0.0).sum(1)
+
+
+def weighted_mean(values: Float[Tensor, " batch"], weight: Float[Tensor, " batch"]) -> Float[Tensor, ""]:
+    """Mean over the examples whose weight is not 0; 0 where there are none."""
+    total = weight.sum()
+    return torch.where(weight > 0, values * weight, 0.0).sum() / torch.where(total > 0, total, 1.0)
+
+
+def cross_entropy(
+    logits: Float[Tensor, "batch classes"], y: Int[Tensor, " batch"], weight: Float[Tensor, " batch"]
+) -> Float[Tensor, ""]:
+    """Weighted mean cross-entropy of a batch, in nats."""
+    return weighted_mean(cross_entropy_each(logits, y), weight)
+
+
+def task_cross_entropy(
+    logits: Float[Tensor, "batch classes"],
+    y: Int[Tensor, " batch"],
+    weight: Float[Tensor, " batch"],
+    task: Int[Tensor, " batch"],
+    num_tasks: int,
+) -> Float[Tensor, ""]:
+    """Mean over the tasks present in a mixed batch of each task's own mean cross-entropy."""
+    member = (task[:, None] == torch.arange(num_tasks, device=task.device)) * weight[:, None]
+    size = member.sum(0)
+    share = (member / torch.where(size > 0, size, 1.0)).sum(1) / (size > 0).sum()
+    return torch.where(weight > 0, cross_entropy_each(logits, y) * share, 0.0).sum()
+
+
+LossFn = Callable[[Params], tuple[Tensor, tuple[dict[str, Tensor], Metrics]]]
+
+
+def descend(
+    tx: Transform,
+    loss_fn: LossFn,
+    params: Params,
+    opt: State,
+    task: TaskId,
+    used: dict[str, Tensor] | None = None,
+) -> tuple[Updates, State, Metrics]:
+    """The updates that `tx` makes of the gradient of `loss_fn`, its new memory, and the metrics.
+
+    `loss_fn(params)` returns `(loss, (features, metrics))`. `used` marks the units that earlier tasks own, for the
+    transforms that ask; without it none are.
+    """
+    gradient, (loss, (features, metrics)) = grad_and_value(loss_fn, has_aux=True)(params)
+    features = {name: feature.detach() for name, feature in features.items()}
+    if used is None:
+        used = {name: feature.new_zeros(feature.shape[1]) for name, feature in features.items()}
+
+    updates, opt = tx.update(gradient, opt, params, Context(features, task, used))
+
+    return updates, opt, {"loss": loss.detach()} | {name: value.detach() for name, value in metrics.items()}

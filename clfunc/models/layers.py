@@ -1,0 +1,52 @@
+"""What the models share: activations by name, torch's own initial distribution, dropout as a function of a key."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from clfunc.random import split, uniform
+from clfunc.types import Key, Params
+
+activations: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "leaky_relu": F.leaky_relu,
+    "elu": F.elu,
+    "gelu": F.gelu,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "identity": lambda x: x,
+}
+
+
+def activation_named(name: str) -> Callable[[Tensor], Tensor]:
+    """The activation of this name; ValueError lists those there are."""
+    if name not in activations:
+        raise ValueError(f"activation must be one of {', '.join(activations)}, given {name!r}")
+    return activations[name]
+
+
+def draw_layer(key: Key, shape: tuple[int, ...], dtype: torch.dtype) -> Params:
+    """Weight of this shape and bias `[shape[0]]`, from `nn.Linear`'s distribution U(-b, b), b = 1/sqrt(fan_in)."""
+    bound = init_bound(shape)
+    first, second = split(key)
+    return {
+        "weight": uniform(first, shape, -bound, bound, dtype=dtype),
+        "bias": uniform(second, shape[:1], -bound, bound, dtype=dtype),
+    }
+
+
+def init_bound(shape: tuple[int, ...]) -> float:
+    """1/sqrt(fan_in) of a weight whose first axis is its output."""
+    return math.prod(shape[1:]) ** -0.5
+
+
+def dropout(x: Tensor, rate: float, key: Key | None, layer: int) -> Tensor:
+    """Zero a share `rate` of the entries and scale up the rest; the identity without a key. `layer` tells draws apart."""
+    if key is None or rate == 0.0:
+        return x
+    kept = uniform(key, tuple(x.shape), at=layer, dtype=torch.float32) >= rate
+    return torch.where(kept, x / (1 - rate), torch.zeros_like(x))

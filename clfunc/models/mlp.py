@@ -1,0 +1,83 @@
+"""A multi-layer perceptron of any depth, widths and activation, with its wires."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.nn.functional import linear
+
+from clfunc.models.layers import activation_named, draw_layer, dropout, init_bound
+from clfunc.random import split
+from clfunc.types import Head, Inputs, Key, Model, Output, Params, TaskId, Wire
+
+
+def mlp(
+    inputs: int | Sequence[int],
+    hidden: Sequence[int],
+    head: Head,
+    *,
+    activation: str = "relu",
+    dropout_rate: float = 0.0,
+    dtype: torch.dtype | None = None,
+) -> Model:
+    """Hidden layers `hidden1`, `hidden2`, ..., each linear, activation, gate, dropout; then the head.
+
+    Args:
+        inputs: Number of inputs, or their shape, which is flattened.
+        hidden: Width of each hidden layer; at least one.
+        head: From `clfunc.heads`; its state belongs to the algorithm.
+        activation: One of `clfunc.models.layers.activations`.
+        dropout_rate: Share of hidden units dropped in training, in [0, 1); 0 drops none.
+        dtype: Of the parameters, and so of the computation; torch's default if not given.
+
+    `init` draws from `torch.nn.Linear`'s own distribution, U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
+
+    Raises:
+        ValueError: No hidden layer, a width below 1, an unknown activation, a rate out of range.
+    """
+    act = activation_named(activation)
+    if not hidden or min(hidden) < 1:
+        raise ValueError(f"hidden must hold at least one width of at least 1, given {list(hidden)}")
+    if not 0 <= dropout_rate < 1:
+        raise ValueError(f"dropout_rate must be in [0, 1), given {dropout_rate}")
+    dtype = dtype or torch.get_default_dtype()
+    fan_in = inputs if isinstance(inputs, int) else math.prod(inputs)
+    units = {f"hidden{i}": width for i, width in enumerate(hidden, 1)}
+    shapes = dict(zip(units, zip(hidden, (fan_in, *hidden), strict=False), strict=True))
+
+    def init(key: Key) -> Params:
+        keys = split(key, len(units) + 1)
+        layers = {name: draw_layer(keys[i], shape, dtype) for i, (name, shape) in enumerate(shapes.items())}
+        return {**layers, "head": head.init(keys[-1], hidden[-1], dtype)}
+
+    def apply(
+        params: Params, x: Inputs, task: TaskId, *, gates: dict[str, Tensor] | None = None, key: Key | None = None
+    ) -> Output:
+        features: dict[str, Tensor] = {}
+        h = rearrange(x, "batch ... -> batch (...)").to(params["head"]["weight"].dtype)
+        for layer, name in enumerate(units):
+            h = act(linear(h, params[name]["weight"], params[name]["bias"]))
+            features[name] = h if gates is None else h * gates[name]
+            h = dropout(features[name], dropout_rate, key, layer)
+        return Output(head.apply(params["head"], h, task), features)
+
+    settings = {"name": "mlp", "inputs": fan_in, "hidden": list(hidden), "activation": activation}
+    settings |= {"dropout_rate": dropout_rate, "dtype": str(dtype), "head": head.settings}
+    return Model(init, apply, _wires(shapes, head), units, head, dropout_rate > 0, settings)
+
+
+def _wires(shapes: dict[str, tuple[int, int]], head: Head) -> tuple[Wire, ...]:
+    wires: list[Wire] = []
+    pre = None
+    for name, shape in shapes.items():
+        wires.append(Wire((name, "weight"), pre, name, bound=init_bound(shape)))
+        wires.append(Wire((name, "bias"), None, name, pre_axis=None, reset="zero"))
+        pre = name
+    stacked = head.paradigm == "mtl"
+    width = shapes[pre][0] if pre else 0
+    wires.append(
+        Wire(("head", "weight"), pre, None, pre_axis=2 if stacked else 1, post_axis=None, bound=init_bound((1, width)))
+    )
+    return tuple(wires)

@@ -1,0 +1,49 @@
+"""A progress bar for `run`: task, epoch, steps per second, time left. Silent when told to be."""
+
+from types import TracebackType
+from typing import Any
+
+
+class Progress:
+    """A rich progress bar on standard error; with `show=False`, nothing at all (and rich is not imported)."""
+
+    def __init__(self, show: bool, steps: int, phases: int, epochs: int) -> None:
+        self.bar: Any = None
+        self.phases, self.epochs = phases, epochs
+        if show:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Rich
+
+            columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+            rate = TextColumn("{task.fields[rate]}"), TextColumn("left"), TimeRemainingColumn()
+            self.bar = Rich(*columns, *rate, console=Console(stderr=True), transient=True)
+            self.id = self.bar.add_task("starting", total=steps, rate="")
+
+    def __enter__(self) -> "Progress":
+        if self.bar:
+            self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def say(self, line: str) -> None:
+        """A line that stays above the bar."""
+        if self.bar:
+            self.bar.console.print(line, style="dim", highlight=False)
+
+    def note(self, description: str) -> None:
+        """What is going on, in place of the task and epoch."""
+        if self.bar:
+            self.bar.update(self.id, description=description)
+
+    def advance(self, steps: int, phase: int, epoch: int) -> None:
+        if self.bar:
+            done = self.bar.tasks[self.id]
+            rate = f"{done.speed:,.0f} steps/s" if done.speed else ""
+            text = f"task {phase + 1}/{self.phases} epoch {epoch + 1}/{self.epochs}"
+            self.bar.update(self.id, advance=steps, description=text, rate=rate)

@@ -1,0 +1,201 @@
+"""What a run leaves: `Result`, its labelled form (xarray), its summary, and the files of its folder.
+
+Arrays in Python count tasks from 0; every label that a person reads (columns, coordinates, tables, figures) counts from 1.
+Files are written whole or not at all: under a temporary name, then renamed.
+"""
+
+import csv
+import io
+import json
+import os
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clfunc import metrics
+from clfunc.types import Params, State
+
+if TYPE_CHECKING:
+    import xarray
+
+
+class Curve(NamedTuple):
+    """A quantity over training: `values[name]` is `[points, *runs]`."""
+
+    step: Tensor  # training steps done at each point, over all tasks
+    task: Tensor  # task being trained, from 0
+    values: dict[str, Tensor]
+
+
+class Result(NamedTuple):
+    """All that `run` returns; everything but params and state is on the CPU."""
+
+    accuracy: Tensor  # float64 [trained, tested, *runs] in [0, 1]; NaN where not evaluated
+    training: Curve  # the step's metrics, each point the mean of a few steps
+    validation: Curve  # loss and accuracy after every epoch; no points without a validation split
+    params: Params
+    state: State
+    config: dict[str, Any]  # what was run, and with which versions
+    coordinates: dict[str, list[float]]  # the settings in which runs differ, one value a run
+    steps: int  # training steps of one run
+    train_seconds: float
+    wall_seconds: float
+    engine: str
+
+    @property
+    def average_accuracy(self) -> Tensor:
+        """Over all tasks after the last one, `[*runs]`."""
+        return metrics.average_accuracy(self.accuracy)[-1]
+
+    @property
+    def backward_transfer(self) -> Tensor:
+        """After the last task, `[*runs]`."""
+        return metrics.backward_transfer(self.accuracy)[-1]
+
+    @property
+    def forgetting(self) -> Tensor:
+        """After the last task, `[*runs]`."""
+        return metrics.forgetting(self.accuracy)[-1]
+
+
+def versions() -> dict[str, str]:
+    """Of what decides a result's bits."""
+    return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+
+
+def to_xarray(result: Result) -> "xarray.Dataset":
+    """A labelled Dataset over `run, event, tested, step, epoch`, with the seed and every swept setting as coordinates."""
+    import xarray
+
+    def runs_first(values: Tensor) -> np.ndarray:
+        values = values[..., None] if result.accuracy.ndim == 2 else values
+        return values.movedim(-1, 0).numpy()
+
+    by_task = {name: getattr(metrics, name)(result.accuracy) for name in summary_metrics}
+    variables: dict[str, Any] = {"accuracy": (("run", "event", "tested"), runs_first(result.accuracy))}
+    variables |= {name: (("run", "event"), runs_first(values)) for name, values in by_task.items()}
+    for curve, axis, word in ((result.training, "step", "training"), (result.validation, "epoch", "validation")):
+        if len(curve.step):
+            variables |= {f"{word}_{name}": (("run", axis), runs_first(v)) for name, v in curve.values.items()}
+            variables |= {f"{word}_task": (axis, curve.task.numpy() + 1)}
+    phases = result.config["phases"]
+    coordinates: dict[str, Any] = {
+        "run": np.arange(len(variables["accuracy"][1])),
+        "seed": ("run", np.asarray(result.config["seeds"])),
+        "event": np.arange(1, len(result.accuracy) + 1),
+        "tested": np.arange(1, result.accuracy.shape[1] + 1),
+    } | {name: ("run", np.asarray(values)) for name, values in result.coordinates.items()}
+    if len(result.training.step):
+        coordinates["step"] = result.training.step.numpy()
+    if len(result.validation.step):
+        coordinates["epoch"] = np.arange(1, len(result.validation.step) + 1)
+        coordinates["epoch_step"] = ("epoch", result.validation.step.numpy())
+    described = {key: result.config[key] for key in ("algorithm", "scenario", "dataset", "paradigm")}
+    return xarray.Dataset(variables, coordinates, described | {"trained_events": list(phases)})
+
+
+summary_metrics = ("average_accuracy", "backward_transfer", "forgetting")
+
+
+def summary(result: Result) -> dict[str, Any]:
+    """The numbers a table needs: means, standard deviations and values over runs, after the last task."""
+    runs = len(result.config["seeds"])
+    described = {key: result.config[key] for key in ("algorithm", "scenario", "dataset", "paradigm", "tasks")}
+    return (
+        described
+        | {"runs": runs}
+        | {name: statistics(getattr(result, name)) for name in summary_metrics}
+        | {
+            "wall_seconds": result.wall_seconds,
+            "steps_per_second": result.steps / max(result.train_seconds, 1e-9),
+            "engine": result.engine,
+        }
+    )
+
+
+def statistics(values: Tensor) -> dict[str, Any]:
+    """Mean, standard deviation (n - 1; null for one run) and values; null for NaN, which JSON does not have."""
+    flat = values.reshape(-1).to(torch.float64)
+    spread = flat.std() if len(flat) > 1 else torch.tensor(torch.nan)
+    return {"mean": _number(flat.mean()), "std": _number(spread), "values": [_number(v) for v in flat]}
+
+
+def _number(value: Tensor) -> float | None:
+    return float(value) if torch.isfinite(value) else None
+
+
+def check_writable(out: Path) -> None:
+    """Raise ValueError unless results can be written into `out`; leave nothing behind."""
+    at = out
+    while not at.exists() and at != at.parent:
+        at = at.parent
+    if not at.is_dir():
+        raise ValueError(f"cannot write to {out}: {at} is not a folder; give another --out")
+    if not os.access(at, os.W_OK | os.X_OK):
+        raise ValueError(f"cannot write to {out}: no permission in {at}; give another --out")
+
+
+def save(result: Result, out: Path) -> None:
+    """Write `config.json`, `summary.json`, `results.nc`, `accuracy.csv` and `metrics.csv` into the folder `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / "config.json", json.dumps(result.config, indent=2) + "\n")
+    write_text(out / "summary.json", json.dumps(summary(result), indent=2) + "\n")
+    data = to_xarray(result)
+    write(out / "results.nc", lambda path: data.to_netcdf(path, engine="h5netcdf"))
+    write_text(out / "accuracy.csv", accuracy_csv(data, list(result.coordinates)))
+    write_text(out / "metrics.csv", metrics_csv(data, list(result.coordinates)))
+
+
+def accuracy_csv(data: "xarray.Dataset", swept: Sequence[str]) -> str:
+    """Tidy: `run, seed, trained, tested, accuracy` and a column for each swept setting."""
+    accuracy = data["accuracy"].values
+    rows = (
+        [run, data["seed"].values[run], trained + 1, tested + 1, accuracy[run, trained, tested], *_swept(data, swept, run)]
+        for run, trained, tested in np.argwhere(~np.isnan(accuracy))
+    )
+    return _csv(["run", "seed", "trained", "tested", "accuracy", *swept], rows)
+
+
+def metrics_csv(data: "xarray.Dataset", swept: Sequence[str]) -> str:
+    """Tidy: `run, seed, step, task, metric, value` and a column for each swept setting."""
+
+    def rows() -> Iterable[list[Any]]:
+        for word, axis, steps in (("training", "step", "step"), ("validation", "epoch", "epoch_step")):
+            for name in (n for n in data if str(n).startswith(word + "_") and n != word + "_task"):
+                values, task = data[name].values, data[word + "_task"].values
+                for run, point in np.ndindex(values.shape):
+                    at = [run, data["seed"].values[run], data[steps].values[point], task[point]]
+                    yield [*at, name, values[run, point], *_swept(data, swept, run)]
+
+    return _csv(["run", "seed", "step", "task", "metric", "value", *swept], rows())
+
+
+def _swept(data: "xarray.Dataset", names: Sequence[str], run: int) -> list[Any]:
+    return [data[name].values[run] for name in names]
+
+
+def _csv(header: list[str], rows: Iterable[list[Any]]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def write_text(path: Path, text: str) -> None:
+    write(path, lambda temporary: Path(temporary).write_text(text))
+
+
+def write(path: Path, writer: Callable[[str], Any]) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        writer(str(temporary))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

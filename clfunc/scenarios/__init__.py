@@ -1,0 +1,13 @@
+"""Streams of tasks: `permuted`, `split`, `rotated`, `combined`, and what is made of them, `joint` and `single`."""
+
+from clfunc.scenarios import datasets as datasets
+from clfunc.scenarios.base import Examples as Examples
+from clfunc.scenarios.base import Scenario as Scenario
+from clfunc.scenarios.base import Stream as Stream
+from clfunc.scenarios.base import epoch_entries as epoch_entries
+from clfunc.scenarios.combined import combined as combined
+from clfunc.scenarios.mixtures import joint as joint
+from clfunc.scenarios.mixtures import single as single
+from clfunc.scenarios.permuted import permuted as permuted
+from clfunc.scenarios.rotated import rotated as rotated
+from clfunc.scenarios.split import split as split

@@ -1,0 +1,13 @@
+"""Transforms of updates, one file each: `init`, `update`, `begin_task`."""
+
+from clfunc.transforms import schedules as schedules
+from clfunc.transforms.adam import adam as adam
+from clfunc.transforms.adam import adamw as adamw
+from clfunc.transforms.chain import carry as carry
+from clfunc.transforms.chain import chain as chain
+from clfunc.transforms.clip import clip_by_global_norm as clip_by_global_norm
+from clfunc.transforms.clip import clip_by_value as clip_by_value
+from clfunc.transforms.mask import mask_updates as mask_updates
+from clfunc.transforms.scale import add_decayed_weights as add_decayed_weights
+from clfunc.transforms.scale import scale as scale
+from clfunc.transforms.sgd import sgd as sgd

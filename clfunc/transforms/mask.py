@@ -1,0 +1,35 @@
+"""Freezing, entry by entry: mask what moves, not what pushes.
+
+A mask on the gradient does not freeze a weight, because momentum, Adam's moments and weight decay move it all the same.
+So a mask that promises freezing stands after the optimiser: `chain(adam(), mask_updates(mask))`.
+"""
+
+import torch
+from torch import Tensor
+
+from clfunc import tree
+from clfunc.types import Context, Key, Params, State, Transform, Updates
+
+
+def mask_updates(mask: Params) -> Transform:
+    """Keep updates where `mask > 0`, put exactly 0 elsewhere.
+
+    Args:
+        mask: Like the parameters, or some of their groups (a group left out moves freely); each leaf broadcasts to its
+            parameter. A float tensor, a bool tensor, or a plain bool.
+    """
+    mask = tree.map(lambda m: m if isinstance(m, Tensor) else torch.tensor(m), mask)
+
+    def init(key: Key, params: Params) -> State:
+        return mask
+
+    def update(updates: Updates, state: State, params: Params, context: Context) -> tuple[Updates, State]:
+        return _select(state, updates), state
+
+    return Transform(init, update, settings={"name": "mask_updates"})
+
+
+def _select(mask: Params, updates: Updates) -> Updates:
+    if isinstance(mask, Tensor):
+        return tree.map(lambda u: torch.where(mask > 0, u, torch.zeros_like(u)), updates)
+    return {name: _select(mask[name], u) if name in mask else u for name, u in updates.items()}

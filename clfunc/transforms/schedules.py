@@ -1,0 +1,66 @@
+"""Learning-rate schedules: transforms that scale the updates of the optimiser before them by a factor of the step.
+
+    chain(sgd(0.1), schedules.cosine(steps=1000))
+
+Because an optimiser's rate multiplies its whole update, this is the same as scheduling `lr`. Steps count from 0 within a
+task; `carry` counts through. The names and formulas are those of `torch.optim.lr_scheduler`, stepped once a batch.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+
+from clfunc import tree
+from clfunc.types import Context, Key, Params, Scalar, State, Transform, Updates, scalar
+
+
+class ScheduleState(NamedTuple):
+    count: Scalar
+    numbers: State
+
+
+def _schedule(name: str, factor, numbers: dict[str, Scalar]) -> Transform:
+    """Scale updates by `factor(count, numbers)`."""
+
+    def init(key: Key, params: Params) -> ScheduleState:
+        return ScheduleState(torch.zeros((), dtype=torch.float64, device=key.device), dict(numbers))
+
+    def update(
+        updates: Updates, state: ScheduleState, params: Params, context: Context
+    ) -> tuple[Updates, ScheduleState]:
+        updates = tree.scale(updates, factor(state.count, **state.numbers))
+        return updates, state._replace(count=state.count + 1)
+
+    def begin_task(state: ScheduleState, params: Params) -> ScheduleState:
+        return state._replace(count=torch.zeros_like(state.count))
+
+    return Transform(init, update, begin_task, {"name": name} | numbers)
+
+
+def constant(factor: float, steps: int) -> Transform:
+    """`factor` (>= 0) during the first `steps` steps, 1 from then on (ConstantLR: a plain warm-up)."""
+
+    def value(count: Scalar, factor: Scalar, steps: Scalar) -> Scalar:
+        return torch.where(count < steps, factor, 1.0)
+
+    return _schedule("constant", value, {"factor": scalar(factor, "factor", 0), "steps": scalar(steps, "steps", 0)})
+
+
+def step(every: int, factor: float = 0.1) -> Transform:
+    """`factor ** (count // every)` (StepLR): `factor` >= 0, `every` >= 1 steps."""
+
+    def value(count: Scalar, every: Scalar, factor: Scalar) -> Scalar:
+        return factor ** torch.floor(count / every)
+
+    return _schedule("step", value, {"every": scalar(every, "every", 1), "factor": scalar(factor, "factor", 0)})
+
+
+def cosine(steps: int, floor: float = 0.0) -> Transform:
+    """Half a cosine from 1 to `floor` (in [0, 1], a share of lr) over `steps` >= 1 steps, `floor` after (CosineAnnealingLR)."""
+
+    def value(count: Scalar, steps: Scalar, floor: Scalar) -> Scalar:
+        share = torch.clamp(count / steps, max=1.0)
+        return floor + (1 - floor) * (1 + torch.cos(math.pi * share)) / 2
+
+    return _schedule("cosine", value, {"steps": scalar(steps, "steps", 1), "floor": scalar(floor, "floor", 0, 1)})

@@ -1,0 +1,149 @@
+"""The nouns. Everything in clfunc is one of these, or a pure function between them.
+
+An algorithm is a step, `(params, state, batch) -> (params, state, metrics)`; a transform rewrites updates; a run is a
+scan of steps; a sweep is a run whose state has one more axis.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import torch
+from jaxtyping import Float, Int, Num
+from torch import Tensor
+
+Params: TypeAlias = Any  # pytrees of tensors, nothing else; "no state" is (), never None
+State: TypeAlias = Any
+Updates: TypeAlias = Any
+Key: TypeAlias = Int[Tensor, "2"]  # a counter-based key: two uint32 words held in int64; a leaf like any other
+Scalar: TypeAlias = Num[Tensor, ""]
+Metrics: TypeAlias = dict[str, Tensor]  # the same names at every step, 0-d, detached
+Inputs: TypeAlias = Num[Tensor, "batch *features"]
+TaskId: TypeAlias = Int[Tensor, "*batch"]  # 0-d: one task for the whole batch; [batch]: mixed
+Logits: TypeAlias = Float[Tensor, "batch classes"]
+Settings: TypeAlias = dict[str, Any]  # a tensor is a number that may differ within a sweep; anything else is static
+
+
+class Batch(NamedTuple):
+    """Examples to learn from. `weight` 0 ignores an example; means divide by `weight.sum()`."""
+
+    x: Num[Tensor, "batch *features"]
+    y: Num[Tensor, "batch ..."]  # class id: local to the task in TIL, DIL, MTL and STL, global in CIL; or a target
+    task: Int[Tensor, "*batch"]
+    weight: Float[Tensor, " batch"]
+
+
+class Task(NamedTuple):
+    """What `begin_task` is told."""
+
+    id: Int[Tensor, ""]
+    steps_per_epoch: Int[Tensor, ""]
+    epochs: Int[Tensor, ""]
+
+
+class Output(NamedTuple):
+    """What a model computes. `features` are post-activation, one entry per unit group, in forward order."""
+
+    logits: Float[Tensor, "batch classes"]
+    features: dict[str, Tensor]
+
+
+class Wire(NamedTuple):
+    """One parameter tensor, seen as a bundle of unit-to-unit connections. Static."""
+
+    path: tuple[str, ...]  # where it is in params
+    pre: str | None  # unit group that feeds it (None: the input, or a bias)
+    post: str | None  # unit group that it feeds (None: the logits)
+    pre_axis: int | None = 1
+    post_axis: int | None = 0
+    spread: int = 1  # inputs per pre unit (H*W where a conv map is flattened)
+    reset: Literal["draw", "zero", "one"] = "draw"  # what a reset unit's own entries become
+    bound: float = 0.0  # draw from U(-bound, bound), as init does
+
+
+class Head(NamedTuple):
+    """The last layer and what it owes to the task: which head trains, where the others wait, which classes count.
+
+    The working head lives in `params["head"]`; what waits (the parked heads, the classes seen) is the head's state.
+    """
+
+    paradigm: str
+    classes: int  # width of the logits: the largest class count, or all classes in CIL
+    num_tasks: int
+    init: Callable[..., Params]  # (key, units, dtype) -> working head
+    apply: Callable[[Params, Tensor, TaskId], Logits]  # (working head, last features, task) -> logits
+    park: Callable[[Key, Params], State]  # (key, params) -> head state, every head freshly drawn
+    begin_task: Callable[[Params, State, Tensor], tuple[Params, State]]
+    end_task: Callable[[Params, State], tuple[Params, State]]
+    lookup: Callable[[Params, State, TaskId], Params]  # params holding the head of this task
+    mask: Callable[[State, Logits, TaskId], Logits]  # -inf where a class is not the task's, or not yet seen
+    settings: Settings
+
+
+class Model(NamedTuple):
+    """A network as two pure functions and the tables that describe it."""
+
+    init: Callable[[Key], Params]  # a flat dict of groups; algorithms add top-level keys beside them, never nest
+    apply: Callable[..., Output]  # (params, x, task, *, gates=None, key=None); key given = training (dropout)
+    wires: tuple[Wire, ...]
+    units: dict[str, int]  # unit group -> width, in forward order
+    head: Head
+    stochastic: bool = False  # True where apply draws random numbers in training, so a step must hand it a key
+    settings: Settings = {}
+
+
+class Context(NamedTuple):
+    """What a step knows that a transform may need."""
+
+    features: dict[str, Tensor]
+    task: Int[Tensor, "*batch"]
+    used: dict[str, Float[Tensor, " units"]]  # 1 where earlier tasks own the unit; zeros where no algorithm masks
+
+
+def keep_state(state: State, params: Params) -> State:
+    """A transform's begin_task that changes nothing."""
+    return state
+
+
+def keep(params: Params, state: State, *_: Any) -> tuple[Params, State]:
+    """An algorithm's hook that changes nothing."""
+    return params, state
+
+
+class Transform(NamedTuple):
+    """Rewrites updates, and owns the memory it needs to do so (optax's protocol, the context always passed)."""
+
+    init: Callable[[Key, Params], State]
+    update: Callable[[Updates, State, Params, Context], tuple[Updates, State]]
+    begin_task: Callable[[State, Params], State] = keep_state
+    settings: Settings = {}
+
+
+class Algorithm(NamedTuple):
+    """A continual-learning method: a pure step, and what happens between tasks and epochs."""
+
+    init: Callable[[Key], tuple[Params, State]]
+    step: Callable[[Params, State, Batch], tuple[Params, State, Metrics]]
+    predict: Callable[[Params, State, Inputs, TaskId], Logits]
+    begin_task: Callable[[Params, State, Task], tuple[Params, State]] = keep
+    end_epoch: Callable[[Params, State, Metrics], tuple[Params, State]] = keep  # told the validation metrics
+    end_task: Callable[[Params, State], tuple[Params, State]] = keep
+    probe: Callable[[Params, State, Batch], dict[str, Tensor]] | None = None
+    unlearn: Callable[[Params, State, Tensor], tuple[Params, State]] | None = None
+    settings: Settings = {}
+
+
+def scalar(value: "float | Tensor", name: str = "value", low: float = -math.inf, high: float = math.inf) -> Tensor:
+    """A number as a 0-d float64 leaf, so that it can differ between the runs of one program.
+
+    float64 loses nothing and, being 0-d, does not widen the tensors it meets. A tensor passes unchecked, so a number may
+    itself be under `vmap`.
+
+    Raises:
+        ValueError: `value` is not a number in [low, high].
+    """
+    if isinstance(value, Tensor):
+        return value.to(torch.float64)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise ValueError(f"{name} must be a number in [{low:g}, {high:g}], given {value!r}")
+    return torch.tensor(float(value), dtype=torch.float64)
