@@ -18,7 +18,7 @@ from clfunc.random import fold_in, split
 from clfunc.results import Curve, Result
 from clfunc.scenarios import Scenario, Stream, epoch_entries
 from clfunc.sweep import coordinates, members, plain, sweep
-from clfunc.types import Algorithm, Key, Metrics, Params, State, Task
+from clfunc.types import Algorithm, Key, Keys, Metrics, Params, State, Task
 
 _POINTS = 1000  # of a training curve, at most about so many
 
@@ -26,7 +26,7 @@ _POINTS = 1000  # of a training curve, at most about so many
 def run(
     algorithm: Algorithm,
     scenario: Scenario,
-    key: Key,
+    key: Keys,
     *,
     epochs: int = 1,
     batch_size: int = 64,
@@ -96,7 +96,7 @@ class _Loop(NamedTuple):
     def total(self) -> int:
         return self.epochs * sum(self.steps)
 
-    def run(self, key: Key, engine: str, bar: Progress) -> dict[str, Any]:
+    def run(self, key: Keys, engine: str, bar: Progress) -> dict[str, Any]:
         start, order = over_runs(lambda k: tuple(split(k).unbind()), self.runs)(key)
         params, state = tree.to(self.algorithm.init(start), key.device)
         runs_axis = () if self.runs is None else (self.runs,)
@@ -122,7 +122,7 @@ class _Loop(NamedTuple):
     def test(self, task: int) -> Stream:
         return with_runs(self.scenario, self.scenario.test(task), self.runs)
 
-    def entries(self, order: Key, phase: int, epoch: int, stream: Stream, steps: int) -> Tensor:
+    def entries(self, order: Keys, phase: int, epoch: int, stream: Stream, steps: int) -> Tensor:
         """The epoch's entries, `[steps, *runs, batch]`, from a key of their own, so that any epoch can be drawn again."""
         size = (steps, self.batch_size)
 
@@ -216,7 +216,7 @@ def _joined(curves: list[Curve]) -> Curve:
 def check(
     algorithm: Algorithm,
     scenario: Scenario,
-    key: Key,
+    key: Keys,
     epochs: int,
     batch_size: int,
     engine: str = "auto",
@@ -236,7 +236,9 @@ def check(
     if size and size != runs:
         raise ValueError(f"a sweep of {size} needs a key of shape [{size}, 2], given {list(key.shape)}")
     if scenario.runs not in (None, runs):
-        raise ValueError(f"the scenario has {scenario.runs} runs, so key must be [{scenario.runs}, 2], given {list(key.shape)}")
+        raise ValueError(
+            f"the scenario has {scenario.runs} runs, so key must be [{scenario.runs}, 2], given {list(key.shape)}"
+        )
     _check_head(_find(algorithm.settings, "head"), scenario)
 
 
@@ -265,7 +267,7 @@ def _find(settings: Any, name: str) -> Any:
 
 
 def _config(
-    algorithm: Algorithm, scenario: Scenario, key: Key, epochs: int, batch_size: int, engine: str
+    algorithm: Algorithm, scenario: Scenario, key: Keys, epochs: int, batch_size: int, engine: str
 ) -> dict[str, Any]:
     """Everything that decides a result."""
     settings = plain(algorithm.settings)

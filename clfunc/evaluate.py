@@ -29,7 +29,8 @@ def with_runs(scenario: Scenario, stream: Stream, runs: int | None) -> Stream:
 
 def bare(stream: Stream) -> Stream:
     """What a batch needs of a stream besides its entries: tensors of one shape for all tasks."""
-    return stream._replace(train=(), valid=(), test=(), sizes=())
+    none = stream.train[..., :0]
+    return stream._replace(train=none, valid=none, test=none)
 
 
 def score(

@@ -81,7 +81,19 @@ def til(num_tasks: int, classes: int | Sequence[int]) -> Head:
     def mask(state: BankState, logits: Logits, task: TaskId) -> Logits:
         return _masked(logits, tree.take(state.own, task)) if min(counts) < width else logits
 
-    return Head("til", width, num_tasks, init, _linear, park, begin_task, end_task, lookup, mask, _settings("til", counts))
+    return Head(
+        "til",
+        width,
+        num_tasks,
+        init,
+        _linear,
+        park,
+        begin_task,
+        end_task,
+        lookup,
+        mask,
+        _settings("til", counts),
+    )
 
 
 def cil(num_tasks: int, classes: int | Sequence[int]) -> Head:
@@ -109,7 +121,17 @@ def cil(num_tasks: int, classes: int | Sequence[int]) -> Head:
         return _masked(logits, state.seen)
 
     return Head(
-        "cil", sum(counts), num_tasks, init, _linear, park, begin_task, _keep, _same, mask, _settings("cil", counts)
+        "cil",
+        sum(counts),
+        num_tasks,
+        init,
+        _linear,
+        park,
+        begin_task,
+        _keep,
+        _same,
+        mask,
+        _settings("cil", counts),
     )
 
 

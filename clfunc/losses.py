@@ -10,9 +10,7 @@ from torch.func import grad_and_value
 from clfunc.types import Context, Metrics, Params, State, TaskId, Transform, Updates
 
 
-def cross_entropy_each(
-    logits: Float[Tensor, "batch classes"], y: Int[Tensor, " batch"]
-) -> Float[Tensor, " batch"]:
+def cross_entropy_each(logits: Float[Tensor, "batch classes"], y: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
     """Cross-entropy of each example, in nats. Logits may be -inf (a masked class) anywhere but at the label."""
     chosen = y[:, None] == torch.arange(logits.shape[1], device=logits.device)
     # a select and a sum where torch gathers: the gradient of a gather scatters, which compiles wrongly (torch 2.13, CPU)

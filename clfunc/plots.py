@@ -1,3 +1,5 @@
 """stub"""
+
+
 def save(data, folder):
     pass

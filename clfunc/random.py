@@ -27,7 +27,12 @@ def philox(key: tuple[Tensor, Tensor], counter: tuple[Tensor, ...], rounds: int 
     c0, c1, c2, c3 = counter
     for _ in range(rounds):
         p0, p1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57  # int64 wraps, which leaves all 64 product bits right
-        c0, c1, c2, c3 = ((p1 >> 32) & _WORD) ^ c1 ^ k0, p1 & _WORD, ((p0 >> 32) & _WORD) ^ c3 ^ k1, p0 & _WORD
+        c0, c1, c2, c3 = (
+            ((p1 >> 32) & _WORD) ^ c1 ^ k0,
+            p1 & _WORD,
+            ((p0 >> 32) & _WORD) ^ c3 ^ k1,
+            p0 & _WORD,
+        )
         k0, k1 = (k0 + 0x9E3779B9) & _WORD, (k1 + 0xBB67AE85) & _WORD
     return c0, c1, c2, c3
 
@@ -44,7 +49,9 @@ def _words(key: Key, count: int, at: "int | Tensor", use: int) -> Int[Tensor, " 
     block = torch.arange((count + 3) // 4, dtype=torch.int64, device=key.device)
     zero = torch.zeros_like(block)
     position = zero + at
-    words = philox((key[0], key[1]), (block, zero, position & _WORD, zero + (use << 28) + ((position >> 32) & 0xFFFFFFF)))
+    words = philox(
+        (key[0], key[1]), (block, zero, position & _WORD, zero + (use << 28) + ((position >> 32) & 0xFFFFFFF))
+    )
     return torch.cat(words)[:count]
 
 

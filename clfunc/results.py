@@ -79,7 +79,10 @@ def to_xarray(result: Result) -> "xarray.Dataset":
     by_task = {name: getattr(metrics, name)(result.accuracy) for name in summary_metrics}
     variables: dict[str, Any] = {"accuracy": (("run", "event", "tested"), runs_first(result.accuracy))}
     variables |= {name: (("run", "event"), runs_first(values)) for name, values in by_task.items()}
-    for curve, axis, word in ((result.training, "step", "training"), (result.validation, "epoch", "validation")):
+    for curve, axis, word in (
+        (result.training, "step", "training"),
+        (result.validation, "epoch", "validation"),
+    ):
         if len(curve.step):
             variables |= {f"{word}_{name}": (("run", axis), runs_first(v)) for name, v in curve.values.items()}
             variables |= {f"{word}_task": (axis, curve.task.numpy() + 1)}
@@ -155,7 +158,14 @@ def accuracy_csv(data: "xarray.Dataset", swept: Sequence[str]) -> str:
     """Tidy: `run, seed, trained, tested, accuracy` and a column for each swept setting."""
     accuracy = data["accuracy"].values
     rows = (
-        [run, data["seed"].values[run], trained + 1, tested + 1, accuracy[run, trained, tested], *_swept(data, swept, run)]
+        [
+            run,
+            data["seed"].values[run],
+            trained + 1,
+            tested + 1,
+            accuracy[run, trained, tested],
+            *_swept(data, swept, run),
+        ]
         for run, trained, tested in np.argwhere(~np.isnan(accuracy))
     )
     return _csv(["run", "seed", "trained", "tested", "accuracy", *swept], rows)

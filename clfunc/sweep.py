@@ -4,14 +4,14 @@ A number that enters an algorithm through `scalar` is a leaf of its state, so me
 their keys, are one program. Every member's functions are the same, and any of them will do for all.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 from torch.func import vmap
 
 from clfunc import tree
-from clfunc.types import Algorithm, Key, Params, Settings, State
+from clfunc.types import Algorithm, Keys, Params, Settings, State
 
 
 def sweep(algorithms: Sequence[Algorithm]) -> Algorithm:
@@ -29,15 +29,15 @@ def sweep(algorithms: Sequence[Algorithm]) -> Algorithm:
     for member in algorithms[1:]:
         _refuse_static_difference(first.settings, member.settings)
 
-    def init(key: Key) -> tuple[Params, State]:
+    def init(key: Keys) -> tuple[Params, State]:
         keys = key.expand(len(algorithms), 2)
         return tree.stack([member.init(k) for member, k in zip(algorithms, keys, strict=True)])
 
-    def over_runs(f: Callable[..., Any] | None) -> Any:
-        return None if f is None else vmap(f)
-
+    over_runs = {
+        name: None if f is None else vmap(f) for name, f in first._asdict().items() if name not in ("init", "settings")
+    }
     settings = {"name": "sweep", "members": [member.settings for member in algorithms]}
-    return Algorithm(init, *(over_runs(f) for f in first[1:-1]), settings=settings)
+    return Algorithm(init=init, settings=settings, **over_runs)
 
 
 def members(algorithm: Algorithm) -> int | None:

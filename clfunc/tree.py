@@ -105,7 +105,9 @@ def take(tree: Any, index: Tensor) -> Any:
     def pick(leaf: Tensor) -> Tensor:
         chosen = index[..., None] == torch.arange(leaf.shape[0], device=leaf.device)
         rows = leaf.reshape((1,) * index.ndim + leaf.shape)
-        return torch.where(expand_last(chosen, rows.ndim), rows, torch.zeros_like(rows)).sum(index.ndim, dtype=leaf.dtype)
+        return torch.where(expand_last(chosen, rows.ndim), rows, torch.zeros_like(rows)).sum(
+            index.ndim, dtype=leaf.dtype
+        )
 
     return map(pick, tree)
 

@@ -16,7 +16,9 @@ Params: TypeAlias = Any  # pytrees of tensors, nothing else; "no state" is (), n
 State: TypeAlias = Any
 Updates: TypeAlias = Any
 Key: TypeAlias = Int[Tensor, "2"]  # a counter-based key: two uint32 words held in int64; a leaf like any other
+Keys: TypeAlias = Int[Tensor, "*runs 2"]  # a key, or one for each run
 Scalar: TypeAlias = Num[Tensor, ""]
+Number: TypeAlias = float | Tensor  # what a factory takes where a sweep may vary it; see `scalar`
 Metrics: TypeAlias = dict[str, Tensor]  # the same names at every step, 0-d, detached
 Inputs: TypeAlias = Num[Tensor, "batch *features"]
 TaskId: TypeAlias = Int[Tensor, "*batch"]  # 0-d: one task for the whole batch; [batch]: mixed
@@ -133,7 +135,7 @@ class Algorithm(NamedTuple):
     settings: Settings = {}
 
 
-def scalar(value: "float | Tensor", name: str = "value", low: float = -math.inf, high: float = math.inf) -> Tensor:
+def scalar(value: Number, name: str = "value", low: float = -math.inf, high: float = math.inf) -> Tensor:
     """A number as a 0-d float64 leaf, so that it can differ between the runs of one program.
 
     float64 loses nothing and, being 0-d, does not widen the tensors it meets. A tensor passes unchecked, so a number may

@@ -15,7 +15,20 @@ from clfunc import tree
 from clfunc.heads import forget_head
 from clfunc.losses import cross_entropy, descend
 from clfunc.random import split
-from clfunc.types import Algorithm, Batch, Inputs, Key, Logits, Metrics, Model, Params, State, Task, TaskId, Transform
+from clfunc.types import (
+    Algorithm,
+    Batch,
+    Inputs,
+    Key,
+    Logits,
+    Metrics,
+    Model,
+    Params,
+    State,
+    Task,
+    TaskId,
+    Transform,
+)
 
 
 class FinetuningState(NamedTuple):

@@ -20,9 +20,7 @@ from clfunc.random import split
 from clfunc.types import Algorithm, Batch, Metrics, Model, Params, Transform
 
 
-def joint(
-    model: Model, tx: Transform, *, num_tasks: int, average: Literal["tasks", "examples"] = "tasks"
-) -> Algorithm:
+def joint(model: Model, tx: Transform, *, num_tasks: int, average: Literal["tasks", "examples"] = "tasks") -> Algorithm:
     """Train on all tasks together.
 
     Args:
@@ -37,7 +35,9 @@ def joint(
     if average not in ("tasks", "examples"):
         raise ValueError(f"average must be 'tasks' or 'examples', given {average!r}")
     if model.head.paradigm not in ("mtl", "stl"):
-        raise ValueError(f"joint needs an mtl or stl head, given {model.head.paradigm}: use scenarios.joint(...).head()")
+        raise ValueError(
+            f"joint needs an mtl or stl head, given {model.head.paradigm}: use scenarios.joint(...).head()"
+        )
     if model.head.paradigm == "mtl" and model.head.num_tasks < num_tasks:
         raise ValueError(f"num_tasks is {num_tasks}, but the head holds {model.head.num_tasks}")
 
@@ -60,7 +60,13 @@ def joint(
 
         return tree.add(params, updates), state._replace(opt=opt, key=key), metrics
 
-    settings = {"name": "joint", "model": model.settings, "tx": tx.settings, "num_tasks": num_tasks, "average": average}
+    settings = {
+        "name": "joint",
+        "model": model.settings,
+        "tx": tx.settings,
+        "num_tasks": num_tasks,
+        "average": average,
+    }
     return finetuning(model, tx)._replace(step=step, settings=settings)
 
 

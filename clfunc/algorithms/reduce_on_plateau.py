@@ -14,7 +14,7 @@ from torch import Tensor
 
 from clfunc import tree
 from clfunc.lift import lift
-from clfunc.types import Algorithm, Key, Metrics, Params, Scalar, State, Task, scalar
+from clfunc.types import Algorithm, Key, Metrics, Number, Params, Scalar, State, Task, scalar
 
 
 class PlateauState(NamedTuple):
@@ -29,7 +29,12 @@ class PlateauState(NamedTuple):
 
 
 def reduce_on_plateau(
-    inner: Algorithm, factor: float = 0.1, patience: int = 10, *, floor: float = 0.0, threshold: float = 1e-4
+    inner: Algorithm,
+    factor: Number = 0.1,
+    patience: Number = 10,
+    *,
+    floor: Number = 0.0,
+    threshold: Number = 1e-4,
 ) -> Algorithm:
     """`inner`, its rates multiplied by `factor` when the validation loss has not improved for more than `patience` epochs.
 
@@ -43,25 +48,22 @@ def reduce_on_plateau(
     Raises:
         ValueError: A number out of its range.
     """
-    numbers = {
-        "factor": scalar(factor, "factor", 1e-12, 1),
-        "patience": scalar(patience, "patience", 0),
-        "floor": scalar(floor, "floor", 0),
-        "threshold": scalar(threshold, "threshold", 0, 1),
-    }
-
+    shrink = scalar(factor, "factor", 1e-12, 1)
+    wait = scalar(patience, "patience", 0)
+    least = scalar(floor, "floor", 0)
+    margin = scalar(threshold, "threshold", 0, 1)
     lifted = lift(inner)
 
     def init(key: Key) -> tuple[Params, PlateauState]:
         params, state = inner.init(key)
         best = torch.full((), torch.inf, dtype=torch.float64, device=key.device)
-        return params, PlateauState(state, _rates(state), **numbers, best=best, waited=torch.zeros_like(best))
+        return params, PlateauState(state, _rates(state), shrink, wait, least, margin, best, torch.zeros_like(best))
 
     def begin_task(params: Params, state: PlateauState, task: Task) -> tuple[Params, PlateauState]:
         params, state = lifted.begin_task(params, state, task)
         new = tree.map_items(lambda name, leaf: state.first.get(name, leaf), state.inner)
-        fresh = {"best": torch.full_like(state.best, torch.inf), "waited": torch.zeros_like(state.waited)}
-        return params, state._replace(inner=new, **fresh)
+        best, waited = torch.full_like(state.best, torch.inf), torch.zeros_like(state.waited)
+        return params, state._replace(inner=new, best=best, waited=waited)
 
     def end_epoch(params: Params, state: PlateauState, metrics: Metrics) -> tuple[Params, PlateauState]:
         params, state = lifted.end_epoch(params, state, metrics)
@@ -79,7 +81,8 @@ def reduce_on_plateau(
         best, waited = torch.where(better, loss, state.best), torch.where(drop, 0.0, waited)
         return params, state._replace(inner=new, best=best, waited=waited)
 
-    settings = {"name": "reduce_on_plateau", "inner": inner.settings} | numbers
+    settings = {"name": "reduce_on_plateau", "inner": inner.settings, "factor": shrink, "patience": wait}
+    settings |= {"floor": least, "threshold": margin}
     return lifted._replace(init=init, begin_task=begin_task, end_epoch=end_epoch, settings=settings)
 
 

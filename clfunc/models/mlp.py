@@ -53,7 +53,12 @@ def mlp(
         return {**layers, "head": head.init(keys[-1], hidden[-1], dtype)}
 
     def apply(
-        params: Params, x: Inputs, task: TaskId, *, gates: dict[str, Tensor] | None = None, key: Key | None = None
+        params: Params,
+        x: Inputs,
+        task: TaskId,
+        *,
+        gates: dict[str, Tensor] | None = None,
+        key: Key | None = None,
     ) -> Output:
         features: dict[str, Tensor] = {}
         h = rearrange(x, "batch ... -> batch (...)").to(params["head"]["weight"].dtype)
@@ -78,6 +83,13 @@ def _wires(shapes: dict[str, tuple[int, int]], head: Head) -> tuple[Wire, ...]:
     stacked = head.paradigm == "mtl"
     width = shapes[pre][0] if pre else 0
     wires.append(
-        Wire(("head", "weight"), pre, None, pre_axis=2 if stacked else 1, post_axis=None, bound=init_bound((1, width)))
+        Wire(
+            ("head", "weight"),
+            pre,
+            None,
+            pre_axis=2 if stacked else 1,
+            post_axis=None,
+            bound=init_bound((1, width)),
+        )
     )
     return tuple(wires)

@@ -15,7 +15,7 @@ from torch.func import vmap
 from clfunc import heads, tree
 from clfunc.random import fold_in, permutation
 from clfunc.scenarios.datasets import Dataset
-from clfunc.types import Batch, Head, Key, Settings
+from clfunc.types import Batch, Head, Key, Keys, Settings
 
 View = dict[str, Tensor]
 
@@ -107,7 +107,9 @@ def label_table(paradigm: str, task: int, classes: tuple[int, ...], device: torc
 
 def base_view(dataset: Dataset, labels: Tensor) -> View:
     numbers = {"mean": dataset.mean, "std": dataset.std}
-    return {"labels": labels} | {k: torch.tensor(v, dtype=torch.float64, device=labels.device) for k, v in numbers.items()}
+    return {"labels": labels} | {
+        k: torch.tensor(v, dtype=torch.float64, device=labels.device) for k, v in numbers.items()
+    }
 
 
 class Rows(NamedTuple):
@@ -144,7 +146,7 @@ def whole(task: int, view: View, rows: Rows) -> Stream:
     return Stream(torch.tensor(task, device=device), view, *rows, sizes)
 
 
-def per_run(make: Callable[[Key, int], Stream], key: Tensor) -> tuple[Callable[[int], Stream], int | None]:
+def per_run(make: Callable[[Key, int], Stream], key: Keys) -> tuple[Callable[[int], Stream], int | None]:
     """`make` for one key, or stacked over a key a run; and the number of runs."""
     if key.ndim == 1:
         return lambda task: make(key, task), None
@@ -159,5 +161,3 @@ def check(num_tasks: int, paradigm: str, valid: float) -> None:
         raise ValueError(f"paradigm must be til, cil or dil, given {paradigm!r}")
     if not 0 <= valid < 1:
         raise ValueError(f"valid must be a share in [0, 1) of the training examples, given {valid}")
-
-

@@ -25,10 +25,10 @@ from clfunc.scenarios.base import (
     whole,
 )
 from clfunc.scenarios.datasets import Dataset
-from clfunc.types import Key
+from clfunc.types import Key, Keys
 
 
-def combined(datasets: Sequence[Dataset], key: Key, *, paradigm: str = "til", valid: float = 0.0) -> Scenario:
+def combined(datasets: Sequence[Dataset], key: Keys, *, paradigm: str = "til", valid: float = 0.0) -> Scenario:
     """One task for each data set, in the order given.
 
     Args:
@@ -44,7 +44,9 @@ def combined(datasets: Sequence[Dataset], key: Key, *, paradigm: str = "til", va
     inputs = tuple(max(d.x.shape[axis] for d in datasets) for axis in (1, 2, 3))
     for dataset in datasets:
         if dataset.x.shape[1] not in (1, inputs[0]):
-            raise ValueError(f"combined: {dataset.name} has {dataset.x.shape[1]} channels, which cannot become {inputs[0]}")
+            raise ValueError(
+                f"combined: {dataset.name} has {dataset.x.shape[1]} channels, which cannot become {inputs[0]}"
+            )
     classes = tuple(d.num_classes for d in datasets)
     x = torch.cat([_fitted(d.x, inputs) for d in datasets])
     y = torch.cat([d.y for d in datasets])

@@ -54,7 +54,9 @@ def load(name: str = "digits", root: "str | Path | None" = None) -> Dataset:
     if holds_idx(folder):
         return from_arrays(name, **read_folder(folder), num_classes=_CLASSES.get(name))
     if name == "idx":
-        raise ValueError(f"data root {folder} holds no IDX files: give --data-root, a folder of train-images-idx3-ubyte.gz ...")
+        raise ValueError(
+            f"data root {folder} holds no IDX files: give --data-root, a folder of train-images-idx3-ubyte.gz ..."
+        )
     return from_arrays(name, **vision.load_arrays(name, folder), num_classes=_CLASSES[name])
 
 
@@ -74,13 +76,21 @@ def from_arrays(
         ValueError: Shapes that do not fit, no examples, labels out of range, a class without a training example, NaN.
     """
     for split, x, y in (("training", train_x, train_y), ("test", test_x, test_y)):
-        if len(x) == 0 or len(x) != len(y) or x.ndim not in (3, 4) or y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
+        if (
+            len(x) == 0
+            or len(x) != len(y)
+            or x.ndim not in (3, 4)
+            or y.ndim != 1
+            or not np.issubdtype(y.dtype, np.integer)
+        ):
             raise ValueError(
                 f"{name}: {split} images must be [n, height, width] or [n, channels, height, width] with integer "
                 f"labels [n], n > 0, given {list(x.shape)} and {list(y.shape)} {y.dtype}"
             )
         if np.issubdtype(x.dtype, np.floating) and not np.isfinite(x).all():
-            raise ValueError(f"{name}: {split} images hold NaN or infinity in {(~np.isfinite(x)).sum()} places: clean them")
+            raise ValueError(
+                f"{name}: {split} images hold NaN or infinity in {(~np.isfinite(x)).sum()} places: clean them"
+            )
     classes = num_classes or int(train_y.max()) + 1
     for split, y in (("training", train_y), ("test", test_y)):
         if y.min() < 0 or y.max() >= classes:
@@ -88,7 +98,9 @@ def from_arrays(
             raise ValueError(f"{name}: {split} labels must be in 0..{classes - 1}, given {wrong}")
     missing = np.setdiff1d(np.arange(classes), train_y)
     if len(missing):
-        raise ValueError(f"{name}: every class in 0..{classes - 1} needs a training example, class {missing[0]} has none")
+        raise ValueError(
+            f"{name}: every class in 0..{classes - 1} needs a training example, class {missing[0]} has none"
+        )
     if train_x.shape[1:] != test_x.shape[1:]:
         raise ValueError(f"{name}: training images are {train_x.shape[1:]}, test images {test_x.shape[1:]}")
 

@@ -41,7 +41,9 @@ def read_idx(path: Path) -> np.ndarray:
 
 def _header(path: Path, magic: bytes, file) -> tuple[np.dtype, tuple[int, ...]]:
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _TYPES or not 1 <= magic[3] <= 4:
-        raise ValueError(f"{path} is not an IDX file: it begins with {magic.hex(' ') or 'nothing'}, not 00 00 08 03 or alike")
+        raise ValueError(
+            f"{path} is not an IDX file: it begins with {magic.hex(' ') or 'nothing'}, not 00 00 08 03 or alike"
+        )
     sizes = file.read(4 * magic[3])
     if len(sizes) < 4 * magic[3]:
         raise ValueError(f"{path} is truncated in its header")
@@ -54,10 +56,14 @@ def read_folder(root: Path) -> dict[str, np.ndarray]:
     for split, words in (("train", ("train",)), ("test", ("t10k", "test"))):
         for part, word in (("x", "images"), ("y", "labels")):
             files = sorted(
-                path for path in root.iterdir() if word in path.name and any(w in path.name for w in words) and _is_idx(path)
+                path
+                for path in root.iterdir()
+                if word in path.name and any(w in path.name for w in words) and _is_idx(path)
             )
             if not files:
-                raise ValueError(f"{root} holds no IDX file of {split} {word}: expected a name like {words[0]}-{word}-idx.gz")
+                raise ValueError(
+                    f"{root} holds no IDX file of {split} {word}: expected a name like {words[0]}-{word}-idx.gz"
+                )
             found[f"{split}_{part}"] = read_idx(files[0])
     return found
 

@@ -22,7 +22,10 @@ def joint(scenario: Scenario) -> Scenario:
         def part(name: str, size: int) -> Any:
             lists = [getattr(s, name) + task * rows for task, s in enumerate(streams)]
             entries = torch.cat(lists, axis)
-            own = [torch.arange(e.shape[-1], device=e.device) < s.sizes[..., size, None] for s, e in zip(streams, lists, strict=True)]
+            own = [
+                torch.arange(e.shape[-1], device=e.device) < s.sizes[..., size, None]
+                for s, e in zip(streams, lists, strict=True)
+            ]
             inside = torch.cat([o.expand(e.shape) for o, e in zip(own, lists, strict=True)], axis)
             order = torch.argsort((~inside).to(torch.int64), dim=axis, stable=True)  # padding last
             return entries.gather(axis, order), inside.sum(axis)

@@ -21,13 +21,13 @@ from clfunc.scenarios.base import (
     whole,
 )
 from clfunc.scenarios.datasets import Dataset
-from clfunc.types import Key
+from clfunc.types import Key, Keys
 
 
 def permuted(
     dataset: Dataset,
     num_tasks: int,
-    key: Key,
+    key: Keys,
     *,
     paradigm: str = "til",
     first_identity: bool = False,

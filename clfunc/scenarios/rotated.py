@@ -21,13 +21,13 @@ from clfunc.scenarios.base import (
     whole,
 )
 from clfunc.scenarios.datasets import Dataset
-from clfunc.types import Key
+from clfunc.types import Key, Keys
 
 
 def rotated(
     dataset: Dataset,
     num_tasks: int,
-    key: Key,
+    key: Keys,
     *,
     paradigm: str = "til",
     degrees: "float | Sequence[float]" = 180.0,
@@ -90,7 +90,10 @@ def _sampling(height: int, width: int, angle: float, device: torch.device) -> tu
     )
     row = rows * math.cos(turn) + columns * math.sin(turn) + (height - 1) / 2
     column = columns * math.cos(turn) - rows * math.sin(turn) + (width - 1) / 2
-    row, column = row.round(decimals=9), column.round(decimals=9)  # so that no turn, or a right angle, is exact
+    row, column = (
+        row.round(decimals=9),
+        column.round(decimals=9),
+    )  # so that no turn, or a right angle, is exact
     pixels, shares = [], []
     for down in (0, 1):
         for right in (0, 1):

@@ -20,13 +20,13 @@ from clfunc.scenarios.base import (
     split_rows,
 )
 from clfunc.scenarios.datasets import Dataset
-from clfunc.types import Key
+from clfunc.types import Key, Keys
 
 
 def split(
     dataset: Dataset,
     num_tasks: int,
-    key: Key,
+    key: Keys,
     *,
     paradigm: str = "til",
     shuffle_classes: bool = False,
@@ -64,11 +64,10 @@ def split(
 
         stored = dataset.y.to(key.device)
         rows = split_rows(key, dataset, valid)
-        parts, sizes = [], []
-        for part, length in zip(rows, longest, strict=True):
-            member = here[stored[part]]
-            parts.append(part[torch.argsort((~member).to(torch.int64), stable=True)[:length]])
-            sizes.append(member.sum())
+        members = [here[stored[part]] for part in rows]
+        first = [torch.argsort((~member).to(torch.int64), stable=True) for member in members]
+        train, held, test = (part[f[:n]] for part, f, n in zip(rows, first, longest, strict=True))
+        sizes = torch.stack([member.sum() for member in members])
         return Stream(torch.tensor(task, device=key.device), base_view(dataset, labels), *parts, torch.stack(sizes))
 
     def view_of(view: View, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
     exp_avg    = beta1 * exp_avg    + (1 - beta1) * gradient
     exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * gradient^2
-    updates = -lr * exp_avg / (1 - beta1^count) / (sqrt(exp_avg_sq / (1 - beta2^count)) + eps)
+    updates = -lr * exp_avg / (1 - beta1^step) / (sqrt(exp_avg_sq / (1 - beta2^step)) + eps)
 
 Adam adds its weight decay to the gradient; AdamW takes `lr * weight_decay * params` off the parameters instead.
 
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 
 from clfunc import tree
-from clfunc.types import Context, Key, Params, Scalar, Transform, Updates, scalar
+from clfunc.types import Context, Key, Number, Params, Scalar, Transform, Updates, scalar
 
 
 class AdamState(NamedTuple):
@@ -22,20 +22,26 @@ class AdamState(NamedTuple):
     betas: tuple[Scalar, Scalar]
     eps: Scalar
     weight_decay: Scalar
-    count: Scalar
+    step: Scalar
     exp_avg: Params
     exp_avg_sq: Params
 
 
 def adam(
-    lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0
+    lr: Number = 1e-3,
+    betas: tuple[Number, Number] = (0.9, 0.999),
+    eps: Number = 1e-8,
+    weight_decay: Number = 0.0,
 ) -> Transform:
     """Adam; `weight_decay` is an L2 penalty added to the gradient. Ranges as in `adamw`."""
     return _adam("adam", False, lr, betas, eps, weight_decay)
 
 
 def adamw(
-    lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 1e-2
+    lr: Number = 1e-3,
+    betas: tuple[Number, Number] = (0.9, 0.999),
+    eps: Number = 1e-8,
+    weight_decay: Number = 1e-2,
 ) -> Transform:
     """Adam with decoupled weight decay.
 
@@ -52,7 +58,7 @@ def adamw(
 
 
 def _adam(
-    name: str, decoupled: bool, lr: float, betas: tuple[float, float], eps: float, weight_decay: float
+    name: str, decoupled: bool, lr: Number, betas: tuple[Number, Number], eps: Number, weight_decay: Number
 ) -> Transform:
     rate, tiny = scalar(lr, "lr", 0), scalar(eps, "eps", 0)
     decay = scalar(weight_decay, "weight_decay", 0)
@@ -60,27 +66,27 @@ def _adam(
 
     def init(key: Key, params: Params) -> AdamState:
         zeros = tree.zeros_like(params)
-        count = torch.zeros((), dtype=torch.float64, device=key.device)
-        return AdamState(rate, (beta1, beta2), tiny, decay, count, zeros, tree.clone(zeros))
+        step = torch.zeros((), dtype=torch.float64, device=key.device)
+        return AdamState(rate, (beta1, beta2), tiny, decay, step, zeros, tree.clone(zeros))
 
     def update(updates: Updates, state: AdamState, params: Params, context: Context) -> tuple[Updates, AdamState]:
-        (beta1, beta2), count = state.betas, state.count + 1
-        step_size = state.lr / (1 - beta1**count)
-        root = (1 - beta2**count).sqrt()
+        (beta1, beta2), step = state.betas, state.step + 1
+        step_size = state.lr / (1 - beta1**step)
+        root = (1 - beta2**step).sqrt()
 
-        def move(m, v, p):
-            step = -step_size * m / (v.sqrt() / root + state.eps)
-            return step - state.lr * state.weight_decay * p if decoupled else step
+        def moved(m, v, p):
+            move = -step_size * m / (v.sqrt() / root + state.eps)
+            return move - state.lr * state.weight_decay * p if decoupled else move
 
         gradient = updates if decoupled else tree.map(lambda g, p: g + state.weight_decay * p, updates, params)
         exp_avg = tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, state.exp_avg, gradient)
         exp_avg_sq = tree.map(lambda v, g: beta2 * v + (1 - beta2) * g * g, state.exp_avg_sq, gradient)
-        moves = tree.map(move, exp_avg, exp_avg_sq, params)
-        return moves, state._replace(count=count, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
+        moves = tree.map(moved, exp_avg, exp_avg_sq, params)
+        return moves, state._replace(step=step, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
 
     def begin_task(state: AdamState, params: Params) -> AdamState:
-        count, exp_avg, exp_avg_sq = tree.zeros_like((state.count, state.exp_avg, state.exp_avg_sq))
-        return state._replace(count=count, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
+        step, exp_avg, exp_avg_sq = tree.zeros_like((state.step, state.exp_avg, state.exp_avg_sq))
+        return state._replace(step=step, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
 
     settings = {"name": name, "lr": rate, "betas": (beta1, beta2), "eps": tiny, "weight_decay": decay}
     return Transform(init, update, begin_task, settings)

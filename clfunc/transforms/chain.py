@@ -16,7 +16,9 @@ def chain(*transforms: Transform) -> Transform:
     """
     names = [tx.settings.get("name") for tx in transforms]
     if "reinit" in names[:-1]:
-        raise ValueError(f"reinit must come last in a chain, given {names}: wrap the optimiser, reinit(model, chain(...))")
+        raise ValueError(
+            f"reinit must come last in a chain, given {names}: wrap the optimiser, reinit(model, chain(...))"
+        )
 
     def init(key: Key, params: Params) -> State:
         keys = split(key, max(len(transforms), 1))

@@ -3,10 +3,10 @@
 import torch
 
 from clfunc import tree
-from clfunc.types import Context, Key, Params, Scalar, Transform, Updates, scalar
+from clfunc.types import Context, Key, Number, Params, Scalar, Transform, Updates, scalar
 
 
-def clip_by_global_norm(max_norm: float) -> Transform:
+def clip_by_global_norm(max_norm: Number) -> Transform:
     """Scale updates so that their norm, over all parameters, is at most `max_norm` (> 0).
 
     As `torch.nn.utils.clip_grad_norm_`: updates * min(1, max_norm / (norm + 1e-6)).
@@ -23,7 +23,7 @@ def clip_by_global_norm(max_norm: float) -> Transform:
     return Transform(init, update, settings={"name": "clip_by_global_norm", "max_norm": bound})
 
 
-def clip_by_value(max_value: float) -> Transform:
+def clip_by_value(max_value: Number) -> Transform:
     """Clamp every entry of the updates to [-max_value, max_value] (>= 0), as `clip_grad_value_`."""
     bound = scalar(max_value, "max_value", 0)
 

@@ -1,10 +1,10 @@
 """Transforms that multiply or add, and remember nothing but their numbers."""
 
 from clfunc import tree
-from clfunc.types import Context, Key, Params, Scalar, Transform, Updates, scalar
+from clfunc.types import Context, Key, Number, Params, Scalar, Transform, Updates, scalar
 
 
-def scale(factor: float) -> Transform:
+def scale(factor: Number) -> Transform:
     """Multiply updates by `factor` (any number; 1 changes nothing)."""
     number = scalar(factor, "factor")
 
@@ -17,7 +17,7 @@ def scale(factor: float) -> Transform:
     return Transform(init, update, settings={"name": "scale", "factor": number})
 
 
-def add_decayed_weights(weight_decay: float) -> Transform:
+def add_decayed_weights(weight_decay: Number) -> Transform:
     """Add `weight_decay * params` (>= 0; 0 changes nothing): an L2 penalty when it stands before an optimiser."""
     number = scalar(weight_decay, "weight_decay", 0)
 

@@ -12,11 +12,11 @@ from typing import NamedTuple
 import torch
 
 from clfunc import tree
-from clfunc.types import Context, Key, Params, Scalar, State, Transform, Updates, scalar
+from clfunc.types import Context, Key, Number, Params, Scalar, State, Transform, Updates, scalar
 
 
 class ScheduleState(NamedTuple):
-    count: Scalar
+    step: Scalar
     numbers: State
 
 
@@ -29,16 +29,16 @@ def _schedule(name: str, factor, numbers: dict[str, Scalar]) -> Transform:
     def update(
         updates: Updates, state: ScheduleState, params: Params, context: Context
     ) -> tuple[Updates, ScheduleState]:
-        updates = tree.scale(updates, factor(state.count, **state.numbers))
-        return updates, state._replace(count=state.count + 1)
+        updates = tree.scale(updates, factor(state.step, **state.numbers))
+        return updates, state._replace(step=state.step + 1)
 
     def begin_task(state: ScheduleState, params: Params) -> ScheduleState:
-        return state._replace(count=torch.zeros_like(state.count))
+        return state._replace(step=torch.zeros_like(state.step))
 
     return Transform(init, update, begin_task, {"name": name} | numbers)
 
 
-def constant(factor: float, steps: int) -> Transform:
+def constant(factor: Number, steps: Number) -> Transform:
     """`factor` (>= 0) during the first `steps` steps, 1 from then on (ConstantLR: a plain warm-up)."""
 
     def value(count: Scalar, factor: Scalar, steps: Scalar) -> Scalar:
@@ -47,7 +47,7 @@ def constant(factor: float, steps: int) -> Transform:
     return _schedule("constant", value, {"factor": scalar(factor, "factor", 0), "steps": scalar(steps, "steps", 0)})
 
 
-def step(every: int, factor: float = 0.1) -> Transform:
+def step(every: Number, factor: Number = 0.1) -> Transform:
     """`factor ** (count // every)` (StepLR): `factor` >= 0, `every` >= 1 steps."""
 
     def value(count: Scalar, every: Scalar, factor: Scalar) -> Scalar:
@@ -56,7 +56,7 @@ def step(every: int, factor: float = 0.1) -> Transform:
     return _schedule("step", value, {"every": scalar(every, "every", 1), "factor": scalar(factor, "factor", 0)})
 
 
-def cosine(steps: int, floor: float = 0.0) -> Transform:
+def cosine(steps: Number, floor: Number = 0.0) -> Transform:
     """Half a cosine from 1 to `floor` (in [0, 1], a share of lr) over `steps` >= 1 steps, `floor` after (CosineAnnealingLR)."""
 
     def value(count: Scalar, steps: Scalar, floor: Scalar) -> Scalar:

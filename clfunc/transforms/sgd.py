@@ -1,14 +1,14 @@
 """Stochastic gradient descent with momentum, as `torch.optim.SGD` computes it.
 
-    gradient += weight_decay * params
-    trace = gradient at the first step, momentum * trace + gradient after it
-    updates = -lr * (gradient + momentum * trace if nesterov else trace)
+gradient += weight_decay * params
+trace = gradient at the first step, momentum * trace + gradient after it
+updates = -lr * (gradient + momentum * trace if nesterov else trace)
 """
 
 from typing import NamedTuple
 
 from clfunc import tree
-from clfunc.types import Context, Key, Params, Scalar, State, Transform, Updates, scalar
+from clfunc.types import Context, Key, Number, Params, Scalar, State, Transform, Updates, scalar
 
 
 class SGDState(NamedTuple):
@@ -19,7 +19,7 @@ class SGDState(NamedTuple):
 
 
 def sgd(
-    lr: float = 0.01, momentum: float | None = None, *, nesterov: bool = False, weight_decay: float = 0.0
+    lr: Number = 0.01, momentum: Number | None = None, *, nesterov: bool = False, weight_decay: Number = 0.0
 ) -> Transform:
     """Descend along the gradient, or along a decaying sum of gradients.
 

@@ -1,0 +1,18 @@
+"""Shapes in signatures are checked while tests run, except where torch.compile must trace the code (CLFUNC_TYPES=0)."""
+
+import os
+
+import torch
+
+if os.environ.get("CLFUNC_TYPES", "1") == "1":
+    from jaxtyping import install_import_hook
+
+    install_import_hook("clfunc", "strict.check")
+
+from hypothesis import HealthCheck, settings
+
+torch.set_num_threads(1)
+settings.register_profile(
+    "clfunc", deadline=None, max_examples=20, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("clfunc")
