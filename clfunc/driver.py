@@ -13,6 +13,7 @@ from torch import Tensor
 from clfunc import engine as engines
 from clfunc import plots, results, tree
 from clfunc.evaluate import bare, over_runs, score, with_runs
+from clfunc.files import check_writable
 from clfunc.progress import Progress
 from clfunc.random import fold_in, split
 from clfunc.results import Curve, Result
@@ -58,7 +59,7 @@ def run(
     runs = key.shape[0] if key.ndim == 2 else None
     check(algorithm, scenario, key, epochs, batch_size, engine, evaluate)
     if out is not None:
-        results.check_writable(Path(out))
+        check_writable(Path(out))
     began = time.perf_counter()
     many = algorithm if runs is None or members(algorithm) else sweep([algorithm] * runs)
     where = torch.device(device) if device is not None else key.device

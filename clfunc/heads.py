@@ -238,5 +238,5 @@ def forget_head(head: Head, opt: State, params: Params) -> State:
     """
     if head.paradigm != "til":
         return opt
-    is_head = {group: tree.map(lambda _: group == "head", leaves) for group, leaves in params.items()}
+    is_head = tree.map_items(lambda name, _: name.split(".")[0] == "head", params)
     return tree.map_like(lambda memory, clear: torch.zeros_like(memory) if clear else memory, params, opt, is_head)

@@ -1,5 +1,159 @@
-"""stub"""
+"""Figures of a run's labelled results (an xarray Dataset): what was learned, what was kept, and how it went."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clfunc.files import write
+
+if TYPE_CHECKING:
+    import xarray
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_INK = "#33373d"
+_COLOURS = ("#2f6db3", "#d1622b", "#3b8f5a", "#8a4fa8", "#b08a1e", "#3a9aa8", "#b5446e", "#6b6f76")
 
 
-def save(data, folder):
-    pass
+def save(data: "xarray.Dataset", folder: Path) -> list[Path]:
+    """Write the figures that the results have data for into `folder`; their paths."""
+    figures: dict[str, Figure] = {}
+    if data.sizes["tested"] > 1 or data.sizes["event"] > 1:
+        figures["accuracy_matrix"] = accuracy_matrix(data)
+    figures["average_accuracy"] = average_accuracy({data.attrs["algorithm"]: data})
+    for word in ("training", "validation"):
+        names = [str(n) for n in data if str(n).startswith(word + "_") and n != word + "_task"]
+        figures |= {name: curve(data, name) for name in names}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+        write(folder / f"{name}.png", partial(figure.savefig, format="png", dpi=160))
+    return [folder / f"{name}.png" for name in figures]
+
+
+def compare(results: "dict[str, xarray.Dataset]", folder: Path) -> Path:
+    """Draw the average accuracy of several results in one figure in `folder`; its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "average_accuracy.png"
+    write(path, partial(average_accuracy(results).savefig, format="png", dpi=160))
+    return path
+
+
+def accuracy_matrix(data: "xarray.Dataset") -> "Figure":
+    """Accuracy on each task after each task, in percent, the mean over runs; a panel for each swept setting, up to six."""
+    parts = groups(data)[:6]
+    means = [100 * data["accuracy"].values[runs].mean(0) for _, runs in parts]
+    shown = ~np.isnan(means[0]).all(1)
+    rows, columns = means[0][shown].shape
+    width, height = max(4.2, 0.62 * columns + 2.2), max(2.0, 0.46 * rows + 1.5)
+    figure, panels = _figure(width * len(parts), height, len(parts))
+    for axes, (label, _), mean in zip(panels, parts, means, strict=True):
+        image = axes.imshow(np.ma.masked_invalid(mean[shown]), cmap="viridis", vmin=0, vmax=100, aspect="auto")
+        for row, column in np.argwhere(~np.isnan(mean[shown])) if rows * columns <= 400 else ():
+            value = mean[shown][row, column]
+            ink = "white" if value < 60 else _INK
+            axes.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=8, color=ink)
+        _task_ticks(axes.set_xticks, columns, range(1, columns + 1))
+        _task_ticks(axes.set_yticks, rows, data["event"].values[shown])
+        axes.set(xlabel="tested on task", ylabel="after training task")
+        axes.set_title(label or _title(data, "accuracy (%)"), fontsize=10)
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0)
+    figure.colorbar(image, ax=panels, fraction=0.046, pad=0.02, label="accuracy (%)")
+    return figure
+
+
+def average_accuracy(results: "dict[str, xarray.Dataset]") -> "Figure":
+    """Mean accuracy over the tasks seen, after each task: the mean over runs, its standard deviation, and every run."""
+    figure, (axes,) = _figure(6.0, 3.6)
+    colour = iter(_COLOURS * 99)
+    most = max(data.sizes["event"] for data in results.values())
+    for name, data in results.items():
+        for label, runs in groups(data):
+            values = 100 * data["average_accuracy"].values[runs]
+            known = ~np.isnan(values).all(0)
+            text = ", ".join(part for part in (name if len(results) > 1 or not label else "", label) if part)
+            _band(axes, data["event"].values[known], values[:, known], text, next(colour))
+    title = _title(next(iter(results.values())), "")
+    axes.set(xlabel="tasks trained", ylabel="average accuracy (%)")
+    axes.set_title(title if len(results) == 1 else title.split(", ", 1)[1], fontsize=10)
+    axes.set_xlim(0.6, most + 0.4)
+    _task_ticks(axes.set_xticks, most, range(1, most + 1), first=1)
+    _legend(axes)
+    return figure
+
+
+def curve(data: "xarray.Dataset", name: str) -> "Figure":
+    """A quantity over training steps: the mean over runs with its standard deviation; lines where tasks begin."""
+    values = data[name]
+    axis = str(values.dims[1])
+    steps = data["step" if axis == "step" else "epoch_step"].values
+    task = data[name.split("_")[0] + "_task"].values
+    figure, (axes,) = _figure(7.2, 3.4)
+    ends = np.flatnonzero(np.diff(task)) + 1
+    gaps = np.insert(steps.astype(float), ends, np.nan)  # no line from one task to the next
+    colour = iter(_COLOURS * 99)
+    for label, runs in groups(data):
+        broken = np.insert(values.values[runs], ends, np.nan, axis=1)
+        _band(axes, gaps, broken, label, next(colour), marker="" if axis == "step" else "o", each=False)
+    for end in ends:
+        axes.axvline(steps[end - 1], color="#c9ccd1", linewidth=0.8, zorder=0)
+    axes.set(xlabel="training step", ylabel=name.replace("_", " "))
+    axes.set_title(_title(data, ""), fontsize=10)
+    if name.endswith("loss"):
+        axes.set_ylim(bottom=0)
+    _legend(axes)
+    return figure
+
+
+def groups(data: "xarray.Dataset") -> list[tuple[str, np.ndarray]]:
+    """Runs that share every swept setting, with a label: `lr=0.1, s_max=50`; one group without a label if none is swept."""
+    swept = [str(n) for n, c in data.coords.items() if c.dims == ("run",) and n not in ("run", "seed")]
+    keys = [tuple(float(data[n].values[run]) for n in swept) for run in range(data.sizes["run"])]
+    unique = list(dict.fromkeys(keys))
+    label = [", ".join(f"{n}={v:g}" for n, v in zip(swept, key, strict=True)) for key in unique]
+    return [(text, np.flatnonzero([k == key for k in keys])) for text, key in zip(label, unique, strict=True)]
+
+
+def _band(
+    axes: "Axes", x: Any, values: np.ndarray, label: str, colour: str, marker: str = "o", each: bool = True
+) -> None:
+    mean = values.mean(0)
+    if len(values) > 1:
+        spread = values.std(0, ddof=1)
+        axes.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.18, linewidth=0)
+        if each and len(values) <= 32:
+            axes.plot(x, values.T, color=colour, alpha=0.25, linewidth=0.6)
+    axes.plot(x, mean, color=colour, marker=marker, markersize=4, linewidth=1.6, label=label)
+
+
+def _figure(width: float, height: float, panels: int = 1) -> "tuple[Figure, list[Axes]]":
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    all_axes = list(figure.subplots(1, panels, squeeze=False)[0])
+    for axes in all_axes:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(colors=_INK, labelsize=9)
+    return figure, all_axes
+
+
+def _task_ticks(set_ticks: Callable[..., Any], count: int, labels: Any, first: int = 0) -> None:
+    """A tick for each task, thinned where there are many."""
+    every = max(1, -(-count // 20))
+    set_ticks(list(range(first, first + count))[::every], labels=[str(n) for n in labels][::every])
+
+
+def _legend(axes: "Axes") -> None:
+    labels = [label for label in axes.get_legend_handles_labels()[1] if label]
+    if len(labels) > 1:
+        axes.legend(frameon=False, fontsize=8, ncols=1 + (len(labels) > 8))
+
+
+def _title(data: "xarray.Dataset", what: str) -> str:
+    about = data.attrs
+    runs = data.sizes["run"]
+    scene = f"{about['scenario']} {about['dataset']} ({about['paradigm']}), {runs} run{'s' if runs > 1 else ''}"
+    return f"{about['algorithm']}, {scene}" + (f": {what}" if what else "")

@@ -1,15 +1,13 @@
 """What a run leaves: `Result`, its labelled form (xarray), its summary, and the files of its folder.
 
 Arrays in Python count tasks from 0; every label that a person reads (columns, coordinates, tables, figures) counts from 1.
-Files are written whole or not at all: under a temporary name, then renamed.
 """
 
 import csv
 import io
 import json
-import os
 import platform
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,6 +16,7 @@ import torch
 from torch import Tensor
 
 from clfunc import metrics
+from clfunc.files import write, write_text
 from clfunc.types import Params, State
 
 if TYPE_CHECKING:
@@ -89,7 +88,7 @@ def to_xarray(result: Result) -> "xarray.Dataset":
     phases = result.config["phases"]
     coordinates: dict[str, Any] = {
         "run": np.arange(len(variables["accuracy"][1])),
-        "seed": ("run", np.asarray(result.config["seeds"])),
+        "seed": ("run", np.asarray(result.config["seeds"], dtype=np.uint64)),
         "event": np.arange(1, len(result.accuracy) + 1),
         "tested": np.arange(1, result.accuracy.shape[1] + 1),
     } | {name: ("run", np.asarray(values)) for name, values in result.coordinates.items()}
@@ -132,17 +131,6 @@ def _number(value: Tensor) -> float | None:
     return float(value) if torch.isfinite(value) else None
 
 
-def check_writable(out: Path) -> None:
-    """Raise ValueError unless results can be written into `out`; leave nothing behind."""
-    at = out
-    while not at.exists() and at != at.parent:
-        at = at.parent
-    if not at.is_dir():
-        raise ValueError(f"cannot write to {out}: {at} is not a folder; give another --out")
-    if not os.access(at, os.W_OK | os.X_OK):
-        raise ValueError(f"cannot write to {out}: no permission in {at}; give another --out")
-
-
 def save(result: Result, out: Path) -> None:
     """Write `config.json`, `summary.json`, `results.nc`, `accuracy.csv` and `metrics.csv` into the folder `out`."""
     out.mkdir(parents=True, exist_ok=True)
@@ -175,7 +163,7 @@ def metrics_csv(data: "xarray.Dataset", swept: Sequence[str]) -> str:
     """Tidy: `run, seed, step, task, metric, value` and a column for each swept setting."""
 
     def rows() -> Iterable[list[Any]]:
-        for word, axis, steps in (("training", "step", "step"), ("validation", "epoch", "epoch_step")):
+        for word, steps in (("training", "step"), ("validation", "epoch_step")):
             for name in (n for n in data if str(n).startswith(word + "_") and n != word + "_task"):
                 values, task = data[name].values, data[word + "_task"].values
                 for run, point in np.ndindex(values.shape):
@@ -195,17 +183,3 @@ def _csv(header: list[str], rows: Iterable[list[Any]]) -> str:
     writer.writerow(header)
     writer.writerows(rows)
     return buffer.getvalue()
-
-
-def write_text(path: Path, text: str) -> None:
-    write(path, lambda temporary: Path(temporary).write_text(text))
-
-
-def write(path: Path, writer: Callable[[str], Any]) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        writer(str(temporary))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -33,11 +33,9 @@ def sweep(algorithms: Sequence[Algorithm]) -> Algorithm:
         keys = key.expand(len(algorithms), 2)
         return tree.stack([member.init(k) for member, k in zip(algorithms, keys, strict=True)])
 
-    over_runs = {
-        name: None if f is None else vmap(f) for name, f in first._asdict().items() if name not in ("init", "settings")
-    }
-    settings = {"name": "sweep", "members": [member.settings for member in algorithms]}
-    return Algorithm(init=init, settings=settings, **over_runs)
+    fields: dict[str, Any] = {name: vmap(f) for name, f in first._asdict().items() if callable(f)}
+    fields |= {"init": init, "settings": {"name": "sweep", "members": [member.settings for member in algorithms]}}
+    return first._replace(**fields)
 
 
 def members(algorithm: Algorithm) -> int | None:

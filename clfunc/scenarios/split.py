@@ -1,6 +1,6 @@
 """Split: the classes of one data set, shared out over the tasks (Zenke et al. 2017, arXiv:1703.04200)."""
 
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -68,7 +68,8 @@ def split(
         first = [torch.argsort((~member).to(torch.int64), stable=True) for member in members]
         train, held, test = (part[f[:n]] for part, f, n in zip(rows, first, longest, strict=True))
         sizes = torch.stack([member.sum() for member in members])
-        return Stream(torch.tensor(task, device=key.device), base_view(dataset, labels), *parts, torch.stack(sizes))
+        view = base_view(dataset, labels)
+        return Stream(torch.tensor(task, device=key.device), view, train, held, test, sizes)
 
     def view_of(view: View, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         return normalised(view, x), relabelled(view, y)
@@ -90,4 +91,4 @@ def _longest(dataset: Dataset, valid: float, classes: tuple[int, ...], shuffled:
     if shuffled:
         return Rows(*(sum(sorted(c, reverse=True)[: max(classes)]) for c in counts))
     starts = [0, *accumulate(classes)]
-    return Rows(*(max(sum(c[a:b]) for a, b in zip(starts, starts[1:], strict=False)) for c in counts))
+    return Rows(*(max(sum(c[a:b]) for a, b in pairwise(starts)) for c in counts))

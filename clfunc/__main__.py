@@ -1,0 +1,5 @@
+"""`python -m clfunc` is the command `clfunc`."""
+
+from clfunc.cli import entry
+
+entry()

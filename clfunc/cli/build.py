@@ -1,0 +1,204 @@
+"""From arguments to the library's nouns. Everything that can be wrong with them is found here, before anything runs."""
+
+import dataclasses
+from collections.abc import Mapping
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+
+from clfunc import scenarios
+from clfunc.cli import registry
+from clfunc.driver import check
+from clfunc.files import check_writable
+from clfunc.random import key
+from clfunc.scenarios import Scenario, datasets
+from clfunc.sweep import sweep
+from clfunc.transforms import carry
+from clfunc.types import Algorithm, Keys
+
+Repeated = tyro.conf.UseAppendAction[tuple[str, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Train an algorithm on a stream of tasks, for one seed or many in one program."""
+
+    algorithm: str = "finetuning"
+    """See `clfunc list`."""
+    dataset: str = "digits"
+    """See `clfunc list`; for a combined scenario several, joined by commas."""
+    scenario: str = "permuted"
+    """permuted, split, rotated or combined."""
+    paradigm: str = "til"
+    """til (a head a task), cil (one head over all classes) or dil (one head that tasks share)."""
+    tasks: int | None = None
+    """Number of tasks: 5 if not given, or as many as there are datasets to combine."""
+    epochs: int = 1
+    """Passes over each task."""
+    batch_size: int = 64
+    """Examples in a step."""
+    valid: float = 0.0
+    """Share of the training examples held out for validation."""
+    seeds: int = 1
+    """Runs, with the seeds that follow --seed; all in one program."""
+    seed: int = 0
+    """Of the first run: its network, its tasks and the order of its examples."""
+    scenario_seed: int | None = None
+    """Give all runs the tasks of this seed, rather than each its own."""
+    set: Repeated = ()
+    """NAME=VALUE: any setting that `clfunc list` prints. May be repeated."""
+    wrap: Repeated = ()
+    """A wrapper around the algorithm, such as reduce_on_plateau. May be repeated, the outermost last."""
+    optimizer: str = "sgd"
+    """sgd, adam or adamw."""
+    carry: bool = False
+    """Keep the optimizer's memory across tasks, rather than restart it at each."""
+    model: str = "mlp"
+    """The network."""
+    hidden: tuple[int, ...] = (256, 256)
+    """Widths of its hidden layers."""
+    task: int = 1
+    """The task that `--algorithm single` trains, from 1."""
+    evaluate: str = "seen"
+    """After each task, test all tasks seen, the current one, or all seen every N tasks."""
+    engine: Literal["auto", "eager", "compile"] = "auto"
+    """How steps are run; auto chooses, and says what it chose."""
+    device: str = "auto"
+    """cpu, cuda, or auto."""
+    data_root: Path | None = None
+    """Folder of the data set: IDX files, or where torchvision keeps its own."""
+    out: Path | None = None
+    """Folder for results and figures; nothing is written without."""
+    progress: bool = True
+    """Show a progress bar."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep(Run):
+    """Train every combination of settings, each with every seed, in one program."""
+
+    grid: Repeated = ()
+    """NAME=V1,V2,...: numbers to try for a setting. Repeat for a grid."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Print tables of finished runs side by side, and draw them in one figure."""
+
+    results: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Folders that `clfunc run --out` left."""
+    out: Path | None = None
+    """Folder for the figure: `report`, beside the results, if not given."""
+
+
+@dataclasses.dataclass(frozen=True)
+class List:
+    """Print algorithms, wrappers, optimizers, models, scenarios and data sets, with their settings and papers."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A run with everything it needs."""
+
+    algorithm: Algorithm
+    scenario: Scenario
+    key: Keys
+    device: torch.device
+    evaluate: Any
+
+
+def job(args: Run) -> Job:
+    """What the arguments ask for.
+
+    Raises:
+        ValueError: Anything wrong with them, in one line.
+    """
+    for name, number in (("--seeds", args.seeds), ("--epochs", args.epochs), ("--batch-size", args.batch_size)):
+        if number < 1:
+            raise ValueError(f"{name} must be at least 1, given {number}")
+    factories = {
+        "algorithm": registry.named("algorithm", args.algorithm, registry.ALGORITHMS),
+        **{f"wrap {name}": registry.named("wrap", name, registry.WRAPPERS) for name in args.wrap},
+        "optimizer": registry.named("optimizer", args.optimizer, registry.OPTIMIZERS),
+        "model": registry.named("model", args.model, registry.MODELS),
+        "scenario": registry.named("scenario", args.scenario, registry.SCENARIOS),
+    }
+    settings = {name: registry.literal(value) for name, value in (registry.parsed(pair, "--set") for pair in args.set)}
+    grids = [_grid(pair) for pair in getattr(args, "grid", ())]
+    routed = registry.route(settings, factories)
+    for name, _ in grids:
+        if any(name in options for options in (routed["model"], routed["scenario"])) or name in settings:
+            raise ValueError(f"--grid {name}: already fixed by --set")
+    if args.out is not None:
+        check_writable(args.out)
+    device = _device(args.device)
+    members = [dict(point) for point in product(*([(name, v) for v in values] for name, values in grids))]
+    keys = torch.stack([key(args.seed + i, device) for _ in members for i in range(args.seeds)])
+    many = len(keys) > 1
+    scenario = _scenario(args, routed["scenario"], keys if many else keys[0], device)
+    made = [_algorithm(args, scenario, factories, registry.route(settings | member, factories)) for member in members]
+    algorithm = sweep([m for m in made for _ in range(args.seeds)]) if many else made[0]
+    evaluate = int(args.evaluate) if args.evaluate.isdigit() else args.evaluate
+    asked = Job(algorithm, scenario, keys if many else keys[0], device, evaluate)
+    check(algorithm, scenario, asked.key, args.epochs, args.batch_size, args.engine, evaluate)
+    return asked
+
+
+def _scenario(args: Run, settings: Mapping[str, Any], keys: Keys, device: torch.device) -> Scenario:
+    if args.scenario_seed is not None:
+        keys = key(args.scenario_seed, device)
+    names = args.dataset.split(",")
+    if args.tasks is not None and args.tasks < 1:
+        raise ValueError(f"--tasks must be at least 1, given {args.tasks}")
+    loaded = [datasets.load(name.strip(), args.data_root) for name in names]
+    common = dict(settings) | {"paradigm": args.paradigm, "valid": args.valid}
+    if args.scenario == "combined":
+        if args.tasks not in (None, len(names)):
+            raise ValueError(f"--tasks is {args.tasks}, but --dataset names {len(names)} to combine: leave --tasks out")
+        scenario = scenarios.combined(loaded, keys, **common)
+    elif len(names) > 1:
+        raise ValueError(f"--dataset names {len(names)}, which only --scenario combined takes, given {args.scenario}")
+    else:
+        scenario = registry.SCENARIOS[args.scenario](loaded[0], args.tasks or 5, keys, **common)
+    if args.algorithm == "joint":
+        return scenarios.joint(scenario)
+    if args.algorithm == "single":
+        if not 1 <= args.task <= scenario.num_tasks:
+            raise ValueError(f"--task must be in 1..{scenario.num_tasks}, given {args.task}")
+        return scenarios.single(scenario, args.task - 1)
+    return scenario
+
+
+def _algorithm(
+    args: Run, scenario: Scenario, factories: Mapping[str, Any], routed: Mapping[str, dict[str, Any]]
+) -> Algorithm:
+    tx = factories["optimizer"](**routed["optimizer"])
+    model = factories["model"](scenario.inputs, args.hidden, scenario.head(), **routed["model"])
+    needs = "num_tasks" in factories["algorithm"].__annotations__
+    fixed = {"num_tasks": scenario.num_tasks} if needs else {}
+    algorithm = factories["algorithm"](model, carry(tx) if args.carry else tx, **fixed, **routed["algorithm"])
+    for name in args.wrap:
+        algorithm = factories[f"wrap {name}"](algorithm, **routed[f"wrap {name}"])
+    return algorithm
+
+
+def _grid(pair: str) -> tuple[str, list[Any]]:
+    name, values = registry.parsed(pair, "--grid")
+    return name, [registry.literal(value) for value in values.split(",")]
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"--device must be auto, cpu or a device that torch can use, given {name!r}: {reason}"
+        ) from error
+    return device

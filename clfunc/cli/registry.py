@@ -1,0 +1,87 @@
+"""What the command line can name, read off the library itself: an export in `algorithms` is an algorithm here.
+
+Factories say what they take: one whose first argument is `model` is an algorithm, `inner` a wrapper. Their keyword arguments
+are what `--set` sets.
+"""
+
+import ast
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from clfunc import algorithms, models, scenarios, transforms
+from clfunc.scenarios import datasets
+
+Factory = Callable[..., Any]
+_GIVEN = {"model", "tx", "inner", "loss", "num_tasks", "head", "inputs", "hidden", "dtype"}
+_GIVEN |= {"dataset", "datasets", "key", "paradigm", "valid"}
+
+
+def _factories(module: Any, first: str) -> dict[str, Factory]:
+    public = {name: f for name, f in vars(module).items() if inspect.isfunction(f) and not name.startswith("_")}
+    return {name: f for name, f in sorted(public.items()) if next(iter(inspect.signature(f).parameters)) == first}
+
+
+ALGORITHMS = _factories(algorithms, "model")
+WRAPPERS = _factories(algorithms, "inner")
+OPTIMIZERS = {name: getattr(transforms, name) for name in ("sgd", "adam", "adamw")}
+MODELS = _factories(models, "inputs")
+SCENARIOS = {name: getattr(scenarios, name) for name in ("permuted", "split", "rotated", "combined")}
+DATASETS = dict.fromkeys(datasets.names, datasets.load)
+
+
+def named(kind: str, name: str, table: Mapping[str, Factory]) -> Factory:
+    """The entry of this name; ValueError lists those there are."""
+    if name not in table:
+        raise ValueError(f"--{kind} must be one of {', '.join(table)}, given {name!r}")
+    return table[name]
+
+
+def options(factory: Factory) -> dict[str, Any]:
+    """The settings of a factory with their defaults, as `--set` names them."""
+    parameters = inspect.signature(factory).parameters.values()
+    return {p.name: p.default for p in parameters if p.name not in _GIVEN}
+
+
+def route(settings: Mapping[str, Any], factories: Mapping[str, Factory]) -> dict[str, dict[str, Any]]:
+    """Each setting, with the first factory that takes it.
+
+    Raises:
+        ValueError: None does; the message lists what can be set.
+    """
+    routed: dict[str, dict[str, Any]] = {name: {} for name in factories}
+    for setting, value in settings.items():
+        owner = next((name for name, factory in factories.items() if setting in options(factory)), None)
+        if owner is None:
+            known = sorted({option for factory in factories.values() for option in options(factory)})
+            raise ValueError(f"cannot set {setting!r} here: one of {', '.join(known)}")
+        routed[owner][setting] = value
+    return routed
+
+
+def parsed(pair: str, flag: str) -> tuple[str, str]:
+    """The two sides of `name=value`."""
+    name, equals, value = pair.partition("=")
+    if not (name and equals and value):
+        raise ValueError(f"{flag} takes name=value, given {pair!r}")
+    return name.strip(), value.strip()
+
+
+def literal(text: str) -> Any:
+    """A value as it was typed: a number, true, false, none, a list, or else a word."""
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
+
+
+def about(factory: Factory) -> tuple[str, str]:
+    """The first sentence of the factory's file, and the papers that it cites."""
+    text = inspect.getdoc(sys.modules[factory.__module__]) or ""
+    sentence = " ".join(text.split("\n\n")[0].split())
+    papers = [line.strip() for line in text.splitlines() if "arXiv:" in line or line.strip().startswith("[")]
+    return sentence, " ".join(paper for paper in papers if paper not in sentence)

@@ -1,0 +1,111 @@
+"""What the command line prints: tables of results, and the list of what can be named."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from clfunc import metrics, plots
+from clfunc.cli import registry
+
+if TYPE_CHECKING:
+    import xarray
+
+
+def results_table(named: "dict[str, xarray.Dataset]") -> Table:
+    """Final metrics in percent, mean ± standard deviation over runs; a row for each result and swept setting.
+
+    Forward transfer needs an `independent` result of the same tasks beside it, the forgetting ratio `joint` and `random`.
+    """
+    rows = [(name, label, data, runs) for name, data in named.items() for label, runs in plots.groups(data)]
+    table = Table(header_style="bold", caption="mean ± standard deviation over runs, %, after the last task")
+    for column in ("", "runs", "average accuracy", "backward transfer", "forgetting"):
+        table.add_column(column, justify="left" if column == "" else "right")
+    extra = {"forward transfer": _forward_transfer, "forgetting ratio": _forgetting_ratio}
+    found = {column: [f(named, data, runs) for _, _, data, runs in rows] for column, f in extra.items()}
+    shown = {column: values for column, values in found.items() if any(v is not None for v in values)}
+    for column in shown:
+        table.add_column(column, justify="right")
+    for i, (name, label, data, runs) in enumerate(rows):
+        values = [data[m].values[runs, -1] for m in ("average_accuracy", "backward_transfer", "forgetting")]
+        more = [_percent(found[i]) for found in shown.values()]
+        table.add_row(" ".join(filter(None, (name, label))), str(len(runs)), *map(_percent, values), *more)
+    return table
+
+
+def _percent(values: "np.ndarray | None") -> str:
+    if values is None or np.isnan(values).any():
+        return "-"
+    spread = f" ± {100 * values.std(ddof=1):.2f}" if len(values) > 1 else ""
+    return f"{100 * values.mean():.2f}{spread}"
+
+
+def _accuracy(data: "xarray.Dataset", runs: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(data["accuracy"].values[runs]).movedim(0, -1)
+
+
+def _reference(named: "dict[str, xarray.Dataset]", algorithm: str, like: "xarray.Dataset") -> "torch.Tensor | None":
+    """Accuracy on each task of a result of this algorithm on the same tasks, the mean over its runs."""
+    same = ("scenario", "dataset")
+    for data in named.values():
+        fits = data.attrs["algorithm"] == algorithm and data.sizes["tested"] == like.sizes["tested"]
+        if fits and all(data.attrs[a] == like.attrs[a] for a in same):
+            return _accuracy(data, np.arange(data.sizes["run"])).mean(-1)
+    return None
+
+
+def _forward_transfer(
+    named: "dict[str, xarray.Dataset]", data: "xarray.Dataset", runs: np.ndarray
+) -> np.ndarray | None:
+    independent = _reference(named, "independent", data)
+    if independent is None or data.attrs["algorithm"] in ("independent", "joint", "random"):
+        return None
+    return metrics.forward_transfer(_accuracy(data, runs), independent.diagonal()[:, None])[-1].numpy()
+
+
+def _forgetting_ratio(
+    named: "dict[str, xarray.Dataset]", data: "xarray.Dataset", runs: np.ndarray
+) -> np.ndarray | None:
+    joint, untrained = _reference(named, "joint", data), _reference(named, "random", data)
+    if joint is None or untrained is None or data.attrs["algorithm"] in ("joint", "random"):
+        return None
+    return metrics.forgetting_ratio(_accuracy(data, runs), joint[-1][:, None], untrained[-1][:, None])[-1].numpy()
+
+
+def check_results(folders: "tuple[Path, ...]") -> None:
+    """Raise ValueError unless one of the folders holds results."""
+    if not any((folder / "results.nc").is_file() for folder in folders):
+        raise ValueError(
+            f"no results.nc in {', '.join(map(str, folders)) or 'no folder'}: give folders that --out named"
+        )
+
+
+def report(folders: "tuple[Path, ...]", out: Path, console: Console) -> None:
+    """Print the table of finished runs, and draw their average accuracy in one figure under `out`."""
+    import xarray
+
+    paths = {folder.name: folder / "results.nc" for folder in folders}
+    named = {name: xarray.load_dataset(p, engine="h5netcdf") for name, p in paths.items() if p.is_file()}
+    console.print(results_table(named))
+    console.print(f"figure: {plots.compare(named, out)}", highlight=False)
+
+
+def list_all(console: Console) -> None:
+    """Print everything that has a name, with its settings and papers."""
+    kinds = {"algorithms": registry.ALGORITHMS, "wrappers (--wrap)": registry.WRAPPERS}
+    kinds |= {"optimizers": registry.OPTIMIZERS, "models": registry.MODELS, "scenarios": registry.SCENARIOS}
+    for kind, table in kinds.items():
+        console.print(f"[bold]{kind}[/bold]")
+        for name, factory in table.items():
+            sentence, papers = registry.about(factory)
+            console.print(f"  [bold cyan]{name}[/bold cyan]  {sentence}", highlight=False)
+            for option, default in registry.options(factory).items():
+                value = "" if default is default.__class__ or repr(default).startswith("<class") else f"={default}"
+                console.print(f"      --set {option}{value}", highlight=False, markup=False)
+            if papers:
+                console.print(f"      {papers}", highlight=False, markup=False, style="dim")
+    console.print("[bold]datasets[/bold]")
+    console.print("  " + ", ".join(registry.DATASETS), highlight=False)

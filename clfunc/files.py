@@ -1,0 +1,32 @@
+"""Files that are written whole or not at all: under a temporary name, then renamed."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def write(path: Path, writer: Callable[[str], Any]) -> None:
+    """Let `writer(temporary_name)` write, then put the file in place; on failure leave nothing."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        writer(str(temporary))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """`text` as a file, whole or not at all."""
+    write(path, lambda temporary: Path(temporary).write_text(text))
+
+
+def check_writable(out: Path) -> None:
+    """Raise ValueError unless a folder can be made at `out` and written to; make nothing."""
+    at = out.absolute()
+    while not at.exists() and at != at.parent:
+        at = at.parent
+    if not at.is_dir():
+        raise ValueError(f"cannot write to {out}: {at} is not a folder; give another --out")
+    if not os.access(at, os.W_OK | os.X_OK):
+        raise ValueError(f"cannot write to {out}: no permission in {at}; give another --out")
