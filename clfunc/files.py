@@ -1,6 +1,7 @@
 """Files that are written whole or not at all: under a temporary name, then renamed."""
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,5 +29,8 @@ def check_writable(out: Path) -> None:
         at = at.parent
     if not at.is_dir():
         raise ValueError(f"cannot write to {out}: {at} is not a folder; give another --out")
-    if not os.access(at, os.W_OK | os.X_OK):
-        raise ValueError(f"cannot write to {out}: no permission in {at}; give another --out")
+    try:
+        with tempfile.TemporaryFile(dir=at):
+            pass
+    except OSError as error:
+        raise ValueError(f"cannot write to {out}: {error.strerror} in {at}; give another --out") from error

@@ -75,7 +75,10 @@ def average_accuracy(results: "dict[str, xarray.Dataset]") -> "Figure":
             values = 100 * data["average_accuracy"].values[runs]
             known = ~np.isnan(values).all(0)
             text = ", ".join(part for part in (name if len(results) > 1 or not label else "", label) if part)
-            _band(axes, data["event"].values[known], values[:, known], text, next(colour))
+            x, marker = data["event"].values[known], "o"
+            if known.sum() == 1 and data.sizes["event"] > 1:  # one phase for all tasks: a level to compare with
+                x, marker, known = np.array([0.6, most + 0.4]), "", np.repeat(np.flatnonzero(known), 2)
+            _band(axes, x, values[:, known], text, next(colour), marker)
     title = _title(next(iter(results.values())), "")
     axes.set(xlabel="tasks trained", ylabel="average accuracy (%)")
     axes.set_title(title if len(results) == 1 else title.split(", ", 1)[1], fontsize=10)

@@ -5,20 +5,28 @@ from typing import Any
 
 
 class Progress:
-    """A rich progress bar on standard error; with `show=False`, nothing at all (and rich is not imported)."""
+    """A rich progress bar on standard error, if that is a terminal; with `show=False` nothing at all, not even a line."""
 
     def __init__(self, show: bool, steps: int, phases: int, epochs: int) -> None:
         self.bar: Any = None
         self.phases, self.epochs = phases, epochs
+        self.console: Any = None
         if show:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-            from rich.progress import Progress as Rich
+            from rich.progress import Progress as Bar
 
-            columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-            rate = TextColumn("{task.fields[rate]}"), TextColumn("left"), TimeRemainingColumn()
-            self.bar = Rich(*columns, *rate, console=Console(stderr=True), transient=True)
-            self.id = self.bar.add_task("starting", total=steps, rate="")
+            self.console = Console(stderr=True)
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+            )
+            left = TextColumn("left"), TimeRemainingColumn()
+            if self.console.is_terminal:
+                self.bar = Bar(*columns, *left, console=self.console, transient=True)
+                self.id = self.bar.add_task("starting", total=steps, rate="")
 
     def __enter__(self) -> "Progress":
         if self.bar:
@@ -33,8 +41,8 @@ class Progress:
 
     def say(self, line: str) -> None:
         """A line that stays above the bar."""
-        if self.bar:
-            self.bar.console.print(line, style="dim", highlight=False)
+        if self.console:
+            self.console.print(line, style="dim", highlight=False, soft_wrap=True)
 
     def note(self, description: str) -> None:
         """What is going on, in place of the task and epoch."""

@@ -6,7 +6,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +16,7 @@ from rich.console import Console
 from clfunc import results
 from clfunc.cli import build, tables
 from clfunc.driver import run
+from clfunc.files import check_writable
 
 Command = (
     Annotated[build.Run, tyro.conf.subcommand("run")]
@@ -58,16 +59,16 @@ def _complain(error: BaseException, code: int, more: str = "") -> int:
     return code
 
 
-def _prepare(command: "build.Run | build.Report | build.List"):
+def _prepare(command: "build.Run | build.Report | build.List") -> Callable[[], None]:
     """Check everything about a command; what is left to do, as a function."""
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     if isinstance(command, build.List):
         return lambda: tables.list_all(console)
     if isinstance(command, build.Report):
-        out = (
-            command.out or Path(os.path.commonpath([p.absolute().parent for p in command.results] or ["."])) / "report"
-        )
         tables.check_results(command.results)
+        beside = os.path.commonpath([str(path.absolute().parent) for path in command.results])
+        out = command.out or Path(beside) / "report"
+        check_writable(out)
         return lambda: tables.report(command.results, out, console)
     job = build.job(command)
     return lambda: _train(command, job, console)
@@ -89,10 +90,10 @@ def _train(args: build.Run, job: build.Job, console: Console) -> None:
     )
     console.print(tables.results_table({result.config["algorithm"]: results.to_xarray(result)}))
     rate = result.steps / max(result.train_seconds, 1e-9)
-    seconds = (
-        f"{result.wall_seconds:.1f} s, {rate:,.0f} steps/s of {len(result.config['seeds'])} run(s), {result.engine}"
+    runs, where = len(result.config["seeds"]), f"; results and figures in {args.out}" if args.out else ""
+    console.print(
+        f"{result.wall_seconds:.1f} s, {rate:,.0f} steps/s of {runs} run(s), {result.engine}{where}", highlight=False
     )
-    console.print(seconds + (f"; results and figures in {args.out}" if args.out else ""), highlight=False)
 
 
 def _parse(argv: Sequence[str]) -> "build.Run | build.Report | build.List":
@@ -106,11 +107,7 @@ def _parse(argv: Sequence[str]) -> "build.Run | build.Report | build.List":
     except SystemExit as stop:
         if stop.code in (None, 0):
             raise
-        text = re.sub(r"\x1b\[[0-9;]*m", "", said.getvalue())
-        lines = [re.sub(r"[│╭╮╰╯─┌┐└┘]", " ", line).strip() for line in text.splitlines()]
-        kept = [
-            line for line in lines if line and line not in ("Parsing error", "Required options", "Unrecognized options")
-        ]
-        kept = [line for line in kept if not line.startswith(("For full helptext", "usage"))]
-        print("clfunc: " + " ".join(" ".join(kept).split()), file=sys.stderr)
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", said.getvalue())
+        words = " ".join(re.sub(r"[^\x20-\x7e]", " ", plain).split())  # without the box around them
+        print("clfunc: " + re.split("For full helptext|Argument helptext", words)[0].strip(), file=sys.stderr)
         raise SystemExit(2) from None
