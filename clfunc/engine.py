@@ -95,6 +95,7 @@ def _program(step: Step, unroll: int, moves: tuple[str, ...]) -> Callable[[Any, 
                 buffer.copy_(value)
         return tree.stack(ys)
 
+    chunk.__code__ = chunk.__code__.replace()  # torch counts (and limits) compiled variants by code object
     return torch.compile(chunk, fullgraph=True, dynamic=False)
 
 

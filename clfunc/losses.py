@@ -35,13 +35,10 @@ def task_cross_entropy(
     y: Int[Tensor, " batch"],
     weight: Float[Tensor, " batch"],
     task: Int[Tensor, " batch"],
-    num_tasks: int,
 ) -> Float[Tensor, ""]:
-    """Mean over the tasks present in a mixed batch of each task's own mean cross-entropy."""
-    member = (task[:, None] == torch.arange(num_tasks, device=task.device)) * weight[:, None]
-    size = member.sum(0)
-    share = (member / torch.where(size > 0, size, 1.0)).sum(1) / (size > 0).sum()
-    return torch.where(weight > 0, cross_entropy_each(logits, y) * share, 0.0).sum()
+    """Mean over the tasks present in a mixed batch of each task's own mean cross-entropy; 0 for an empty batch."""
+    size = torch.where(task[:, None] == task, weight, 0.0).sum(1)  # of the example's task, in this batch
+    return weighted_mean(cross_entropy_each(logits, y), weight / torch.where(size > 0, size, 1.0))
 
 
 LossFn = Callable[[Params], tuple[Tensor, tuple[dict[str, Tensor], Metrics]]]

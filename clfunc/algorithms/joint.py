@@ -20,17 +20,16 @@ from clfunc.random import split
 from clfunc.types import Algorithm, Batch, Metrics, Model, Params, Transform
 
 
-def joint(model: Model, tx: Transform, *, num_tasks: int, average: Literal["tasks", "examples"] = "tasks") -> Algorithm:
+def joint(model: Model, tx: Transform, *, average: Literal["tasks", "examples"] = "tasks") -> Algorithm:
     """Train on all tasks together.
 
     Args:
         model: With an `mtl` head (a head a task), or `stl` where tasks share their labels.
         tx: What makes updates of gradients.
-        num_tasks: Tasks in the mixture, >= 1.
         average: Weigh the tasks present in a batch equally, or its examples.
 
     Raises:
-        ValueError: Another `average`, or a head of fewer tasks.
+        ValueError: Another `average`, or another head.
     """
     if average not in ("tasks", "examples"):
         raise ValueError(f"average must be 'tasks' or 'examples', given {average!r}")
@@ -38,8 +37,8 @@ def joint(model: Model, tx: Transform, *, num_tasks: int, average: Literal["task
         raise ValueError(
             f"joint needs an mtl or stl head, given {model.head.paradigm}: use scenarios.joint(...).head()"
         )
-    if model.head.paradigm == "mtl" and model.head.num_tasks < num_tasks:
-        raise ValueError(f"num_tasks is {num_tasks}, but the head holds {model.head.num_tasks}")
+
+    loss = task_cross_entropy if average == "tasks" else cross_entropy
 
     def step(params: Params, state: FinetuningState, batch: Batch) -> tuple[Params, FinetuningState, Metrics]:
         key, noise = split(state.key) if model.stochastic else (state.key, None)
@@ -48,11 +47,8 @@ def joint(model: Model, tx: Transform, *, num_tasks: int, average: Literal["task
         def loss_fn(params):
             output = model.apply(params, batch.x, task, key=noise)
             logits = model.head.mask(state.head, output.logits, task)
-            if average == "tasks":
-                value = task_cross_entropy(logits, batch.y, batch.weight, task, num_tasks)
-            else:
-                value = cross_entropy(logits, batch.y, batch.weight)
-            return value, (output.features, {})
+            args = (batch.weight, task) if average == "tasks" else (batch.weight,)
+            return loss(logits, batch.y, *args), (output.features, {})
 
         updates, opt, metrics = descend(tx, loss_fn, params, state.opt, task)
         if model.head.paradigm == "mtl":
@@ -60,13 +56,7 @@ def joint(model: Model, tx: Transform, *, num_tasks: int, average: Literal["task
 
         return tree.add(params, updates), state._replace(opt=opt, key=key), metrics
 
-    settings = {
-        "name": "joint",
-        "model": model.settings,
-        "tx": tx.settings,
-        "num_tasks": num_tasks,
-        "average": average,
-    }
+    settings = {"name": "joint", "model": model.settings, "tx": tx.settings, "average": average}
     return finetuning(model, tx)._replace(step=step, settings=settings)
 
 

@@ -1,0 +1,20 @@
+"""The tests' table: one row for each algorithm, which every law then holds to."""
+
+from clfunc import algorithms, scenarios
+from clfunc.testing import Case
+
+cases = (
+    Case("finetuning", algorithms.finetuning, is_finetuning=True),
+    Case("joint", algorithms.joint, arrange=scenarios.joint),
+    Case("single", algorithms.single, arrange=scenarios.single, is_finetuning=True),
+    Case("independent", lambda m, tx: algorithms.independent(m, tx, num_tasks=3)),
+    Case("random", algorithms.random, learns=False),
+    Case("fix", algorithms.fix),
+    Case("fix freeze_heads", lambda m, tx: algorithms.fix(m, tx, freeze_heads=True), learns=False),
+    Case(
+        "reduce_on_plateau",
+        lambda m, tx: algorithms.reduce_on_plateau(algorithms.finetuning(m, tx), 0.5, patience=0, threshold=0.9),
+        neutral=lambda m, tx: algorithms.reduce_on_plateau(algorithms.finetuning(m, tx), 1.0, patience=0),
+        vary=lambda m, tx: algorithms.reduce_on_plateau(algorithms.finetuning(m, tx), 0.1, patience=1),
+    ),
+)
