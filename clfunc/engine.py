@@ -73,11 +73,20 @@ def _compiled(step: Step, carry: Any, xs: Any, unroll: int, ys: list[Any]) -> tu
     moves = _moves(step, carry, tree.index(xs, 0))
     program = _program(step, unroll, moves)
     leaves, structure = tree.flatten(carry)
-    owned = [leaf if how == "fixed" else leaf.clone() for leaf, how in zip(leaves, moves, strict=True)]
-    carry = tree.unflatten(owned, structure)
+    carry = tree.unflatten(_owned(leaves, moves), structure)
     for start in range(0, steps, unroll):
         ys.append(program(carry, tree.index(xs, slice(start, start + unroll))))
     return carry, steps
+
+
+def _owned(leaves: list[Tensor], moves: tuple[str, ...]) -> list[Tensor]:
+    """Leaves that no other leaf shares: those to be written, and repeats of one that is not (torch guards on identity)."""
+    seen: set[int] = set()
+    owned = []
+    for leaf, how in zip(leaves, moves, strict=True):
+        owned.append(leaf.clone() if how != "fixed" or leaf.data_ptr() in seen else leaf)
+        seen.add(leaf.data_ptr())
+    return owned
 
 
 @functools.lru_cache(maxsize=32)
@@ -164,10 +173,10 @@ def _seconds(step: Step, carry: Any, x: Any) -> float:
 
 
 def _unroll(carry: Any, x: Any) -> int:
-    """Steps in one program: 8 where a step is mostly overhead, 1 where it is mostly matrix products."""
+    """Steps in one program: 4 where a step is mostly overhead, 1 where it is mostly matrix products."""
     floats = sum(leaf.numel() for leaf in tree.leaves(carry) if leaf.is_floating_point())
     examples = max(leaf.numel() for leaf in tree.leaves(x))
-    return 8 if floats * examples < _TINY else 1
+    return 4 if floats * examples < _TINY else 1
 
 
 def _has_compiler(device: str) -> bool:
