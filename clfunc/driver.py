@@ -5,7 +5,7 @@ Nothing in the loop asks the device for a value: metrics stay there until an epo
 
 import time
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ def run(
     epochs: int = 1,
     batch_size: int = 64,
     engine: str = "auto",
-    evaluate: Literal["seen", "current"] | int = "seen",
+    evaluate: str | int = "seen",
     device: torch.device | str | None = None,
     out: str | Path | None = None,
     progress: bool = True,

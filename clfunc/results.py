@@ -154,7 +154,7 @@ def accuracy_csv(data: "xarray.Dataset", swept: Sequence[str]) -> str:
             accuracy[run, trained, tested],
             *_swept(data, swept, run),
         ]
-        for run, trained, tested in np.argwhere(~np.isnan(accuracy))
+        for run, trained, tested in np.argwhere(~np.isnan(accuracy)).tolist()
     )
     return _csv(["run", "seed", "trained", "tested", "accuracy", *swept], rows)
 
