@@ -1,49 +1,56 @@
 """clfunc: continual learning as pure functions on torch.func.
 
-An algorithm is a step, `(params, state, batch) -> (params, state, metrics)`; a transform rewrites updates; a run is a scan of
-steps; a sweep is a run whose state has one more axis.
+An algorithm is a step, `(params, state, batch) -> (params, state, metrics)`; a transform rewrites updates; a run is a scan
+of steps; a sweep is a run whose state has one more axis.
 """
 
-from clfunc import heads, losses, metrics, models, random, scenarios, transforms, tree, types
-from clfunc.algorithms import finetuning, fix, independent, joint, reduce_on_plateau, single
-from clfunc.driver import run
-from clfunc.engine import scan
-from clfunc.heads import cil, dil, mtl, stl, til
-from clfunc.models import mlp
-from clfunc.results import Result
-from clfunc.scenarios import datasets
-from clfunc.sweep import sweep
-from clfunc.transforms import (
-    adam,
-    adamw,
-    add_decayed_weights,
-    carry,
-    chain,
-    clip_by_global_norm,
-    clip_by_value,
-    mask_updates,
-    scale,
-    schedules,
-    sgd,
-)
-from clfunc.types import (
-    Algorithm,
-    Batch,
-    Context,
-    Head,
-    Model,
-    Output,
-    Task,
-    Transform,
-    Wire,
-    scalar,
-)
+from clfunc import heads as heads
+from clfunc import losses as losses
+from clfunc import metrics as metrics
+from clfunc import models as models
+from clfunc import random as random
+from clfunc import scenarios as scenarios
+from clfunc import transforms as transforms
+from clfunc import tree as tree
+from clfunc import types as types
+from clfunc.algorithms import finetuning as finetuning
+from clfunc.algorithms import fix as fix
+from clfunc.algorithms import independent as independent
+from clfunc.algorithms import joint as joint
+from clfunc.algorithms import l2_init as l2_init
+from clfunc.algorithms import reduce_on_plateau as reduce_on_plateau
+from clfunc.algorithms import single as single
+from clfunc.driver import run as run
+from clfunc.engine import scan as scan
+from clfunc.heads import cil as cil
+from clfunc.heads import dil as dil
+from clfunc.heads import mtl as mtl
+from clfunc.heads import stl as stl
+from clfunc.heads import til as til
+from clfunc.models import mlp as mlp
+from clfunc.results import Result as Result
+from clfunc.scenarios import datasets as datasets
+from clfunc.sweep import sweep as sweep
+from clfunc.transforms import adam as adam
+from clfunc.transforms import adamw as adamw
+from clfunc.transforms import add_decayed_weights as add_decayed_weights
+from clfunc.transforms import carry as carry
+from clfunc.transforms import chain as chain
+from clfunc.transforms import clip_by_global_norm as clip_by_global_norm
+from clfunc.transforms import clip_by_value as clip_by_value
+from clfunc.transforms import mask_updates as mask_updates
+from clfunc.transforms import scale as scale
+from clfunc.transforms import schedules as schedules
+from clfunc.transforms import sgd as sgd
+from clfunc.types import Algorithm as Algorithm
+from clfunc.types import Batch as Batch
+from clfunc.types import Context as Context
+from clfunc.types import Head as Head
+from clfunc.types import Model as Model
+from clfunc.types import Output as Output
+from clfunc.types import Task as Task
+from clfunc.types import Transform as Transform
+from clfunc.types import Wire as Wire
+from clfunc.types import scalar as scalar
 
 __version__ = "0.1.0"
-__all__ = [
-    "Algorithm", "Batch", "Context", "Head", "Model", "Output", "Result", "Task", "Transform", "Wire",
-    "adam", "adamw", "add_decayed_weights", "carry", "chain", "cil", "clip_by_global_norm", "clip_by_value", "datasets", "dil",
-    "finetuning", "fix", "heads", "independent", "joint", "losses", "mask_updates", "metrics", "mlp", "models", "mtl", "random",
-    "reduce_on_plateau", "run", "scalar", "scale", "scan", "scenarios", "schedules", "sgd", "single", "stl", "sweep", "til",
-    "transforms", "tree", "types",
-]  # fmt: skip

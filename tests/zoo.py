@@ -12,6 +12,12 @@ cases = (
     Case("fix", algorithms.fix),
     Case("fix freeze_heads", lambda m, tx: algorithms.fix(m, tx, freeze_heads=True), learns=False),
     Case(
+        "l2_init",
+        lambda m, tx: algorithms.l2_init(m, tx, strength=0.1),
+        neutral=lambda m, tx: algorithms.l2_init(m, tx, strength=0.0),
+        vary=lambda m, tx: algorithms.l2_init(m, tx, strength=0.5),
+    ),
+    Case(
         "reduce_on_plateau",
         lambda m, tx: algorithms.reduce_on_plateau(algorithms.finetuning(m, tx), 0.5, patience=0, threshold=0.9),
         neutral=lambda m, tx: algorithms.reduce_on_plateau(algorithms.finetuning(m, tx), 1.0, patience=0),

@@ -4,6 +4,7 @@ from clfunc.algorithms.finetuning import finetuning as finetuning
 from clfunc.algorithms.fix import fix as fix
 from clfunc.algorithms.independent import independent as independent
 from clfunc.algorithms.joint import joint as joint
+from clfunc.algorithms.l2_init import l2_init as l2_init
 from clfunc.algorithms.random import random as random
 from clfunc.algorithms.reduce_on_plateau import reduce_on_plateau as reduce_on_plateau
 from clfunc.algorithms.single import single as single

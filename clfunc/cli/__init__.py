@@ -1,4 +1,4 @@
 """The command line: `clfunc run`, `sweep`, `report`, `list`."""
 
-from clfunc.cli.main import entry as entry
-from clfunc.cli.main import main as main
+from clfunc.cli.command import entry as entry
+from clfunc.cli.command import main as main

@@ -48,7 +48,7 @@ def route(settings: Mapping[str, Any], factories: Mapping[str, Factory]) -> dict
     """Each setting, with the first factory that takes it.
 
     Raises:
-        ValueError: None does; the message lists what can be set.
+        ValueError: None does, and the message lists what can be set; or the value is of the wrong kind.
     """
     routed: dict[str, dict[str, Any]] = {name: {} for name in factories}
     for setting, value in settings.items():
@@ -56,8 +56,22 @@ def route(settings: Mapping[str, Any], factories: Mapping[str, Factory]) -> dict
         if owner is None:
             known = sorted({option for factory in factories.values() for option in options(factory)})
             raise ValueError(f"cannot set {setting!r} here: one of {', '.join(known)}")
-        routed[owner][setting] = value
+        routed[owner][setting] = _fitting(setting, value, options(factories[owner])[setting])
     return routed
+
+
+def _fitting(setting: str, value: Any, default: Any) -> Any:
+    """`value`, if it is of the default's kind; ValueError says what would be."""
+    kinds: dict[type, tuple[str, Any]] = {
+        bool: ("true or false", bool),
+        str: ("a word", str),
+        tuple: ("numbers in brackets", (tuple, list)),
+    }
+    wanted, kind = kinds.get(type(default), ("a number", (int, float)))
+    none = default is None and value is None
+    if not none and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
+        raise ValueError(f"{setting} must be {wanted}, given {value!r}")
+    return value
 
 
 def parsed(pair: str, flag: str) -> tuple[str, str]:
