@@ -12,7 +12,7 @@ import torch
 
 from clfunc.cli import main
 
-QUICK = ["--engine", "eager", "--no-progress", "--tasks", "2", "--hidden", "8"]
+QUICK = ["--engine", "eager", "--no-progress", "--tasks", "2", "--hidden", "8", "--optimizer", "sgd"]
 
 
 def write_idx(path, array, header=None):
@@ -49,7 +49,7 @@ def refused(capsys, code, out):
 
 
 BAD = {
-    "--algorithm nonsense": "--algorithm must be one of finetuning, fix, independent, joint, random, single, given 'nonsense'",
+    "--algorithm nonsense": "--algorithm must be one of finetuning, fix, independent, joint, l2_init, random, single, given",
     "--nonsense 3": "Unrecognized options: --nonsense",
     "--tasks zero": "--tasks",
     "--tasks 0": "--tasks must be at least 1, given 0",

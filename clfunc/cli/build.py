@@ -52,7 +52,7 @@ class Run:
     """NAME=VALUE: any setting that `clfunc list` prints. May be repeated."""
     wrap: Repeated = ()
     """A wrapper around the algorithm, such as reduce_on_plateau. May be repeated, the outermost last."""
-    optimizer: str = "sgd"
+    optimizer: str = "adam"
     """sgd, adam or adamw."""
     carry: bool = False
     """Keep the optimizer's memory across tasks, rather than restart it at each."""

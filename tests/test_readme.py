@@ -1,0 +1,24 @@
+"""README's code runs as it stands, and the algorithm that it shows is the one in the library."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+
+
+def test_the_examples_run_as_they_stand(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    space = {}
+    exec("\n".join(BLOCKS[:2]), space)
+    assert space["result"].coordinates == {"lr": [0.01, 0.01, 0.1, 0.1], "momentum": [0.0, 0.9, 0.0, 0.9]}
+    assert space["result"].average_accuracy[1] > 0.7
+    assert (tmp_path / "results" / "finetuning" / "summary.json").is_file()
+
+
+def test_the_algorithm_shown_is_the_librarys_and_its_row_the_tests():
+    shown = next(block for block in BLOCKS if "class L2InitState" in block)
+    assert (ROOT / "clfunc/algorithms/l2_init.py").read_text().endswith(shown)
+    row = next(block for block in BLOCKS if block.lstrip().startswith("Case("))
+    assert row in (ROOT / "tests/zoo.py").read_text()
+    assert len(shown.splitlines()) + len(row.splitlines()) + 1 < 60
