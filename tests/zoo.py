@@ -1,10 +1,22 @@
 """The tests' table: one row for each algorithm, which every law then holds to."""
 
-from clfunc import algorithms, scenarios
+import torch
+
+from clfunc import algorithms, mlp, scenarios
 from clfunc.testing import Case
+
+
+def with_dropout(model, tx):
+    """Finetuning of the same network with dropout: random numbers inside the step."""
+    built = model.settings
+    dtype = getattr(torch, built["dtype"].removeprefix("torch."))
+    dropped = mlp(built["inputs"], built["hidden"], model.head, dropout_rate=0.2, dtype=dtype)
+    return algorithms.finetuning(dropped, tx)
+
 
 cases = (
     Case("finetuning", algorithms.finetuning, is_finetuning=True),
+    Case("finetuning with dropout", with_dropout),
     Case("joint", algorithms.joint, arrange=scenarios.joint),
     Case("single", algorithms.single, arrange=scenarios.single, is_finetuning=True),
     Case("independent", lambda m, tx: algorithms.independent(m, tx, num_tasks=3)),
