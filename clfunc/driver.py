@@ -63,9 +63,11 @@ def run(
     began = time.perf_counter()
     many = algorithm if runs is None or members(algorithm) else sweep([algorithm] * runs)
     where = torch.device(device) if device is not None else key.device
-    loop = _Loop(many, scenario.to(where), runs, epochs, batch_size, evaluate)
+    lengths = (scenario.train(phase).train.shape[-1] for phase in range(len(scenario.phases)))
+    steps = [-(-length // batch_size) for length in lengths]
+    loop = _Loop(many, scenario.to(where), runs, epochs, batch_size, evaluate, steps)
 
-    with torch.no_grad(), Progress(progress, loop.total, len(scenario.phases), epochs) as bar:
+    with torch.no_grad(), Progress(progress, epochs * sum(steps), len(scenario.phases), epochs) as bar:
         fields = loop.run(key.to(where), engine, bar)
 
     wall = time.perf_counter() - began
@@ -86,16 +88,7 @@ class _Loop(NamedTuple):
     epochs: int
     batch_size: int
     evaluate: str | int
-
-    @property
-    def steps(self) -> list[int]:
-        """Steps of an epoch, for each phase."""
-        lengths = (self.scenario.train(phase).train.shape[-1] for phase in range(len(self.scenario.phases)))
-        return [-(-length // self.batch_size) for length in lengths]
-
-    @property
-    def total(self) -> int:
-        return self.epochs * sum(self.steps)
+    steps: list[int]  # of an epoch, for each phase
 
     def run(self, key: Keys, engine: str, bar: Progress) -> dict[str, Any]:
         start, order = over_runs(lambda k: tuple(split(k).unbind()), self.runs)(key)
@@ -150,7 +143,8 @@ class _Trainer:
         self.loop, self.engine, self.bar = loop, engine, bar
         self.plan: engines.Plan | None = None
         self.done, self.seconds = 0, 0.0
-        self.every = max(1, loop.total // _POINTS)
+        self.total = loop.epochs * sum(loop.steps)
+        self.every = max(1, self.total // _POINTS)
         self.training: list[Curve] = []
         self.validation: list[Curve] = []
         self.step = _make_step(loop)
@@ -161,7 +155,7 @@ class _Trainer:
         """Train for one epoch; also what `end_epoch` is told: the validation metrics, or the mean training ones."""
         loop, carry = self.loop, (params, state, self.loop.scenario.data, bare(stream))
         if self.plan is None:
-            self.plan = engines.plan(self.engine, self.step, carry, entries[0], loop.total)
+            self.plan = engines.plan(self.engine, self.step, carry, entries[0], self.total)
             self.bar.say(f"engine: {self.plan.engine}, steps a call: {self.plan.unroll} ({self.plan.why})")
         plan, began, logged = self.plan, time.perf_counter(), []
         for segment in entries.split(_segment(entries, plan.unroll)):
