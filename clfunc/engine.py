@@ -34,7 +34,7 @@ class Plan(NamedTuple):
 
 
 def scan(
-    step: Step, carry: Any, xs: Any, *, engine: str = "eager", unroll: int = 1, log_every: int = 1
+    step: Step, carry: Any, xs: Any, *, engine: str = "auto", unroll: int = 1, log_every: int = 1
 ) -> tuple[Any, Any]:
     """Run `step(carry, x) -> (carry, y)` over the first axis of `xs`, as `jax.lax.scan` does.
 
@@ -42,8 +42,8 @@ def scan(
         step: A pure function. Compiled programs are kept as long as it is, so pass the same object again.
         carry: Any tree of tensors; it is not written to.
         xs: A tree of tensors with a first axis of steps, at least one.
-        engine: `eager` or `compile`; see `plan` for `auto`.
-        unroll: Steps in one compiled program; a remainder runs step by step in eager mode.
+        engine: `eager`, `compile`, or `auto`, which decides by these steps alone (see `plan`).
+        unroll: Steps in one compiled program; a remainder runs step by step in eager mode. `auto` chooses it too.
         log_every: Keep the mean of the ys of this many steps in place of each.
 
     Returns:
@@ -52,11 +52,11 @@ def scan(
     Raises:
         ValueError: An unknown engine, or no step to run.
     """
-    if engine not in engines[1:]:
-        raise ValueError(f"engine must be one of eager, compile, given {engine!r}")
     steps = len(tree.leaves(xs)[0])
     if steps < 1:
         raise ValueError("scan needs at least one step, given xs of length 0")
+    if engine not in ("eager", "compile"):
+        engine, unroll, _ = plan(engine, step, carry, tree.index(xs, 0), steps)
     ys: list[Any] = []
     done = 0
     with torch.no_grad():

@@ -28,7 +28,7 @@ def test_scan_is_a_loop_and_log_every_keeps_means(steps, every):
 def test_scan_refuses_no_steps_and_unknown_engines_in_one_line():
     with pytest.raises(ValueError, match="length 0"):
         scan(add_up, (torch.zeros(()), torch.ones(2)), torch.zeros(0))
-    with pytest.raises(ValueError, match="eager, compile, given 'jit'"):
+    with pytest.raises(ValueError, match="auto, eager, compile, given 'jit'"):
         scan(add_up, (torch.zeros(()), torch.ones(2)), torch.zeros(1), engine="jit")
 
 
