@@ -157,6 +157,7 @@ class _Trainer:
         if self.plan is None:
             self.plan = engines.plan(self.engine, self.step, carry, entries[0], self.total)
             self.bar.say(f"engine: {self.plan.engine}, steps a call: {self.plan.unroll} ({self.plan.why})")
+            self.bar.note("compiling" if self.plan.engine == "compile" else "starting")
         plan, began, logged = self.plan, time.perf_counter(), []
         for segment in entries.split(_segment(entries, plan.unroll)):
             carry, metrics = engines.scan(
