@@ -81,13 +81,17 @@ def uniform(
     at: "int | Tensor" = 0,
     dtype: "torch.dtype | None" = None,
 ) -> Float[Tensor, "..."]:
-    """U[minval, maxval), on a grid of 2**-24 of the range (2**-53 in float64)."""
+    """U[minval, maxval): `minval + u * (maxval - minval)`, u on a grid of [0, 1) as fine as the dtype's numbers near 1.
+
+    [0, 1) is exact; the sum for another range may round up to maxval itself.
+    """
     dtype = dtype or torch.get_default_dtype()
     if dtype == torch.float64:
         high, low = bits(key, (2, *shape), at).unbind()
         unit = ((high >> 5) * 2**26 + (low >> 6)).to(dtype) * 2.0**-53
     else:
-        unit = ((bits(key, shape, at) >> 8).to(torch.float32) * 2.0**-24).to(dtype)
+        digits = {torch.float32: 24, torch.float16: 11, torch.bfloat16: 8}[dtype]
+        unit = (bits(key, shape, at) >> (32 - digits)).to(dtype) * 2.0**-digits
     return minval + unit * (maxval - minval)
 
 

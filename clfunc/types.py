@@ -135,17 +135,20 @@ class Algorithm(NamedTuple):
     settings: Settings = {}
 
 
-def scalar(value: Number, name: str = "value", low: float = -math.inf, high: float = math.inf) -> Tensor:
+def scalar(
+    value: Number, name: str = "value", low: float = -math.inf, high: float = math.inf, *, below: bool = False
+) -> Scalar:
     """A number as a 0-d float64 leaf, so that it can differ between the runs of one program.
 
     float64 loses nothing and, being 0-d, does not widen the tensors it meets. A tensor passes unchecked, so a number may
     itself be under `vmap`.
 
     Raises:
-        ValueError: `value` is not a number in [low, high].
+        ValueError: `value` is not a number in [low, high], or [low, high) with `below`.
     """
     if isinstance(value, Tensor):
         return value.to(torch.float64)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise ValueError(f"{name} must be a number in [{low:g}, {high:g}], given {value!r}")
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not (number and low <= value <= high) or (below and value == high):
+        raise ValueError(f"{name} must be a number in [{low:g}, {high:g}{')' if below else ']'}, given {value!r}")
     return torch.tensor(float(value), dtype=torch.float64)

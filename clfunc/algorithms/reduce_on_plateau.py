@@ -51,7 +51,7 @@ def reduce_on_plateau(
     shrink = scalar(factor, "factor", 1e-12, 1)
     wait = scalar(patience, "patience", 0)
     least = scalar(floor, "floor", 0)
-    margin = scalar(threshold, "threshold", 0, 1)
+    margin = scalar(threshold, "threshold", 0, 1, below=True)
     lifted = lift(inner)
 
     def init(key: Key) -> tuple[Params, PlateauState]:

@@ -62,7 +62,7 @@ def _adam(
 ) -> Transform:
     rate, tiny = scalar(lr, "lr", 0), scalar(eps, "eps", 0)
     decay = scalar(weight_decay, "weight_decay", 0)
-    beta1, beta2 = (scalar(beta, f"beta{i}", 0, 1 - 1e-12) for i, beta in enumerate(betas, 1))
+    beta1, beta2 = (scalar(beta, f"beta{i}", 0, 1, below=True) for i, beta in enumerate(betas, 1))
 
     def init(key: Key, params: Params) -> AdamState:
         zeros = tree.zeros_like(params)

@@ -7,7 +7,7 @@ from clfunc.types import Context, Key, Number, Params, Scalar, Transform, Update
 
 
 def clip_by_global_norm(max_norm: Number) -> Transform:
-    """Scale updates so that their norm, over all parameters, is at most `max_norm` (> 0).
+    """Scale updates so that their norm, over all parameters, is at most `max_norm` (>= 0).
 
     As `torch.nn.utils.clip_grad_norm_`: updates * min(1, max_norm / (norm + 1e-6)).
     """
