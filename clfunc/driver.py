@@ -60,6 +60,8 @@ def run(
     check(algorithm, scenario, key, epochs, batch_size, engine, evaluate)
     if out is not None:
         check_writable(Path(out))
+    about = _config(algorithm, scenario, key, epochs, batch_size, engine) | (config or {})
+    results.check_config(about)
     began = time.perf_counter()
     many = algorithm if runs is None or members(algorithm) else sweep([algorithm] * runs)
     where = torch.device(device) if device is not None else key.device
@@ -71,8 +73,9 @@ def run(
         fields = loop.run(key.to(where), engine, bar)
 
     wall = time.perf_counter() - began
-    about = _config(algorithm, scenario, key, epochs, batch_size, fields["engine"]) | (config or {})
-    result = Result(**fields, config=about, coordinates=coordinates(algorithm), wall_seconds=wall)
+    result = Result(
+        **fields, config=about | {"engine": fields["engine"]}, coordinates=coordinates(algorithm), wall_seconds=wall
+    )
     if out is not None:
         results.save(result, Path(out))
         plots.save(results.to_xarray(result), Path(out) / "figures")
@@ -235,6 +238,9 @@ def check(
         raise ValueError(
             f"the scenario has {scenario.runs} runs, so key must be [{scenario.runs}, 2], given {list(key.shape)}"
         )
+    room = _find(algorithm.settings, "num_tasks")
+    if room is not None and room < scenario.num_tasks:
+        raise ValueError(f"the scenario has {scenario.num_tasks} tasks, given an algorithm for num_tasks={room}")
     _check_head(_find(algorithm.settings, "head"), scenario)
 
 
@@ -244,10 +250,13 @@ def _check_head(head: dict[str, Any] | None, scenario: Scenario) -> None:
     fits, given = scenario.head().settings, f"{head['name']} head for {len(head['classes'])} task(s)"
     if scenario.mixed and head["name"] not in ("mtl", "stl"):
         raise ValueError(f"a joint scenario mixes tasks in a batch and needs an mtl or stl head, given a {given}")
+    if not scenario.mixed and head["name"] not in (scenario.paradigm, fits["name"]):
+        raise ValueError(
+            f"a {scenario.paradigm} scenario needs a {fits['name']} head, given a {given}: use scenario.head()"
+        )
     if head["name"] in ("til", "cil", "mtl") and len(head["classes"]) < scenario.num_tasks:
         raise ValueError(f"the scenario has {scenario.num_tasks} tasks, given a {given}: use scenario.head()")
-    width = {"cil": sum}.get(head["name"], max)(head["classes"])
-    needed = {"cil": sum}.get(fits["name"], max)(fits["classes"])
+    width, needed = (sum(h["classes"]) if h["name"] == "cil" else max(h["classes"]) for h in (head, fits))
     if width < needed:
         raise ValueError(f"the scenario needs {needed} classes in a head, given {width}: use scenario.head()")
 

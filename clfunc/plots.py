@@ -1,5 +1,6 @@
 """Figures of a run's labelled results (an xarray Dataset): what was learned, what was kept, and how it went."""
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 _INK = "#33373d"
 _COLOURS = ("#2f6db3", "#d1622b", "#3b8f5a", "#8a4fa8", "#b08a1e", "#3a9aa8", "#b5446e", "#6b6f76")
+_ABSURD = 1e12  # beyond it a run has diverged, and an axis that shows it shows nothing else
+_STYLES = [(colour, dashes) for dashes in ("-", "--", ":") for colour in _COLOURS]
 
 
 def save(data: "xarray.Dataset", folder: Path) -> list[Path]:
@@ -42,33 +45,40 @@ def compare(results: "dict[str, xarray.Dataset]", folder: Path) -> Path:
 
 
 def accuracy_matrix(data: "xarray.Dataset") -> "Figure":
-    """Accuracy on each task after each task, in percent, the mean over runs; a panel for each swept setting, up to six."""
-    parts = groups(data)[:6]
-    means = [100 * data["accuracy"].values[runs].mean(0) for _, runs in parts]
-    shown = ~np.isnan(means[0]).all(1)
+    """Accuracy on each task after each task, in percent, the mean over runs; a panel for each swept setting, up to nine."""
+    every = groups(data)
+    parts = every[:9]
+    means = [100 * _mean(data["accuracy"].values[runs]) for _, runs in parts]
+    tested = np.any([~np.isnan(mean).all(1) for mean in means], 0)
+    shown = tested if tested.any() else ~tested  # all rows, empty, where every run has diverged
     rows, columns = means[0][shown].shape
     width, height = max(4.2, 0.62 * columns + 2.2), max(2.0, 0.46 * rows + 1.5)
-    figure, panels = _figure(width * len(parts), height, len(parts))
-    for axes, (label, _), mean in zip(panels, parts, means, strict=True):
+    across = min(3, len(parts))
+    figure, panels = _figure(width, height, -(-len(parts) // across), across)
+    for axes in panels[len(parts) :]:
+        axes.set_visible(False)
+    for axes, (label, _), mean in zip(panels, parts, means, strict=False):
         image = axes.imshow(np.ma.masked_invalid(mean[shown]), cmap="viridis", vmin=0, vmax=100, aspect="auto")
         for row, column in np.argwhere(~np.isnan(mean[shown])) if rows * columns <= 400 else ():
             value = mean[shown][row, column]
-            ink = "white" if value < 60 else _INK
+            ink = "white" if value < 72 else "black"
             axes.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=8, color=ink)
         _task_ticks(axes.set_xticks, columns, range(1, columns + 1))
         _task_ticks(axes.set_yticks, rows, data["event"].values[shown])
         axes.set(xlabel="tested on task", ylabel="after training task")
-        axes.set_title(label or _title(data, "accuracy (%)"), fontsize=10)
+        axes.set_title(label, fontsize=10)
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
+    some = f" ({len(parts)} of {len(every)} settings)" if len(parts) < len(every) else ""
+    figure.suptitle(_title(data) + some, fontsize=10)
     figure.colorbar(image, ax=panels, fraction=0.046, pad=0.02, label="accuracy (%)")
     return figure
 
 
 def average_accuracy(results: "dict[str, xarray.Dataset]") -> "Figure":
     """Mean accuracy over the tasks seen, after each task: the mean over runs, its standard deviation, and every run."""
-    figure, (axes,) = _figure(6.0, 3.6)
-    colour = iter(_COLOURS * 99)
+    figure, (axes,) = _figure(6.4, 3.6)
+    style = iter(_STYLES * 99)
     most = max(data.sizes["event"] for data in results.values())
     for name, data in results.items():
         for label, runs in groups(data):
@@ -78,10 +88,10 @@ def average_accuracy(results: "dict[str, xarray.Dataset]") -> "Figure":
             x, marker = data["event"].values[known], "o"
             if known.sum() == 1 and data.sizes["event"] > 1:  # one phase for all tasks: a level to compare with
                 x, marker, known = np.array([0.6, most + 0.4]), "", np.repeat(np.flatnonzero(known), 2)
-            _band(axes, x, values[:, known], text, next(colour), marker)
-    title = _title(next(iter(results.values())), "")
+            _band(axes, x, values[:, known], text, next(style), marker)
+    titles = list(dict.fromkeys(_title(data, len(results) == 1) for data in results.values()))
     axes.set(xlabel="tasks trained", ylabel="average accuracy (%)")
-    axes.set_title(title if len(results) == 1 else title.split(", ", 1)[1], fontsize=10)
+    axes.set_title("; ".join(titles[:2]) + (", ..." if len(titles) > 2 else ""), fontsize=10)
     axes.set_xlim(0.6, most + 0.4)
     _task_ticks(axes.set_xticks, most, range(1, most + 1), first=1)
     _legend(axes)
@@ -90,23 +100,23 @@ def average_accuracy(results: "dict[str, xarray.Dataset]") -> "Figure":
 
 def curve(data: "xarray.Dataset", name: str) -> "Figure":
     """A quantity over training steps: the mean over runs with its standard deviation; lines where tasks begin."""
-    values = data[name]
-    axis = str(values.dims[1])
+    percent = 100 if name.endswith("accuracy") else 1
+    values = percent * np.where(np.abs(data[name].values) < _ABSURD, data[name].values, np.nan)
+    axis = str(data[name].dims[1])
     steps = data["step" if axis == "step" else "epoch_step"].values
-    task = data[name.split("_")[0] + "_task"].values
-    figure, (axes,) = _figure(7.2, 3.4)
-    ends = np.flatnonzero(np.diff(task)) + 1
+    ends = np.flatnonzero(np.diff(data[name.split("_")[0] + "_task"].values)) + 1
     gaps = np.insert(steps.astype(float), ends, np.nan)  # no line from one task to the next
-    colour = iter(_COLOURS * 99)
+    figure, (axes,) = _figure(7.2, 3.4)
+    style = iter(_STYLES * 99)
     for label, runs in groups(data):
-        broken = np.insert(values.values[runs], ends, np.nan, axis=1)
-        _band(axes, gaps, broken, label, next(colour), marker="" if axis == "step" else "o", each=False)
+        broken = np.insert(values[runs], ends, np.nan, axis=1)
+        _band(axes, gaps, broken, label, next(style), marker="" if axis == "step" else "o", each=False)
     for end in ends:
         axes.axvline(steps[end - 1], color="#c9ccd1", linewidth=0.8, zorder=0)
-    axes.set(xlabel="training step", ylabel=name.replace("_", " "))
-    axes.set_title(_title(data, ""), fontsize=10)
-    if name.endswith("loss"):
-        axes.set_ylim(bottom=0)
+    axes.set(xlabel="training step", ylabel=name.replace("_", " ") + (" (%)" if percent > 1 else ""))
+    axes.set_title(_title(data), fontsize=10)
+    if name.endswith("loss") and np.nansum(values) > 0:
+        axes.set_ylim(0, 1.05 * np.nanmax(values))
     _legend(axes)
     return figure
 
@@ -121,22 +131,32 @@ def groups(data: "xarray.Dataset") -> list[tuple[str, np.ndarray]]:
 
 
 def _band(
-    axes: "Axes", x: Any, values: np.ndarray, label: str, colour: str, marker: str = "o", each: bool = True
+    axes: "Axes", x: Any, values: np.ndarray, label: str, style: tuple[str, str], marker: str = "o", each: bool = True
 ) -> None:
-    mean = values.mean(0)
+    """The mean over the runs that have not diverged, one standard deviation about it, and thin lines for `each` run."""
+    colour, dashes = style
+    mean = _mean(values)
+    label += " (diverged)" if label and np.isnan(mean).all() else ""
     if len(values) > 1:
-        spread = values.std(0, ddof=1)
+        with warnings.catch_warnings(action="ignore"):  # all NaN where a task ends
+            spread = np.nanstd(values, 0, ddof=1)
         axes.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.18, linewidth=0)
         if each and len(values) <= 32:
             axes.plot(x, values.T, color=colour, alpha=0.25, linewidth=0.6)
-    axes.plot(x, mean, color=colour, marker=marker, markersize=4, linewidth=1.6, label=label)
+    axes.plot(x, mean, color=colour, linestyle=dashes, marker=marker, markersize=4, linewidth=1.6, label=label)
 
 
-def _figure(width: float, height: float, panels: int = 1) -> "tuple[Figure, list[Axes]]":
+def _mean(values: np.ndarray) -> np.ndarray:
+    """Mean over runs, of those that are not NaN."""
+    with warnings.catch_warnings(action="ignore"):
+        return np.nanmean(values, 0)
+
+
+def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> "tuple[Figure, list[Axes]]":
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    all_axes = list(figure.subplots(1, panels, squeeze=False)[0])
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    all_axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes in all_axes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(colors=_INK, labelsize=9)
@@ -150,13 +170,14 @@ def _task_ticks(set_ticks: Callable[..., Any], count: int, labels: Any, first: i
 
 
 def _legend(axes: "Axes") -> None:
-    labels = [label for label in axes.get_legend_handles_labels()[1] if label]
-    if len(labels) > 1:
-        axes.legend(frameon=False, fontsize=8, ncols=1 + (len(labels) > 8))
+    """Beside the curves, never over them."""
+    if len([label for label in axes.get_legend_handles_labels()[1] if label]) > 1:
+        axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
-def _title(data: "xarray.Dataset", what: str) -> str:
+def _title(data: "xarray.Dataset", named: bool = True) -> str:
     about = data.attrs
     runs = data.sizes["run"]
-    scene = f"{about['scenario']} {about['dataset']} ({about['paradigm']}), {runs} run{'s' if runs > 1 else ''}"
-    return f"{about['algorithm']}, {scene}" + (f": {what}" if what else "")
+    scene = f"{about['scenario']} {about['dataset']} ({about['paradigm']})"
+    many = f", {runs} runs: mean ± standard deviation" if runs > 1 else ""
+    return (f"{about['algorithm']}, " if named else "") + scene + many

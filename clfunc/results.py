@@ -131,6 +131,14 @@ def _number(value: Tensor) -> float | None:
     return float(value) if torch.isfinite(value) else None
 
 
+def check_config(config: dict[str, Any]) -> None:
+    """Raise ValueError unless `config` can be written as JSON."""
+    try:
+        json.dumps(config)
+    except TypeError as error:
+        raise ValueError(f"config must hold what JSON can: {error}") from error
+
+
 def save(result: Result, out: Path) -> None:
     """Write `config.json`, `summary.json`, `results.nc`, `accuracy.csv` and `metrics.csv` into the folder `out`."""
     out.mkdir(parents=True, exist_ok=True)

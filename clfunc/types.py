@@ -6,6 +6,7 @@ scan of steps; a sweep is a run whose state has one more axis.
 
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
@@ -144,11 +145,14 @@ def scalar(
     itself be under `vmap`.
 
     Raises:
-        ValueError: `value` is not a number in [low, high], or [low, high) with `below`.
+        ValueError: `value` is not a finite number in [low, high], or [low, high) with `below`.
     """
     if isinstance(value, Tensor):
         return value.to(torch.float64)
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not (number and low <= value <= high) or (below and value == high):
-        raise ValueError(f"{name} must be a number in [{low:g}, {high:g}{')' if below else ']'}, given {value!r}")
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not (number and math.isfinite(value) and low <= value <= high) or (below and value == high):
+        end = ")" if below or math.isinf(high) else "]"
+        raise ValueError(
+            f"{name} must be a number in {'(' if math.isinf(low) else '['}{low:g}, {high:g}{end}, given {value!r}"
+        )
     return torch.tensor(float(value), dtype=torch.float64)

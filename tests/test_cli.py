@@ -64,7 +64,7 @@ BAD = {
     "--paradigm nonsense": "paradigm must be til, cil or dil, given 'nonsense'",
     "--valid 1.5": "valid must be a share in [0, 1) of the training examples, given 1.5",
     "--optimizer nonsense": "--optimizer must be one of sgd, adam, adamw, given 'nonsense'",
-    "--set lr=-1": "lr must be a number in [0, inf], given -1",
+    "--set lr=-1": "lr must be a number in [0, inf), given -1",
     "--set lr=fast": "lr must be a number, given 'fast'",
     "--set lr": "--set takes name=value, given 'lr'",
     "--set speed=3": "cannot set 'speed' here: one of activation, dropout_rate, first_identity, lr, momentum",
@@ -77,6 +77,9 @@ BAD = {
     "--engine nonsense": "invalid choice 'nonsense' for argument '--engine'",
     "--device nonsense": "--device must be auto, cpu or a device that torch can use, given 'nonsense'",
     "--evaluate nonsense": "evaluate must be 'seen', 'current' or a number of tasks, given 'nonsense'",
+    "--set lr=0.1 --set lr=0.2": "lr is set 2 times: give it once",
+    "--set lr=1e999": "lr must be a number in [0, inf), given inf",
+    "--optimizer adam --set betas=[0.5]": "betas must be two numbers, given [0.5]",
     "--algorithm single --task 3": "--task must be in 1..2, given 3",
     "--dataset digits,digits": "--dataset names 2, which only --scenario combined takes, given permuted",
     "--scenario combined --dataset digits,digits,digits": "--tasks is 2, but --dataset names 3 to combine",
@@ -89,12 +92,28 @@ def test_a_wrong_argument_is_refused_in_one_line_and_nothing_is_written(argument
     assert BAD[arguments] in line
 
 
-@pytest.mark.parametrize(
-    "arguments", ["--grid lr", "--grid lr=0.1,fast", "--grid hidden=3,4", "--set lr=1 --grid lr=1,2"]
-)
+BAD_GRIDS = {
+    "--grid lr": "--grid takes name=value, given 'lr'",
+    "--grid lr=0.1,fast": "lr must be a number, given 'fast'",
+    "--grid hidden=3,4": "cannot set 'hidden' here",
+    "--set lr=1 --grid lr=1,2": "lr is set 2 times",
+    "--grid lr=1 --grid lr=2": "lr is set 2 times",
+    "--grid lr=0.1,0.1": "--grid lr repeats a value",
+    "--grid nesterov=true,false --set momentum=0.9": "members of a sweep must differ in numbers only, given tx.nesterov",
+    "--scenario rotated --grid degrees=10,20": "--grid degrees: a scenario is one for all runs of a sweep",
+}
+
+
+@pytest.mark.parametrize("arguments", BAD_GRIDS)
 def test_a_wrong_grid_is_refused_in_one_line(arguments, tmp_path, capsys):
     code = main(["sweep", *QUICK, "--out", str(tmp_path / "out"), *arguments.split()])
-    refused(capsys, code, tmp_path / "out")
+    assert BAD_GRIDS[arguments] in refused(capsys, code, tmp_path / "out")
+
+
+def test_the_current_folder_is_no_place_for_results(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", *QUICK, "--out", ""]) == 2
+    assert "--out must name a folder" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def spoil_truncated(root):
@@ -182,6 +201,24 @@ def test_sweep_runs_the_grid_with_every_seed_and_report_reads_it(tmp_path, capsy
     assert main(["report", str(out)]) == 0
     assert "lr=0.01, momentum=0.9" in capsys.readouterr().out
     assert (tmp_path / "report" / "average_accuracy.png").stat().st_size > 5000
+
+
+def test_report_keeps_results_of_one_name_apart_and_compares_only_what_is_alike(tmp_path, capsys):
+    folders = ("til/finetuning", "til/independent", "dil/finetuning")
+    for paradigm, algorithm in (folder.split("/") for folder in folders):
+        flags = ["--paradigm", paradigm, "--algorithm", algorithm, "--seeds", "2"]
+        assert main(["run", *QUICK, *flags, "--out", str(tmp_path / paradigm / algorithm)]) == 0
+    capsys.readouterr()
+    assert main(["report", *(str(tmp_path / folder) for folder in folders)]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if "finetuning" in line]
+    assert "til/finetuning" in rows[0] and "dil/finetuning" in rows[1]
+    assert [row.rstrip(" │").endswith("-") for row in rows] == [False, True]  # forward transfer
+
+
+def test_a_diverged_run_is_reported_as_such(tmp_path, capsys):
+    assert run_in(tmp_path, "--set", "lr=1e30", "--seeds", 2, "--epochs", 2) == 0
+    assert "diverged" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["average_accuracy"]["mean"] is None
 
 
 def test_report_without_results_is_refused(tmp_path, capsys):

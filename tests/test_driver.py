@@ -53,6 +53,12 @@ def test_accuracy_is_the_exact_count_over_all_test_examples():
         assert result.accuracy[1, task] == right / len(stream.test)
 
 
+def test_a_run_whose_logits_are_nan_has_no_accuracy_and_its_neighbours_do():
+    scenario = toy_stream(num_tasks=1)
+    result = run(sweep([build(scenario, lr=lr) for lr in (0.1, 1e300)]), scenario, split(key(1), 2), **QUIET)
+    assert result.accuracy[0, 0].isnan().tolist() == [False, True]
+
+
 @pytest.mark.parametrize(
     "evaluate, rows",
     [("seen", [[0], [0, 1], [0, 1, 2]]), ("current", [[0], [1], [2]]), (2, [[], [0, 1], [0, 1, 2]])],
@@ -137,6 +143,9 @@ def test_swept_settings_are_coordinates_and_the_same_ones_are_not():
         ({"key": torch.zeros(2, 2, 2, dtype=torch.int64)}, "key must be"),
         ({"scenario": toy_stream(split(key(0), 3))}, "the scenario has 3 runs"),
         ({"scenario": scenarios.joint(toy_stream())}, "needs an mtl or stl head, given a til head"),
+        ({"scenario": toy_stream(paradigm="dil")}, "a dil scenario needs a dil head, given a til head"),
+        ({"algorithm": build(toy_stream(), independent, num_tasks=2)}, "given an algorithm for num_tasks=2"),
+        ({"config": {"path": object()}}, "config must hold what JSON can"),
         ({"scenario": toy_stream(num_tasks=4)}, "the scenario has 4 tasks, given a til head for 3"),
         ({"scenario": scenarios.permuted(toy_data(9), 3, key(0))}, "needs 9 classes in a head, given 3"),
     ],

@@ -10,9 +10,10 @@ BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re
 def test_the_examples_run_as_they_stand(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     space = {}
-    exec("\n".join(BLOCKS[:2]), space)
+    exec("\n".join(BLOCKS[:3]), space)
     assert space["result"].coordinates == {"lr": [0.01, 0.01, 0.1, 0.1], "momentum": [0.0, 0.9, 0.0, 0.9]}
     assert space["result"].average_accuracy[1] > 0.7
+    assert space["logits"].shape == (64, 10) and float(space["metrics"]["loss"]) < 2
     assert (tmp_path / "results" / "finetuning" / "summary.json").is_file()
 
 

@@ -106,6 +106,31 @@ def test_every_law_fails_for_an_algorithm_that_breaks_it(law):
         law(Case("faulty", FAULTS[law.__name__]))
 
 
+def tracks_gradients(model, tx):
+    algorithm = leaky(model, tx)
+
+    def end_task(params, state):
+        return tree.map(lambda p: p.clone().requires_grad_(), params), state
+
+    return algorithm._replace(end_task=end_task)
+
+
+def keeps_metrics_attached(model, tx):
+    algorithm = leaky(model, tx)
+
+    def step(params, state, batch):
+        params, state, metrics = algorithm.step(params, state, batch)
+        return params, state, {name: value.clone().requires_grad_() for name, value in metrics.items()}
+
+    return algorithm._replace(step=step)
+
+
+@pytest.mark.parametrize("fault", [tracks_gradients, keeps_metrics_attached])
+def test_leaves_that_require_a_gradient_break_the_first_law(fault):
+    with pytest.raises(AssertionError, match="requires a gradient"):
+        laws[0](Case("faulty", fault))
+
+
 def test_purity_also_fails_for_draws_from_torchs_own_generator():
     law = next(law for law in laws if law.__name__ == "calls_are_pure")
     with pytest.raises(AssertionError, match="global random numbers"):

@@ -1,6 +1,7 @@
 """Independent learning: a fresh network for every task, so nothing is forgotten and nothing is shared.
 
-The reference of forward transfer (`metrics.forward_transfer`). Each task's network is kept, and answers for its task.
+The reference of forward transfer (`metrics.forward_transfer`). Each task's network is kept, and answers for its task: it is
+told which task an example is of, also under `cil` and `dil`, where no other algorithm is.
 """
 
 from typing import NamedTuple

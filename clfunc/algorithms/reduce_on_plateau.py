@@ -1,4 +1,5 @@
-"""Reduce on plateau: a wrapper that lowers the learning rate when the validation loss stops falling.
+"""Reduce on plateau: a wrapper that lowers the learning rate when the validation loss stops falling (the training loss, in
+a run without a validation split).
 
     if loss < best * (1 - threshold): best, waited = loss, 0      else: waited += 1
     if waited > patience:             lr, waited = max(lr * factor, floor), 0

@@ -126,13 +126,19 @@ def job(args: Run) -> Job:
         "model": registry.named("model", args.model, registry.MODELS),
         "scenario": registry.named("scenario", args.scenario, registry.SCENARIOS),
     }
-    settings = {name: registry.literal(value) for name, value in (registry.parsed(pair, "--set") for pair in args.set)}
+    pairs = [registry.parsed(pair, "--set") for pair in args.set]
     grids = [_grid(pair) for pair in getattr(args, "grid", ())]
+    names = [name for name, _ in (*pairs, *grids)]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{name} is set {names.count(name)} times: give it once, by --set or by --grid")
+    settings = {name: registry.literal(value) for name, value in pairs}
     routed = registry.route(settings, factories)
-    for name, _ in grids:
-        if any(name in options for options in (routed["model"], routed["scenario"])) or name in settings:
-            raise ValueError(f"--grid {name}: already fixed by --set")
+    for name in registry.route({name: values[0] for name, values in grids}, factories)["scenario"]:
+        raise ValueError(f"--grid {name}: a scenario is one for all runs of a sweep; run them apart")
     if args.out is not None:
+        if args.out == Path():
+            raise ValueError("--out must name a folder of its own, given the current one")
         check_writable(args.out)
     device = _device(args.device)
     members = [dict(point) for point in product(*([(name, v) for v in values] for name, values in grids))]
@@ -187,7 +193,10 @@ def _algorithm(
 
 def _grid(pair: str) -> tuple[str, list[Any]]:
     name, values = registry.parsed(pair, "--grid")
-    return name, [registry.literal(value) for value in values.split(",")]
+    found = [registry.literal(value) for value in values.split(",")]
+    if len(set(map(str, found))) < len(found):
+        raise ValueError(f"--grid {name} repeats a value, given {values}")
+    return name, found
 
 
 def _device(name: str) -> torch.device:

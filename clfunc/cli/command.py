@@ -109,5 +109,8 @@ def _parse(argv: Sequence[str]) -> "build.Run | build.Report | build.List":
             raise
         plain = re.sub(r"\x1b\[[0-9;]*m", "", said.getvalue())
         words = " ".join(re.sub(r"[^\x20-\x7e]", " ", plain).split())  # without the box around them
+        words = re.sub(
+            r"^(Parsing error|Unrecognized options|Invalid choice|Value error|Missing subcommand) ", "", words
+        )
         print("clfunc: " + re.split("For full helptext|Argument helptext", words)[0].strip(), file=sys.stderr)
         raise SystemExit(2) from None

@@ -1,5 +1,6 @@
 """What the command line prints: tables of results, and the list of what can be named."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,15 +33,18 @@ def results_table(named: "dict[str, xarray.Dataset]") -> Table:
     for i, (name, label, data, runs) in enumerate(rows):
         values = [data[m].values[runs, -1] for m in ("average_accuracy", "backward_transfer", "forgetting")]
         more = [_percent(found[i]) for found in shown.values()]
-        table.add_row(" ".join(filter(None, (name, label))), str(len(runs)), *map(_percent, values), *more)
+        score = "diverged" if np.isnan(values[0]).all() else _percent(values[0])
+        table.add_row(" ".join(filter(None, (name, label))), str(len(runs)), score, *map(_percent, values[1:]), *more)
     return table
 
 
 def _percent(values: "np.ndarray | None") -> str:
-    if values is None or np.isnan(values).any():
+    if values is None or np.isnan(values).all():
         return "-"
-    spread = f" ± {100 * values.std(ddof=1):.2f}" if len(values) > 1 else ""
-    return f"{100 * values.mean():.2f}{spread}"
+    kept = values[~np.isnan(values)]
+    spread = f" ± {100 * kept.std(ddof=1):.2f}" if len(kept) > 1 else ""
+    diverged = f" ({len(values) - len(kept)} diverged)" if len(kept) < len(values) else ""
+    return f"{100 * kept.mean():.2f}{spread}{diverged}"
 
 
 def _accuracy(data: "xarray.Dataset", runs: np.ndarray) -> torch.Tensor:
@@ -49,12 +53,16 @@ def _accuracy(data: "xarray.Dataset", runs: np.ndarray) -> torch.Tensor:
 
 def _reference(named: "dict[str, xarray.Dataset]", algorithm: str, like: "xarray.Dataset") -> "torch.Tensor | None":
     """Accuracy on each task of a result of this algorithm on the same tasks, the mean over its runs."""
-    same = ("scenario", "dataset")
+    same = ("scenario", "dataset", "paradigm")
     for data in named.values():
         fits = data.attrs["algorithm"] == algorithm and data.sizes["tested"] == like.sizes["tested"]
         if fits and all(data.attrs[a] == like.attrs[a] for a in same):
             return _accuracy(data, np.arange(data.sizes["run"])).mean(-1)
     return None
+
+
+def _each_run(values: torch.Tensor, runs: np.ndarray) -> torch.Tensor:
+    return values[:, None].expand(-1, len(runs))
 
 
 def _forward_transfer(
@@ -63,7 +71,7 @@ def _forward_transfer(
     independent = _reference(named, "independent", data)
     if independent is None or data.attrs["algorithm"] in ("independent", "joint", "random"):
         return None
-    return metrics.forward_transfer(_accuracy(data, runs), independent.diagonal()[:, None])[-1].numpy()
+    return metrics.forward_transfer(_accuracy(data, runs), _each_run(independent.diagonal(), runs))[-1].numpy()
 
 
 def _forgetting_ratio(
@@ -72,23 +80,27 @@ def _forgetting_ratio(
     joint, untrained = _reference(named, "joint", data), _reference(named, "random", data)
     if joint is None or untrained is None or data.attrs["algorithm"] in ("joint", "random"):
         return None
-    return metrics.forgetting_ratio(_accuracy(data, runs), joint[-1][:, None], untrained[-1][:, None])[-1].numpy()
+    return metrics.forgetting_ratio(_accuracy(data, runs), _each_run(joint[-1], runs), _each_run(untrained[-1], runs))[
+        -1
+    ].numpy()
 
 
 def check_results(folders: "tuple[Path, ...]") -> None:
-    """Raise ValueError unless one of the folders holds results."""
-    if not any((folder / "results.nc").is_file() for folder in folders):
-        raise ValueError(
-            f"no results.nc in {', '.join(map(str, folders)) or 'no folder'}: give folders that --out named"
-        )
+    """Raise ValueError unless each of the folders holds results; a `report` that this command left is passed over."""
+    for folder in folders:
+        if not (folder / "results.nc").is_file() and folder.name != "report":
+            raise ValueError(f"no results.nc in {folder}: give folders that --out named")
+    if all(folder.name == "report" for folder in folders):
+        raise ValueError("report takes the folders of finished runs, given none")
 
 
 def report(folders: "tuple[Path, ...]", out: Path, console: Console) -> None:
     """Print the table of finished runs, and draw their average accuracy in one figure under `out`."""
     import xarray
 
-    paths = {folder.name: folder / "results.nc" for folder in folders}
-    named = {name: xarray.load_dataset(p, engine="h5netcdf") for name, p in paths.items() if p.is_file()}
+    found = [folder.absolute() for folder in folders if (folder / "results.nc").is_file()]
+    shared = len(Path(os.path.commonpath([str(path.parent) for path in found])).parts)
+    named = {"/".join(p.parts[shared:]): xarray.load_dataset(p / "results.nc", engine="h5netcdf") for p in found}
     console.print(results_table(named))
     console.print(f"figure: {plots.compare(named, out)}", highlight=False)
 

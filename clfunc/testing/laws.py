@@ -59,12 +59,14 @@ class Case(NamedTuple):
 def leaves_are_tensors_of_constant_shape(case: Case) -> None:
     """Law 1: tensors only, no gradient, one device; shapes, dtypes and structure never change."""
     seen: dict[str, Any] = {}
+    start = key(1)
 
     def call(name: str, f: Callable[..., Any], *args: Any) -> Any:
         result = f(*args)
         for leaf in tree.leaves(result):
             assert isinstance(leaf, Tensor), f"{name} returned {leaf!r}, not a tensor"
-            assert not leaf.requires_grad and leaf.device == args[-1].device if isinstance(args[-1], Tensor) else True
+            assert not leaf.requires_grad, f"{name} returned a leaf that requires a gradient: detach it"
+            assert leaf.device == start.device, f"{name} returned a leaf on {leaf.device}, the key is on {start.device}"
         if name == "predict":
             return result
         shape = {n: (leaf.shape, leaf.dtype) for n, leaf in tree.items(result[:2])}
@@ -77,7 +79,7 @@ def leaves_are_tensors_of_constant_shape(case: Case) -> None:
 
     for paradigm in ("til", "cil", "dil"):
         seen.clear()
-        play(case.build(case.make, sgd(0.1, 0.9), paradigm=paradigm), case.scenario(paradigm), key(1), call)
+        play(case.build(case.make, sgd(0.1, 0.9), paradigm=paradigm), case.scenario(paradigm), start, call)
 
 
 def calls_are_pure(case: Case) -> None:

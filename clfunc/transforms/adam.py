@@ -9,6 +9,7 @@ Adam adds its weight decay to the gradient; AdamW takes `lr * weight_decay * par
 [1] Kingma & Ba 2015, arXiv:1412.6980   [2] Loshchilov & Hutter 2019, arXiv:1711.05101
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -29,7 +30,7 @@ class AdamState(NamedTuple):
 
 def adam(
     lr: Number = 1e-3,
-    betas: tuple[Number, Number] = (0.9, 0.999),
+    betas: Sequence[Number] = (0.9, 0.999),
     eps: Number = 1e-8,
     weight_decay: Number = 0.0,
 ) -> Transform:
@@ -39,7 +40,7 @@ def adam(
 
 def adamw(
     lr: Number = 1e-3,
-    betas: tuple[Number, Number] = (0.9, 0.999),
+    betas: Sequence[Number] = (0.9, 0.999),
     eps: Number = 1e-8,
     weight_decay: Number = 1e-2,
 ) -> Transform:
@@ -58,10 +59,12 @@ def adamw(
 
 
 def _adam(
-    name: str, decoupled: bool, lr: Number, betas: tuple[Number, Number], eps: Number, weight_decay: Number
+    name: str, decoupled: bool, lr: Number, betas: Sequence[Number], eps: Number, weight_decay: Number
 ) -> Transform:
     rate, tiny = scalar(lr, "lr", 0), scalar(eps, "eps", 0)
     decay = scalar(weight_decay, "weight_decay", 0)
+    if len(betas) != 2:
+        raise ValueError(f"betas must be two numbers, given {betas}")
     beta1, beta2 = (scalar(beta, f"beta{i}", 0, 1, below=True) for i, beta in enumerate(betas, 1))
 
     def init(key: Key, params: Params) -> AdamState:

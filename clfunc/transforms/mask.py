@@ -17,16 +17,30 @@ def mask_updates(mask: Params) -> Transform:
     Args:
         mask: Like the parameters, or some of their groups (a group left out moves freely); each leaf broadcasts to its
             parameter. A float tensor, a bool tensor, or a plain bool.
+
+    Raises:
+        ValueError: At `init`: the mask names a group or parameter that there is not.
     """
     mask = tree.map(lambda m: m if isinstance(m, Tensor) else torch.tensor(m), mask)
 
     def init(key: Key, params: Params) -> State:
+        _check_names(mask, params)
         return mask
 
     def update(updates: Updates, state: State, params: Params, context: Context) -> tuple[Updates, State]:
         return _select(state, updates), state
 
     return Transform(init, update, settings={"name": "mask_updates"})
+
+
+def _check_names(mask: Params, params: Params, within: str = "the parameters") -> None:
+    if isinstance(mask, Tensor):
+        return
+    unknown = sorted(set(mask) - set(params))
+    if unknown:
+        raise ValueError(f"mask names {unknown[0]!r}, but {within} are {', '.join(params)}")
+    for name, part in mask.items():
+        _check_names(part, params[name], f"the parameters of {name}")
 
 
 def _select(mask: Params, updates: Updates) -> Updates:
