@@ -76,21 +76,7 @@ def from_arrays(
         ValueError: Shapes that do not fit, no examples, labels out of range, a class without a training example, NaN.
     """
     for split, x, y in (("training", train_x, train_y), ("test", test_x, test_y)):
-        if (
-            len(x) == 0
-            or len(x) != len(y)
-            or x.ndim not in (3, 4)
-            or y.ndim != 1
-            or not np.issubdtype(y.dtype, np.integer)
-        ):
-            raise ValueError(
-                f"{name}: {split} images must be [n, height, width] or [n, channels, height, width] with integer "
-                f"labels [n], n > 0, given {list(x.shape)} and {list(y.shape)} {y.dtype}"
-            )
-        if np.issubdtype(x.dtype, np.floating) and not np.isfinite(x).all():
-            raise ValueError(
-                f"{name}: {split} images hold NaN or infinity in {(~np.isfinite(x)).sum()} places: clean them"
-            )
+        _check_examples(f"{name}: {split}", x, y)
     classes = num_classes or int(train_y.max()) + 1
     for split, y in (("training", train_y), ("test", test_y)):
         if y.min() < 0 or y.max() >= classes:
@@ -110,6 +96,18 @@ def from_arrays(
     labels = torch.from_numpy(np.concatenate([train_y, test_y]).astype(np.int64))
     deviation, mean = torch.std_mean(images[: len(train_x)].to(torch.float64))
     return Dataset(name, images, labels, len(train_x), classes, float(mean), float(deviation) or 1.0)
+
+
+def _check_examples(what: str, x: np.ndarray, y: np.ndarray) -> None:
+    if x.size == 0 or len(x) != len(y) or x.ndim not in (3, 4) or y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
+        raise ValueError(
+            f"{what} images must be [n, height, width] or [n, channels, height, width] with integer labels [n], n > 0, "
+            f"given {list(x.shape)} and {list(y.shape)} {y.dtype}"
+        )
+    if np.issubdtype(x.dtype, np.floating):
+        wild = np.count_nonzero(~(np.abs(x) <= np.finfo(np.float32).max))
+        if wild:
+            raise ValueError(f"{what} images hold NaN or infinity in {wild} places: clean them")
 
 
 def _digits() -> Dataset:

@@ -30,13 +30,22 @@ def read_idx(path: Path) -> np.ndarray:
             size = math.prod(shape) * kind.itemsize
             if size > _LARGEST or (not zipped and path.stat().st_size < size):
                 raise ValueError(f"{path} is truncated: its header promises {size} bytes of shape {shape}")
-            data = file.read(size + 1)
+            data = _read_up_to(file, size + 1)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path} is corrupt: {error}") from error
     if len(data) != size:
         found = "fewer" if len(data) < size else "more"
         raise ValueError(f"{path} is corrupt: its header promises {size} bytes of shape {shape}, and it holds {found}")
     return np.frombuffer(data, kind).reshape(shape).astype(kind.newbyteorder("="))
+
+
+def _read_up_to(file, size: int) -> bytes:
+    """At most `size` bytes, in pieces: asked for all at once, they would be allocated before one is read."""
+    pieces, left = [], size
+    while left > 0 and (piece := file.read(min(left, 2**20))):
+        pieces.append(piece)
+        left -= len(piece)
+    return b"".join(pieces)
 
 
 def _header(path: Path, magic: bytes, file) -> tuple[np.dtype, tuple[int, ...]]:
