@@ -93,6 +93,7 @@ def til(num_tasks: int, classes: int | Sequence[int]) -> Head:
         lookup,
         mask,
         _settings("til", counts),
+        owns=("head",),
     )
 
 
@@ -231,12 +232,10 @@ def _same(params: Params, state: State, task: TaskId) -> Params:
     return params
 
 
-def forget_head(head: Head, opt: State, params: Params) -> State:
-    """Clear an optimiser's memory of the working head where a task brings another head (`til`), as `carry` would not.
+def forget(opt: State, params: Params, groups: Sequence[str]) -> State:
+    """Clear an optimiser's memory of some groups of the parameters: a task brought others in their place.
 
-    Without it the momentum of one task's head would move the next task's.
+    Without it `carry` would let the momentum of one task's head move the next task's.
     """
-    if head.paradigm != "til":
-        return opt
-    is_head = tree.map_items(lambda name, _: name.split(".")[0] == "head", params)
-    return tree.map_like(lambda memory, clear: torch.zeros_like(memory) if clear else memory, params, opt, is_head)
+    gone = tree.map_items(lambda name, _: name.split(".")[0] in groups, params)
+    return tree.map_like(lambda memory, clear: torch.zeros_like(memory) if clear else memory, params, opt, gone)

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.func import grad_and_value
 
+from clfunc import tree
 from clfunc.types import Context, Metrics, Params, State, TaskId, Transform, Updates
 
 
@@ -50,18 +51,16 @@ def descend(
     params: Params,
     opt: State,
     task: TaskId,
-    used: dict[str, Tensor] | None = None,
 ) -> tuple[Updates, State, Metrics]:
     """The updates that `tx` makes of the gradient of `loss_fn`, its new memory, and the metrics.
 
-    `loss_fn(params)` returns `(loss, (features, metrics))`. `used` marks the units that earlier tasks own, for the
-    transforms that ask; without it none are.
+    `loss_fn(params)` returns `(loss, (features, metrics))`. No unit is gated, and none owned by an earlier task.
     """
     gradient, (loss, (features, metrics)) = grad_and_value(loss_fn, has_aux=True)(params)
     features = {name: feature.detach() for name, feature in features.items()}
-    if used is None:
-        used = {name: feature.new_zeros(feature.shape[1]) for name, feature in features.items()}
+    none = {name: feature.new_zeros(feature.shape[1]) for name, feature in features.items()}
+    context = Context(features, task, used=none, claims=none, gates=tree.map(torch.ones_like, none))
 
-    updates, opt = tx.update(gradient, opt, params, Context(features, task, used))
+    updates, opt = tx.update(gradient, opt, params, context)
 
     return updates, opt, {"loss": loss.detach()} | {name: value.detach() for name, value in metrics.items()}

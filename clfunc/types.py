@@ -81,13 +81,14 @@ class Head(NamedTuple):
     lookup: Callable[[Params, State, TaskId], Params]  # params holding the head of this task
     mask: Callable[[State, Logits, TaskId], Logits]  # -inf where a class is not the task's, or not yet seen
     settings: Settings
+    owns: tuple[str, ...] = ()  # groups of params that a task has for itself: in `params` while it trains, else parked
 
 
 class Model(NamedTuple):
     """A network as two pure functions and the tables that describe it."""
 
     init: Callable[[Key], Params]  # a flat dict of groups; algorithms add top-level keys beside them, never nest
-    apply: Callable[..., Output]  # (params, x, task, *, gates=None, key=None); key given = training (dropout)
+    apply: Callable[..., Output]  # (params, x, task, *, gates, gate_position, key); key given = training (dropout)
     wires: tuple[Wire, ...]
     units: dict[str, int]  # unit group -> width, in forward order
     head: Head
@@ -101,6 +102,8 @@ class Context(NamedTuple):
     features: dict[str, Tensor]
     task: Int[Tensor, "*batch"]
     used: dict[str, Float[Tensor, " units"]]  # 1 where earlier tasks own the unit; zeros where no algorithm masks
+    claims: dict[str, Float[Tensor, " units"]] = {}  # how many earlier tasks use the unit; zeros likewise
+    gates: dict[str, Float[Tensor, " units"]] = {}  # what the unit's output was multiplied by; ones where nothing gates
 
 
 def keep_state(state: State, params: Params) -> State:
@@ -137,7 +140,13 @@ class Algorithm(NamedTuple):
 
 
 def scalar(
-    value: Number, name: str = "value", low: float = -math.inf, high: float = math.inf, *, below: bool = False
+    value: Number,
+    name: str = "value",
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    above: bool = False,
+    below: bool = False,
 ) -> Scalar:
     """A number as a 0-d float64 leaf, so that it can differ between the runs of one program.
 
@@ -145,14 +154,13 @@ def scalar(
     itself be under `vmap`.
 
     Raises:
-        ValueError: `value` is not a finite number in [low, high], or [low, high) with `below`.
+        ValueError: `value` is not a finite number in [low, high]; `above` and `below` leave out the ends.
     """
     if isinstance(value, Tensor):
         return value.to(torch.float64)
     number = isinstance(value, Real) and not isinstance(value, bool)
-    if not (number and math.isfinite(value) and low <= value <= high) or (below and value == high):
-        end = ")" if below or math.isinf(high) else "]"
-        raise ValueError(
-            f"{name} must be a number in {'(' if math.isinf(low) else '['}{low:g}, {high:g}{end}, given {value!r}"
-        )
+    inside = number and math.isfinite(value) and low <= value <= high
+    if not inside or (above and value == low) or (below and value == high):
+        start, end = "(" if above or math.isinf(low) else "[", ")" if below or math.isinf(high) else "]"
+        raise ValueError(f"{name} must be a number in {start}{low:g}, {high:g}{end}, given {value!r}")
     return torch.tensor(float(value), dtype=torch.float64)

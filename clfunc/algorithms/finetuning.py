@@ -12,7 +12,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from clfunc import tree
-from clfunc.heads import forget_head
+from clfunc.heads import forget
 from clfunc.losses import cross_entropy, descend
 from clfunc.random import split
 from clfunc.types import (
@@ -69,7 +69,7 @@ def finetuning(model: Model, tx: Transform, *, loss: Callable[..., Tensor] = cro
 
     def begin_task(params: Params, state: FinetuningState, task: Task) -> tuple[Params, FinetuningState]:
         params, head = model.head.begin_task(params, state.head, task.id)
-        opt = forget_head(model.head, tx.begin_task(state.opt, params), params)
+        opt = forget(tx.begin_task(state.opt, params), params, model.head.owns)
         return params, state._replace(opt=opt, head=head)
 
     def end_task(params: Params, state: FinetuningState) -> tuple[Params, FinetuningState]:

@@ -29,6 +29,14 @@ def activation_named(name: str) -> Callable[[Tensor], Tensor]:
     return activations[name]
 
 
+def gated(act: Callable[[Tensor], Tensor], h: Tensor, gate: Tensor | None, position: str) -> Tensor:
+    """`act(h)` times a gate on each unit (axis 1): on the activation (`post_act`) or on what it is given (`pre_act`)."""
+    if gate is None:
+        return act(h)
+    gate = gate.reshape(-1, *(1,) * (h.ndim - 2)).to(h.dtype)
+    return act(h) * gate if position == "post_act" else act(h * gate)
+
+
 def draw_layer(key: Key, shape: tuple[int, ...], dtype: torch.dtype) -> Params:
     """Weight of this shape and bias `[shape[0]]`, from `nn.Linear`'s distribution U(-b, b), b = 1/sqrt(fan_in)."""
     bound = init_bound(shape)

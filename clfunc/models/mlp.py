@@ -8,7 +8,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import linear
 
-from clfunc.models.layers import activation_named, draw_layer, dropout, init_bound
+from clfunc.models.layers import activation_named, draw_layer, dropout, gated, init_bound
 from clfunc.random import split
 from clfunc.types import Head, Inputs, Key, Model, Output, Params, TaskId, Wire
 
@@ -58,13 +58,14 @@ def mlp(
         task: TaskId,
         *,
         gates: dict[str, Tensor] | None = None,
+        gate_position: str = "post_act",
         key: Key | None = None,
     ) -> Output:
         features: dict[str, Tensor] = {}
         h = rearrange(x, "batch ... -> batch (...)").to(params["head"]["weight"].dtype)
         for layer, name in enumerate(units):
-            h = act(linear(h, params[name]["weight"], params[name]["bias"]))
-            features[name] = h if gates is None else h * gates[name]
+            h = linear(h, params[name]["weight"], params[name]["bias"])
+            features[name] = gated(act, h, None if gates is None else gates[name], gate_position)
             h = dropout(features[name], dropout_rate, key, layer)
         return Output(head.apply(params["head"], h, task), features)
 
