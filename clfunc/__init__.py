@@ -13,8 +13,10 @@ from clfunc import scenarios as scenarios
 from clfunc import transforms as transforms
 from clfunc import tree as tree
 from clfunc import types as types
+from clfunc.algorithms import adahat as adahat
 from clfunc.algorithms import finetuning as finetuning
 from clfunc.algorithms import fix as fix
+from clfunc.algorithms import hat as hat
 from clfunc.algorithms import independent as independent
 from clfunc.algorithms import joint as joint
 from clfunc.algorithms import l2_init as l2_init
@@ -40,6 +42,7 @@ from clfunc.transforms import clip_by_global_norm as clip_by_global_norm
 from clfunc.transforms import clip_by_value as clip_by_value
 from clfunc.transforms import mask_updates as mask_updates
 from clfunc.transforms import scale as scale
+from clfunc.transforms import scale_by_adjustment as scale_by_adjustment
 from clfunc.transforms import schedules as schedules
 from clfunc.transforms import sgd as sgd
 from clfunc.types import Algorithm as Algorithm

@@ -17,7 +17,11 @@ their cumulative masks), 0 where either is free; every function gives 1 on a fre
 import torch
 from torch import Tensor
 
-from clfunc.types import Scalar
+from clfunc import masks, sparsity, tree
+from clfunc.random import uniform
+from clfunc.types import Context, Key, Model, Params, Scalar, State
+
+MODES = ("hat", "hat_random", "hat_const_alpha", "hat_const_1", "adahat")
 
 
 def hat(used: Tensor) -> Tensor:
@@ -40,3 +44,28 @@ def adahat(claims: Tensor, free: Scalar, alpha: Scalar, epsilon: Scalar) -> Tens
     """`claims` >= 0 of each weight; `free` in [0, 1] of its layer; `alpha`, `epsilon` > 0 (1e-6 and 0.1 in the paper)."""
     rate = alpha / (epsilon + free)
     return rate / (claims + rate)
+
+
+def rates(
+    model: Model, params: Params, context: Context, key: Key, mode: str, alpha: State, epsilon: Scalar, no_reg: bool
+) -> dict[str, Tensor]:
+    """The rate of every weight that feeds a unit, by dotted name; each broadcasts against its weight.
+
+    `key` is what `hat_random` draws from; `alpha` is `()` in a mode that has none; `no_reg` is `adahat` with free = 0.
+    """
+    used = masks.of_wires(model, params, context.used)
+    claims = masks.of_wires(model, params, context.claims) if mode == "adahat" else {}
+    shapes = {name: tuple(leaf.shape) for name, leaf in tree.items(params)}
+
+    def rate(at: int, name: str, group: str) -> Tensor:
+        if mode == "adahat":
+            free = sparsity.share(context.gates[group], context.used[group])
+            return adahat(claims[name], torch.zeros_like(free) if no_reg else free, alpha, epsilon)
+        if mode == "hat_random":
+            return hat_random(used[name], uniform(key, shapes[name], at=at, dtype=used[name].dtype))
+        if mode == "hat_const_alpha":
+            return hat_const_alpha(used[name], alpha)
+        return hat(used[name]) if mode == "hat" else hat_const_1(used[name])
+
+    names = [(masks.name_of(wire), wire.post) for wire in model.wires]
+    return {name: rate(at, name, group) for at, (name, group) in enumerate(names) if group is not None}

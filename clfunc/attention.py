@@ -1,20 +1,23 @@
-"""HAT's hard attention, piece by piece: how its gates harden, what the hardening does to gradients, where embeddings start.
+"""HAT's hard attention, piece by piece: how its gates harden, what that does to gradients, what is kept of each task.
 
-Serra et al. 2018, arXiv:1801.01423, section 2. An embedding is one number a unit, by unit group.
+Serra et al. 2018, arXiv:1801.01423, section 2. An embedding is one number a unit, held by unit group.
 """
+
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from clfunc.random import fold_in, normal, uniform
-from clfunc.types import Key, Scalar
+from clfunc.types import Key, Scalar, choice
 
-Units = dict[str, Tensor]  # unit group -> one value a unit
-anneals = ("paper", "official", "constant")
-init_modes = ("N01", "U-11", "U01", "U-10", "last", "dense", "sparse")
+Units: TypeAlias = dict[str, Tensor]  # unit group -> one value a unit
+ANNEALS = ("paper", "official", "constant")
+INIT_MODES = ("N01", "U-11", "U01", "U-10", "last", "dense", "sparse")
+TEST_MASKS = ("step", "sigmoid")
 
 
-def gate_scale(anneal: str, step: Scalar, steps_per_epoch: Scalar, s_max: Scalar) -> Scalar:
+def gate_scale(anneal: str, step: Tensor, steps_per_epoch: Tensor, s_max: Scalar) -> Scalar:
     """The gate's scale s at a step of the task (from 0): from 1/s_max at an epoch's first batch towards s_max.
 
     `paper` (eq. 3) reaches s_max at the last batch, and is s_max where an epoch has one; `official` (the authors' code)
@@ -29,12 +32,14 @@ def gate_scale(anneal: str, step: Scalar, steps_per_epoch: Scalar, s_max: Scalar
 
 
 def gates(embedding: Units, s: Scalar) -> Units:
-    """sigmoid(s * embedding), in at least float32."""
+    """sigmoid(s * embedding): how open each unit is (eq. 1)."""
     return {group: torch.sigmoid(s * e) for group, e in embedding.items()}
 
 
-def step_mask(embedding: Units) -> Units:
-    """1 where the embedding is above 0, else 0: the gate in the limit of a large s."""
+def masks(test_mask: str, embedding: Units, s_max: Scalar) -> Units:
+    """What a trained task uses: `step`, 1 where the embedding is above 0, else 0; or `sigmoid`, the gates at s_max."""
+    if test_mask == "sigmoid":
+        return gates(embedding, s_max)
     return {group: (e > 0).to(e.dtype) for group, e in embedding.items()}
 
 
@@ -42,18 +47,31 @@ def compensate(gradient: Units, embedding: Units, s: Scalar, s_max: Scalar, clam
     """The embedding's gradient as if the gate had not hardened (eq. 4): exact where |s e| <= clamp_threshold."""
 
     def one(q: Tensor, e: Tensor) -> Tensor:
-        bound = clamp_threshold.to(e.dtype)
-        steep = torch.cosh(torch.minimum(torch.maximum(s * e, -bound), bound)) + 1
+        steep = torch.cosh(clamped(s * e, clamp_threshold)) + 1
         return q * (s_max / s) * steep / (torch.cosh(e) + 1)
 
     return {group: one(gradient[group], e) for group, e in embedding.items()}
 
 
-def draw_embedding(mode: str, key: Key, units: dict[str, int], num_tasks: int, dtype: torch.dtype) -> Units:
-    """Embeddings of all tasks, `[tasks, units]` by group: N(0, 1), uniform, all on (`dense`, 1) or all off (`sparse`, 0).
+def clamped(x: Tensor, bound: Scalar) -> Tensor:
+    """`x` within [-bound, bound]."""
+    limit = bound.to(x.dtype)
+    return torch.minimum(torch.maximum(x, -limit), limit)
 
-    `last` draws N(0, 1) for the first task; later ones start from the one before.
+
+def sharpness(embedding: Units, s_max: Scalar) -> Scalar:
+    """How decided the gates are at s_max: the mean of |2 gate - 1|, from 0 (all half open) to 1 (all open or shut)."""
+    return torch.cat([(2 * gate - 1).abs() for gate in gates(embedding, s_max).values()]).mean()
+
+
+def draw_embedding(mode: str, key: Key, units: dict[str, int], num_tasks: int, dtype: torch.dtype) -> Units:
+    """Embeddings of all tasks, `[tasks, units]` by group, in at least float32.
+
+    `N01` standard normal; `U-11`, `U01`, `U-10` uniform; `dense` all 1 (open), `sparse` all 0 (a mask shut, a gate half
+    open); `last` as N01 for the first task trained, while later ones start where the one before ended.
     """
+    choice(mode, "task_embedding_init_mode", INIT_MODES)
+    dtype = torch.promote_types(dtype, torch.float32)
 
     def draw(key: Key, width: int) -> Tensor:
         shape = (num_tasks, width)

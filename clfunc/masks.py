@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from clfunc import tree
-from clfunc.types import Model, Params, Wire
+from clfunc.types import Model, Params, Wire, choice
 
-_AGGREGATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+AGGREGATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "min": torch.minimum,
     "max": torch.maximum,
     "mean": lambda a, b: (a + b) / 2,
@@ -22,9 +22,7 @@ _AGGREGATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 def aggregation_named(name: str) -> Callable[[Tensor, Tensor], Tensor]:
     """`min`, `max` or `mean` of two tensors; ValueError lists those there are."""
-    if name not in _AGGREGATIONS:
-        raise ValueError(f"aggregation must be one of {', '.join(_AGGREGATIONS)}, given {name!r}")
-    return _AGGREGATIONS[name]
+    return AGGREGATIONS[choice(name, "aggregate", AGGREGATIONS)]
 
 
 def along(units: Tensor, axis: int, ndim: int, spread: int = 1) -> Tensor:
@@ -33,23 +31,34 @@ def along(units: Tensor, axis: int, ndim: int, spread: int = 1) -> Tensor:
     return repeated.reshape((1,) * axis + (-1,) + (1,) * (ndim - axis - 1))
 
 
-def of_weight(wire: Wire, leaf: Tensor, units: Mapping[str, Tensor], aggregate: str = "min") -> Tensor | None:
-    """The mask of one weight, broadcastable to `leaf`; None for a weight that feeds no unit (the head's)."""
+def of_weight(wire: Wire, ndim: int, units: Mapping[str, Tensor], aggregate: str = "min") -> Tensor | None:
+    """The mask of one weight of `ndim` axes, against which it broadcasts; None for one that feeds no unit (the head's)."""
     if wire.post is None or wire.post_axis is None:
         return None
-    post = along(units[wire.post], wire.post_axis, leaf.ndim)
+    post = along(units[wire.post], wire.post_axis, ndim)
     if wire.pre is None or wire.pre_axis is None:
         return post
-    pre = along(units[wire.pre], wire.pre_axis, leaf.ndim, wire.spread)
+    pre = along(units[wire.pre], wire.pre_axis, ndim, wire.spread)
     return aggregation_named(aggregate)(post, pre)
 
 
+def of_wires(model: Model, params: Params, units: Mapping[str, Tensor], aggregate: str = "min") -> dict[str, Tensor]:
+    """The masks of all weights that feed a unit, by dotted name; each broadcasts against its weight."""
+    ndims = {name: leaf.ndim for name, leaf in tree.items(params)}
+    found = {name_of(wire): of_weight(wire, ndims[name_of(wire)], units, aggregate) for wire in model.wires}
+    return {name: mask for name, mask in found.items() if mask is not None}
+
+
 def of_weights(model: Model, params: Params, units: Mapping[str, Tensor], aggregate: str = "min") -> Params:
-    """A tree like `params` with each weight's mask, broadcast to its shape; 0 where no wire or no unit says otherwise."""
-    wires = {".".join(wire.path): wire for wire in model.wires}
+    """A tree like `params` with each weight's mask, broadcast to its shape; 0 where no wire leads to a unit."""
+    found = of_wires(model, params, units, aggregate)
 
     def mask(name: str, leaf: Tensor) -> Tensor:
-        found = of_weight(wires[name], leaf, units, aggregate) if name in wires else None
-        return torch.zeros_like(leaf) if found is None else found.to(leaf.dtype).expand(leaf.shape)
+        return found[name].to(leaf.dtype).expand(leaf.shape) if name in found else torch.zeros_like(leaf)
 
     return tree.map_items(mask, params)
+
+
+def name_of(wire: Wire) -> str:
+    """The weight's dotted name: `hidden1.weight`."""
+    return ".".join(wire.path)

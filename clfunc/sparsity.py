@@ -9,10 +9,13 @@ a: gates, A: cumulative masks (`used`), n_l: units of a layer, T: tasks. Where e
 [1] Serra et al. 2018, arXiv:1801.01423, eq. 5   [2] CLArena, as its text intends   [3] Duan et al., hat-cl
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
+
+from clfunc.types import choice
 
 Units = Mapping[str, Tensor]  # unit group -> one value a unit
 
@@ -33,6 +36,21 @@ def uniform(gates: Units, used: Units, num_tasks: int) -> Tensor:
         for g in gates
     )
     return torch.stack(list(excess)).mean()
+
+
+def share(gate: Tensor, used: Tensor) -> Tensor:
+    """A layer's own ratio: of its units that are still unused, the share that the gate opens, in [0, 1]."""
+    return ratio((gate * (1 - used)).sum(), (1 - used).sum())
+
+
+def regulariser_named(name: str, num_tasks: int) -> Callable[[Units, Units], Tensor]:
+    """`original`, `cross` or `uniform`, of gates and used units; ValueError lists those there are."""
+    modes: dict[str, Callable[[Units, Units], Tensor]] = {
+        "original": original,
+        "cross": cross,
+        "uniform": partial(uniform, num_tasks=num_tasks),
+    }
+    return modes[choice(name, "mask_sparsity_reg_mode", modes)]
 
 
 def ratio(part: Tensor, whole: Tensor) -> Tensor:

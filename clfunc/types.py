@@ -5,7 +5,7 @@ scan of steps; a sweep is a run whose state has one more axis.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from numbers import Real
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -137,6 +137,13 @@ class Algorithm(NamedTuple):
     probe: Callable[[Params, State, Batch], dict[str, Tensor]] | None = None
     unlearn: Callable[[Params, State, Tensor], tuple[Params, State]] | None = None
     settings: Settings = {}
+
+
+def choice(value: str, name: str, options: Iterable[str]) -> str:
+    """`value`, if it is one of the options; ValueError lists those there are."""
+    if value not in options:
+        raise ValueError(f"{name} must be one of {', '.join(options)}, given {value!r}")
+    return value
 
 
 def scalar(

@@ -15,6 +15,7 @@ LAYERS = {
     "adjustment": 2,
     "sparsity": 2,
     "attention": 2,
+    "embeddings": 2,
     "losses": 2,
     "heads": 2,
     "lift": 2,
@@ -34,7 +35,7 @@ LAYERS = {
     "testing": 7,
 }
 FILES = sorted(ROOT.rglob("*.py"))
-COMPOSITIONS = {"finetuning"}  # what another algorithm may be made of
+COMPOSITIONS = {"finetuning", "hard_attention", "hat"}  # what another algorithm may be made of
 
 
 def _name(path):

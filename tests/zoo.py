@@ -4,6 +4,7 @@ import torch
 
 from clfunc import algorithms, mlp, scenarios
 from clfunc.testing import Case
+from clfunc.transforms import carry
 
 
 def with_dropout(model, tx):
@@ -12,6 +13,12 @@ def with_dropout(model, tx):
     dtype = getattr(torch, built["dtype"].removeprefix("torch."))
     dropped = mlp(built["inputs"], built["hidden"], model.head, dropout_rate=0.2, dtype=dtype)
     return algorithms.finetuning(dropped, tx)
+
+
+def hat(model, tx, make=algorithms.hat, **settings):
+    """HAT at a scale that a few steps can anneal; its head is frozen after two tasks where tasks share it."""
+    shared = {} if model.head.paradigm in ("til", "stl") else {"freeze_head_after": 2}
+    return make(model, tx, num_tasks=3, **({"s_max": 50.0} | shared | settings))
 
 
 cases = (
@@ -23,6 +30,20 @@ cases = (
     Case("random", algorithms.random, learns=False),
     Case("fix", algorithms.fix),
     Case("fix freeze_heads", lambda m, tx: algorithms.fix(m, tx, freeze_heads=True), learns=False),
+    Case(
+        "hat",
+        hat,
+        vary=lambda m, tx: hat(m, tx, s_max=20.0, mask_sparsity_reg_factor=0.1, clip_norm=1.0),
+    ),
+    Case(
+        "hat hat_random sigmoid",
+        lambda m, tx: hat(m, tx, adjustment_mode="hat_random", test_mask="sigmoid", mask_sparsity_reg_mode="cross"),
+    ),
+    Case(
+        "adahat",
+        lambda m, tx: hat(m, carry(tx), make=algorithms.adahat, alpha=0.1),
+        vary=lambda m, tx: hat(m, carry(tx), make=algorithms.adahat, alpha=0.01, epsilon=0.5),
+    ),
     Case(
         "l2_init",
         lambda m, tx: algorithms.l2_init(m, tx, strength=0.1),

@@ -1,7 +1,9 @@
 """Algorithms, one file each, named as the field names them. An export here puts one on the command line too."""
 
+from clfunc.algorithms.adahat import adahat as adahat
 from clfunc.algorithms.finetuning import finetuning as finetuning
 from clfunc.algorithms.fix import fix as fix
+from clfunc.algorithms.hat import hat as hat
 from clfunc.algorithms.independent import independent as independent
 from clfunc.algorithms.joint import joint as joint
 from clfunc.algorithms.l2_init import l2_init as l2_init

@@ -10,4 +10,5 @@ from clfunc.transforms.clip import clip_by_value as clip_by_value
 from clfunc.transforms.mask import mask_updates as mask_updates
 from clfunc.transforms.scale import add_decayed_weights as add_decayed_weights
 from clfunc.transforms.scale import scale as scale
+from clfunc.transforms.scale_by_adjustment import scale_by_adjustment as scale_by_adjustment
 from clfunc.transforms.sgd import sgd as sgd

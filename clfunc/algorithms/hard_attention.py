@@ -1,0 +1,142 @@
+"""Hard attention to the task (HAT) [1]: each task learns which units it uses, and what earlier tasks use does not move.
+
+At batch b of the B of an epoch, with an embedding e for each unit and task, and `used` the largest of earlier tasks' masks:
+
+    s     = 1/s_max + (s_max - 1/s_max) (b - 1) / (B - 1)                         eq. 3, `clfunc.attention`
+    gate  = sigmoid(s e);  h = gate * activation(...)                             eq. 1
+    loss  = cross_entropy + mask_sparsity_reg_factor * regulariser(gate, used)    eq. 5, `clfunc.sparsity`
+    g_ij <- rate_ij g_ij,  rate_ij = 1 - min(used_i, used_j)                      eq. 2, `transforms.scale_by_adjustment`
+    q    <- q (s_max / s) (cosh(clamp(s e)) + 1) / (cosh(e) + 1)                  eq. 4, q the gradient of e
+    after the task: mask = 1 where e > 0;  used = max(used, mask)
+
+Departs from [1]: masks are steps, not sigmoid(s_max e), and what may not move is held after the optimiser as well as before
+it, so that an earlier task's logits keep their very bits under any optimiser. That promise needs a head of its own for each
+task (`til`): one that tasks share (`cil`, `dil`) is not masked, and forgets unless `freeze_head_after` stops it. A task met
+again finds its embedding, and changes only what no task used, itself included.
+
+[1] Serra et al. 2018, arXiv:1801.01423
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import grad_and_value
+
+from clfunc import attention, tree
+from clfunc.embeddings import Embeddings, EmbeddingsState
+from clfunc.heads import forget
+from clfunc.losses import cross_entropy
+from clfunc.random import split
+from clfunc.types import (
+    Algorithm,
+    Batch,
+    Context,
+    Inputs,
+    Key,
+    Logits,
+    Metrics,
+    Model,
+    Number,
+    Params,
+    Scalar,
+    State,
+    Task,
+    TaskId,
+    Transform,
+    scalar,
+)
+
+
+class HATState(NamedTuple):
+    opt: State
+    head: State
+    key: Key
+    mask_sparsity_reg_factor: Scalar
+    attention: EmbeddingsState  # of all tasks; the working embedding is params["embedding"]
+
+
+def hard_attention(
+    model: Model,
+    inner: Transform,
+    embeddings: Embeddings,
+    regulariser: Callable[[attention.Units, attention.Units], Tensor],
+    mask_sparsity_reg_factor: Number,
+    *,
+    gate_position: str = "post_act",
+    freeze_head_after: int | None = None,
+) -> Algorithm:
+    """HAT of parts: `hat` makes them by name.
+
+    Args:
+        model: Whose unit groups are gated.
+        inner: The optimiser with its adjustment, `scale_by_adjustment(...)`.
+        embeddings: Of the tasks.
+        regulariser: `(gates, used) -> 0-d`.
+        mask_sparsity_reg_factor: Weight of the regulariser, >= 0.
+        gate_position: `post_act` or `pre_act`.
+        freeze_head_after: Freeze `params["head"]` when this many tasks are trained.
+    """
+    factor = scalar(mask_sparsity_reg_factor, "mask_sparsity_reg_factor", 0)
+
+    def init(key: Key) -> tuple[Params, HATState]:
+        draw, start, park, noise, embed = split(key, 5)
+        params = model.init(draw)
+        attend = embeddings.init(embed, model.units, params["head"]["weight"].dtype)
+        params = params | {"embedding": tree.index(attend.bank, 0)}
+        return params, HATState(inner.init(start, params), model.head.park(park, params), noise, factor, attend)
+
+    def step(params: Params, state: HATState, batch: Batch) -> tuple[Params, HATState, Metrics]:
+        if batch.task.ndim:
+            raise ValueError("hat needs batches of one task, given one that mixes tasks")
+        key, noise = split(state.key) if model.stochastic else (state.key, None)
+        attend, s = state.attention, embeddings.scale(state.attention)
+
+        def loss_fn(params):
+            gates = attention.gates(params["embedding"], s)
+            output = model.apply(params, batch.x, batch.task, gates=gates, gate_position=gate_position, key=noise)
+            logits = model.head.mask(state.head, output.logits, batch.task)
+            penalty = regulariser(gates, attend.used)
+            loss = cross_entropy(logits, batch.y, batch.weight) + state.mask_sparsity_reg_factor * penalty
+            return loss, (output.features, gates, penalty)
+
+        gradient, (loss, aux) = grad_and_value(loss_fn, has_aux=True)(params)
+        features, gates, penalty = tree.map(torch.detach, aux)
+
+        own = embeddings.compensate(gradient["embedding"], params["embedding"], attend)
+        context = Context(features, batch.task, attend.used, attend.claims, gates)
+        updates, opt = inner.update(gradient | {"embedding": own}, state.opt, params, context)
+
+        moved = tree.add(params, updates)
+        moved = moved | {"embedding": embeddings.constrain(moved["embedding"], attend)}
+        if freeze_head_after is not None:
+            moved["head"] = tree.where(attend.met.sum() >= freeze_head_after, params["head"], moved["head"])
+
+        metrics = {"loss": loss.detach(), "regulariser": penalty, "capacity": opt.capacity}
+        metrics |= embeddings.metrics(params["embedding"], attend)
+        state = state._replace(opt=opt, key=key, attention=attend._replace(step=attend.step + 1))
+        return moved, state, metrics
+
+    def predict(params: Params, state: HATState, x: Inputs, task: TaskId) -> Logits:
+        own = embeddings.lookup(params["embedding"], state.attention, task)
+        gates = embeddings.masks(own, state.attention)
+        params = model.head.lookup(params, state.head, task)
+        output = model.apply(params, x, task, gates=gates, gate_position=gate_position)
+        return model.head.mask(state.head, output.logits, task)
+
+    def begin_task(params: Params, state: HATState, task: Task) -> tuple[Params, HATState]:
+        params, head = model.head.begin_task(params, state.head, task.id)
+        own, attend = embeddings.begin_task(params["embedding"], state.attention, task)
+        params = params | {"embedding": own}
+        opt = forget(inner.begin_task(state.opt, params), params, ("embedding", *model.head.owns))
+        return params, state._replace(opt=opt, head=head, attention=attend)
+
+    def end_task(params: Params, state: HATState) -> tuple[Params, HATState]:
+        params, head = model.head.end_task(params, state.head)
+        return params, state._replace(head=head, attention=embeddings.end_task(params["embedding"], state.attention))
+
+    settings = inner.settings | embeddings.settings | {"name": "hat", "model": model.settings}
+    settings |= {"mask_sparsity_reg_factor": factor}
+    settings |= {"gate_position": gate_position, "freeze_head_after": freeze_head_after}
+    return Algorithm(init, step, predict, begin_task, end_task=end_task, settings=settings)

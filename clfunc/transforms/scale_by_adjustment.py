@@ -1,0 +1,122 @@
+"""HAT's adjustment around an optimiser: what earlier tasks use moves less, or not at all.
+
+    push[w] = gradient[w] * rate[w];   updates[w] = inner(push)[w] * rate[w]        (each rate applied once, see below)
+
+The rate of a weight comes from the masks of the two units it joins (`clfunc.adjustment`), which an algorithm passes in
+`context.used`, `.claims` and `.gates`. Weights of heads, and whatever else no wire leads to a unit, have rate 1.
+
+A gradient scaled down moves an adaptive optimiser as far as before (Adam divides the scale out again), and a gradient of 0
+stops neither momentum nor weight decay. So, by default, rates act on what moves, and weights with rate 0 are frozen in both
+places; `scale_at="gradients"` and `freeze="gradients"` are what the papers write.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from clfunc import adjustment, tree
+from clfunc.random import split
+from clfunc.types import (
+    Context,
+    Key,
+    Model,
+    Number,
+    Params,
+    Scalar,
+    Settings,
+    State,
+    Transform,
+    Updates,
+    choice,
+    scalar,
+)
+
+PLACES = ("updates", "gradients")
+
+
+class AdjustmentState(NamedTuple):
+    inner: State
+    key: Key
+    alpha: State  # () where the mode has none
+    epsilon: Scalar
+    capacity: Tensor  # mean rate of the weights between units, at the last step
+
+
+def scale_by_adjustment(
+    model: Model,
+    inner: Transform,
+    mode: str = "hat",
+    alpha: Number | None = None,
+    epsilon: Number = 0.1,
+    *,
+    no_reg: bool = False,
+    freeze: str = "updates",
+    scale_at: str = "updates",
+) -> Transform:
+    """`inner`, moving each weight by the rate that earlier tasks leave it.
+
+    Args:
+        model: Its wires say which units a weight joins.
+        inner: The optimiser, whose gradient and updates are adjusted.
+        mode: `hat`, `hat_random`, `hat_const_alpha`, `hat_const_1` or `adahat`: see `clfunc.adjustment`.
+        alpha: The rate of `hat_const_alpha`, in [0, 1]; the strength of `adahat`, above 0.
+        epsilon: Of `adahat`, above 0.
+        no_reg: `adahat` without its layers' sparsity.
+        freeze: A rate of 0 stops `updates` (and gradients), or `gradients` only.
+        scale_at: A rate between 0 and 1 scales `updates` or `gradients`.
+
+    Raises:
+        ValueError: An unknown mode or place, a number out of range, an alpha missing.
+    """
+    choice(mode, "adjustment_mode", adjustment.MODES)
+    choice(freeze, "freeze", PLACES)
+    choice(scale_at, "scale_at", PLACES)
+    if mode in ("hat_const_alpha", "adahat") and alpha is None:
+        raise ValueError(f"adjustment_mode={mode!r} needs alpha, given none: 1e-6 is AdaHAT's own")
+    high = 1.0 if mode == "hat_const_alpha" else float("inf")
+    strength = () if alpha is None else scalar(alpha, "alpha", 0, high, above=mode == "adahat")
+    tiny = scalar(epsilon, "epsilon", 0, above=True)
+
+    def init(key: Key, params: Params) -> AdjustmentState:
+        start, draw = split(key)
+        capacity = torch.ones((), dtype=tree.leaves(params)[0].dtype, device=key.device)
+        return AdjustmentState(inner.init(start, params), draw, strength, tiny, capacity)
+
+    def update(updates: Updates, state: AdjustmentState, params: Params, context: Context) -> tuple[Updates, State]:
+        key, draw = split(state.key) if mode == "hat_random" else (state.key, state.key)
+        rates = adjustment.rates(model, params, context, draw, mode, state.alpha, state.epsilon, no_reg)
+
+        pushed = _scaled(updates, rates, stop=True, scale=scale_at == "gradients")
+        moved, new = inner.update(pushed, state.inner, params, context)
+        moved = _scaled(moved, rates, stop=freeze == "updates", scale=scale_at == "updates")
+
+        return moved, state._replace(inner=new, key=key, capacity=_mean(rates, params))
+
+    def begin_task(state: AdjustmentState, params: Params) -> AdjustmentState:
+        return state._replace(inner=inner.begin_task(state.inner, params))
+
+    settings: Settings = {"name": "scale_by_adjustment", "tx": inner.settings, "adjustment_mode": mode, "epsilon": tiny}
+    settings |= {"alpha": None if alpha is None else strength}
+    settings |= {"no_reg": no_reg, "freeze": freeze, "scale_at": scale_at}
+    return Transform(init, update, begin_task, settings)
+
+
+def _scaled(updates: Updates, rates: dict[str, Tensor], *, stop: bool, scale: bool) -> Updates:
+    """Updates times their rates, where those lie between 0 and 1 (`scale`) and where they are 0 (`stop`)."""
+
+    def one(name: str, u: Tensor) -> Tensor:
+        if name not in rates or not (stop or scale):
+            return u
+        rate = rates[name]
+        moved = u * rate if scale else u
+        return torch.where(rate > 0, moved, torch.zeros_like(u) if stop else u)
+
+    return tree.map_items(one, updates)
+
+
+def _mean(rates: dict[str, Tensor], params: Params) -> Tensor:
+    """Mean rate over the weights that have one."""
+    sizes = {name: leaf.numel() for name, leaf in tree.items(params) if name in rates}
+    means = [rate.mean() * (sizes[name] / sum(sizes.values())) for name, rate in rates.items()]
+    return torch.stack(means).sum()
