@@ -15,7 +15,7 @@ from clfunc.types import Batch, Task
 
 TASKS, STEPS, PER_EPOCH, SIZE = 3, 12, 4, 5
 SIZES = (4, 6, 5, 3)  # inputs, two hidden layers, classes
-LR, CLIP, EPSILON, FACTOR = 0.3, 2.0, 0.1, 0.75
+LR, CLIP, EPSILON, FACTOR = 0.3, 1.0, 0.1, 0.75
 LAYERS = ("hidden1", "hidden2")
 MODES = {
     "hat": {},
