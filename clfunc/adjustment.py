@@ -46,6 +46,17 @@ def adahat(claims: Tensor, free: Scalar, alpha: Scalar, epsilon: Scalar) -> Tens
     return rate / (claims + rate)
 
 
+def pictures(rates: dict[str, Tensor], side: int = 128) -> dict[str, Tensor]:
+    """Each weight's rates as an image, units fed by units feeding, of at most `side` a side (means where it is larger)."""
+
+    def image(rate: Tensor) -> Tensor:
+        flat = rate.flatten(2).mean(2) if rate.ndim > 2 else rate
+        size = (min(flat.shape[0], side), min(flat.shape[1], side))
+        return torch.nn.functional.adaptive_avg_pool2d(flat[None], size)[0]
+
+    return {f"rate_{name}": image(rate) for name, rate in rates.items() if rate.ndim > 1}
+
+
 def rates(
     model: Model, params: Params, context: Context, key: Key, mode: str, alpha: State, epsilon: Scalar, no_reg: bool
 ) -> dict[str, Tensor]:
@@ -69,3 +80,10 @@ def rates(
 
     names = [(masks.name_of(wire), wire.post) for wire in model.wires]
     return {name: rate(at, name, group) for at, (name, group) in enumerate(names) if group is not None}
+
+
+def capacity(rates: dict[str, Tensor], params: Params) -> Tensor:
+    """The mean rate over all weights that have one, in [0, 1]: how much of the network can still learn."""
+    sizes = {name: leaf.numel() for name, leaf in tree.items(params) if name in rates}
+    means = [rate.mean() * (sizes[name] / sum(sizes.values())) for name, rate in rates.items()]
+    return torch.stack(means).sum()

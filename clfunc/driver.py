@@ -33,6 +33,7 @@ def run(
     batch_size: int = 64,
     engine: str = "auto",
     evaluate: str | int = "seen",
+    probe_every: int | None = None,
     device: torch.device | str | None = None,
     out: str | Path | None = None,
     progress: bool = True,
@@ -48,6 +49,7 @@ def run(
         batch_size: Examples in a step of one run, >= 1. An epoch's last batch is filled up from the epoch's beginning.
         engine: `eager`, `compile`, or `auto`, which chooses and says what it chose.
         evaluate: After each task, test all tasks `seen`, the `current` one, or all seen ones every n tasks (and at the end).
+        probe_every: Call the algorithm's `probe`, if it has one, about every so many steps too, not just after each task.
         device: Where to run; the key's device if not given.
         out: A folder for results and figures; nothing is written without.
         progress: Show a progress bar and the engine's choice.
@@ -57,7 +59,7 @@ def run(
         ValueError: A number out of range, an algorithm whose head does not fit the scenario, an `out` not writable.
     """
     runs = key.shape[0] if key.ndim == 2 else None
-    check(algorithm, scenario, key, epochs, batch_size, engine, evaluate)
+    check(algorithm, scenario, key, epochs, batch_size, engine, evaluate, probe_every)
     if out is not None:
         check_writable(Path(out))
     about = _config(algorithm, scenario, key, epochs, batch_size, engine) | (config or {})
@@ -67,7 +69,7 @@ def run(
     where = torch.device(device) if device is not None else key.device
     lengths = (scenario.train(phase).train.shape[-1] for phase in range(len(scenario.phases)))
     steps = [-(-length // batch_size) for length in lengths]
-    loop = _Loop(many, scenario.to(where), runs, epochs, batch_size, evaluate, steps)
+    loop = _Loop(many, scenario.to(where), runs, epochs, batch_size, evaluate, steps, probe_every)
 
     with torch.no_grad(), Progress(progress, epochs * sum(steps), len(scenario.phases), epochs) as bar:
         fields = loop.run(key.to(where), engine, bar)
@@ -92,6 +94,7 @@ class _Loop(NamedTuple):
     batch_size: int
     evaluate: str | int
     steps: list[int]  # of an epoch, for each phase
+    probe_every: int | None = None
 
     def run(self, key: Keys, engine: str, bar: Progress) -> dict[str, Any]:
         start, order = over_runs(lambda k: tuple(split(k).unbind()), self.runs)(key)
@@ -110,6 +113,7 @@ class _Loop(NamedTuple):
                 params, state, told = trainer.epoch(params, state, stream, entries, phase, epoch)
                 params, state = self.algorithm.end_epoch(params, state, told)
             params, state = self.algorithm.end_task(params, state)
+            trainer.probe(params, state, stream, entries[-1], phase)
             for tested in self.tested(phase):
                 bar.note(f"task {phase + 1}/{len(self.scenario.phases)} testing task {tested + 1}")
                 found = score(self.algorithm, self.scenario, params, state, self.test(tested), runs=self.runs)
@@ -150,6 +154,8 @@ class _Trainer:
         self.every = max(1, self.total // _POINTS)
         self.training: list[Curve] = []
         self.validation: list[Curve] = []
+        self.probes: list[Curve] = []
+        self.pictures: dict[str, Tensor] = {}
         self.step = _make_step(loop)
 
     def epoch(
@@ -162,7 +168,7 @@ class _Trainer:
             self.bar.say(f"engine: {self.plan.engine}, steps a call: {self.plan.unroll} ({self.plan.why})")
             self.bar.note("compiling" if self.plan.engine == "compile" else "starting")
         plan, began, logged = self.plan, time.perf_counter(), []
-        for segment in entries.split(_segment(entries, plan.unroll)):
+        for segment in entries.split(_segment(entries, plan.unroll, loop.probe_every)):
             carry, metrics = engines.scan(
                 self.step, carry, segment, engine=plan.engine, unroll=plan.unroll, log_every=self.every
             )
@@ -170,6 +176,8 @@ class _Trainer:
             logged.append(Curve(self.done + ends, torch.full_like(ends, phase), metrics))
             self.done += len(segment)
             self.bar.advance(len(segment), phase, epoch)
+            if loop.probe_every and self.done // loop.probe_every > (self.done - len(segment)) // loop.probe_every:
+                self.probe(carry[0], carry[1], stream, segment[-1], phase)
         params, state = carry[:2]
         curve = tree.to(_joined(logged), "cpu")
         self.training.append(curve)
@@ -180,11 +188,25 @@ class _Trainer:
         self.validation.append(Curve(curve.step[-1:], curve.task[-1:], tree.map(lambda v: v[None].cpu(), told)))
         return params, state, told
 
+    def probe(self, params: Params, state: State, stream: Stream, entries: Tensor, phase: int) -> None:
+        """Keep what the algorithm tells of itself on a batch: its numbers and vectors over time, its pictures as of now."""
+        loop = self.loop
+        if loop.algorithm.probe is None:
+            return
+        make = over_runs(loop.scenario.batch, loop.runs, (None, 0, 0))
+        told = tree.to(loop.algorithm.probe(params, state, make(loop.scenario.data, bare(stream), entries)), "cpu")
+        flat = 1 if loop.runs is None else 2
+        self.pictures = {name: v for name, v in told.items() if v.ndim > flat}
+        values = {name: v[None] for name, v in told.items() if v.ndim <= flat}
+        self.probes.append(Curve(torch.tensor([self.done]), torch.tensor([phase]), values))
+
     def fields(self) -> dict[str, Any]:
         """What the trainer adds to the result."""
         curves = {"training": _joined(self.training), "validation": _joined(self.validation)}
+        curves["probes"] = _joined(self.probes)
         engine = self.plan.engine if self.plan else self.engine
-        return curves | {"steps": self.done, "train_seconds": self.seconds, "engine": engine}
+        counts = {"steps": self.done, "train_seconds": self.seconds, "engine": engine}
+        return curves | counts | {"pictures": self.pictures}
 
 
 def _make_step(loop: _Loop) -> engines.Step:
@@ -199,9 +221,9 @@ def _make_step(loop: _Loop) -> engines.Step:
     return step
 
 
-def _segment(entries: Tensor, unroll: int) -> int:
-    """Steps between two moves of the progress bar: whole chunks, and fewer the more a step has to do."""
-    wanted = min(1024, max(1, 2**17 // entries[0].numel()))
+def _segment(entries: Tensor, unroll: int, probe_every: int | None) -> int:
+    """Steps between two moves of the progress bar or probes: whole chunks, and fewer the more a step has to do."""
+    wanted = min(1024, max(1, 2**17 // entries[0].numel()), probe_every or 1024)
     return -(-wanted // unroll) * unroll
 
 
@@ -220,10 +242,11 @@ def check(
     batch_size: int,
     engine: str = "auto",
     evaluate: str | int = "seen",
+    probe_every: int | None = None,
 ) -> None:
     """Raise ValueError, in one line, for what `run` cannot do."""
-    for name, number in (("epochs", epochs), ("batch_size", batch_size)):
-        if number < 1:
+    for name, number in (("epochs", epochs), ("batch_size", batch_size), ("probe_every", probe_every)):
+        if number is not None and number < 1:
             raise ValueError(f"{name} must be at least 1, given {number}")
     if engine not in engines.engines:
         raise ValueError(f"engine must be one of {', '.join(engines.engines)}, given {engine!r}")

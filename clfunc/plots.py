@@ -27,9 +27,11 @@ def save(data: "xarray.Dataset", folder: Path) -> list[Path]:
     if data.sizes["tested"] > 1 or data.sizes["event"] > 1:
         figures["accuracy_matrix"] = accuracy_matrix(data)
     figures["average_accuracy"] = average_accuracy({data.attrs["algorithm"]: data})
-    for word in ("training", "validation"):
-        names = [str(n) for n in data if str(n).startswith(word + "_") and n != word + "_task"]
+    for word in ("training", "validation", "probe"):
+        names = [str(n) for n in data if str(n).startswith(word + "_") and data[n].ndim == 2]
         figures |= {name: curve(data, name) for name in names}
+    figures |= {word: units(data, word) for word in _words(data, "probe", 3)}
+    figures |= {word: pictures(data, word) for word in _words(data, "picture", 3)}
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
         write(folder / f"{name}.png", partial(figure.savefig, format="png", dpi=160))
@@ -103,8 +105,11 @@ def curve(data: "xarray.Dataset", name: str) -> "Figure":
     percent = 100 if name.endswith("accuracy") else 1
     values = percent * np.where(np.abs(data[name].values) < _ABSURD, data[name].values, np.nan)
     axis = str(data[name].dims[1])
-    steps = data["step" if axis == "step" else "epoch_step"].values
-    ends = np.flatnonzero(np.diff(data[name.split("_")[0] + "_task"].values)) + 1
+    steps = data[{"step": "step", "epoch": "epoch_step", "probe": "probe_step"}[axis]].values
+    task = data[name.split("_")[0] + "_task"].values
+    by_task = axis == "probe" and len(np.unique(task)) == len(task)  # a point after each task, none within
+    ends = np.flatnonzero(np.diff(task)) + 1 if not by_task else np.zeros(0, int)
+    steps = task if by_task else steps
     gaps = np.insert(steps.astype(float), ends, np.nan)  # no line from one task to the next
     figure, (axes,) = _figure(7.2, 3.4)
     style = iter(_STYLES * 99)
@@ -113,12 +118,55 @@ def curve(data: "xarray.Dataset", name: str) -> "Figure":
         _band(axes, gaps, broken, label, next(style), marker="" if axis == "step" else "o", each=False)
     for end in ends:
         axes.axvline(steps[end - 1], color="#c9ccd1", linewidth=0.8, zorder=0)
-    axes.set(xlabel="training step", ylabel=name.replace("_", " ") + (" (%)" if percent > 1 else ""))
+    axes.set(ylabel=name.removeprefix("probe_").replace("_", " ") + (" (%)" if percent > 1 else ""))
+    axes.set(xlabel="tasks trained" if by_task else "training step")
+    if by_task:
+        _task_ticks(axes.set_xticks, len(task), task, at=task)
     axes.set_title(_title(data), fontsize=10)
     if name.endswith("loss") and np.nansum(values) > 0:
         axes.set_ylim(0, 1.05 * np.nanmax(values))
     _legend(axes)
     return figure
+
+
+def units(data: "xarray.Dataset", word: str) -> "Figure":
+    """A number of each unit over time, a panel for each layer, of the first run: `mask`, `used`, `age`, ..."""
+    names = [str(n) for n in data if str(n).startswith(f"probe_{word}_") and data[n].ndim == 3]
+    images = {name.removeprefix(f"probe_{word}_"): data[name].values[0] for name in names}
+    figure = _images(data, word, images, "unit", "tasks trained")
+    ends = np.flatnonzero(np.diff(data["probe_task"].values, append=-1))  # the last probe of each task is after it
+    for axes in figure.axes[: len(images)]:
+        _task_ticks(axes.set_yticks, len(ends), data["probe_task"].values[ends], at=ends)
+    return figure
+
+
+def pictures(data: "xarray.Dataset", word: str) -> "Figure":
+    """A number of each weight, as of the last probe, a panel for each layer, of the first run: `rate`."""
+    names = [str(n) for n in data if str(n).startswith(f"picture_{word}_")]
+    images = {name.removeprefix(f"picture_{word}_"): data[name].values[0] for name in names}
+    return _images(data, word, images, "fed by unit", "unit")
+
+
+def _images(data: "xarray.Dataset", word: str, images: dict[str, np.ndarray], xlabel: str, ylabel: str) -> "Figure":
+    figure, panels = _figure(3.4, 3.2, 1, len(images))
+    low = min(0.0, *(np.nanmin(image) for image in images.values()))
+    high = max(np.nanmax(image) for image in images.values())
+    for axes, (label, image) in zip(panels, images.items(), strict=True):
+        shown = axes.imshow(image, cmap="viridis", vmin=low, vmax=high, aspect="auto", interpolation="nearest")
+        axes.set(xlabel=xlabel, ylabel=ylabel if axes is panels[0] else "")
+        if image.shape[1] == 1:  # the same for all inputs
+            axes.set(xlabel="any input", xticks=[])
+        axes.set_title(label, fontsize=9)
+    first = f", seed {int(data['seed'].values[0])}" if data.sizes["run"] > 1 else ""
+    figure.suptitle(f"{word}: {data.attrs['algorithm']}{first}", fontsize=10)
+    figure.colorbar(shown, ax=panels, fraction=0.046, pad=0.02)
+    return figure
+
+
+def _words(data: "xarray.Dataset", kind: str, ndim: int) -> list[str]:
+    """What the variables `kind_word_layer` of so many axes are about."""
+    names = [str(n) for n in data if str(n).startswith(kind + "_") and data[n].ndim == ndim]
+    return list(dict.fromkeys(name.split("_")[1] for name in names))
 
 
 def groups(data: "xarray.Dataset") -> list[tuple[str, np.ndarray]]:
@@ -163,10 +211,11 @@ def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> "tu
     return figure, all_axes
 
 
-def _task_ticks(set_ticks: Callable[..., Any], count: int, labels: Any, first: int = 0) -> None:
+def _task_ticks(set_ticks: Callable[..., Any], count: int, labels: Any, first: int = 0, at: Any = None) -> None:
     """A tick for each task, thinned where there are many."""
     every = max(1, -(-count // 20))
-    set_ticks(list(range(first, first + count))[::every], labels=[str(n) for n in labels][::every])
+    where = range(first, first + count) if at is None else at
+    set_ticks(list(where)[::every], labels=[str(n) for n in labels][::every])
 
 
 def _legend(axes: "Axes") -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Curve(NamedTuple):
-    """A quantity over training: `values[name]` is `[points, *runs]`."""
+    """Quantities over training: `values[name]` is `[points, *runs]`; a probe's may have one more axis, of units."""
 
     step: Tensor  # training steps done at each point, over all tasks
     task: Tensor  # task being trained, from 0
@@ -45,6 +45,8 @@ class Result(NamedTuple):
     train_seconds: float
     wall_seconds: float
     engine: str
+    probes: Curve  # what the algorithm tells of itself after each task, and every `probe_every` steps
+    pictures: dict[str, Tensor]  # `[*runs, rows, columns]`, as of the last probe
 
     @property
     def average_accuracy(self) -> Tensor:
@@ -72,9 +74,12 @@ def to_xarray(result: Result) -> "xarray.Dataset":
     import xarray
 
     def runs_first(values: Tensor) -> np.ndarray:
-        values = values[..., None] if result.accuracy.ndim == 2 else values
-        return values.movedim(-1, 0).numpy()
+        return (values[None] if alone else values.movedim(-1, 0)).numpy()
 
+    def probed(values: Tensor) -> np.ndarray:
+        return (values[None] if alone else values.movedim(1, 0)).numpy()
+
+    alone = result.accuracy.ndim == 2
     by_task = {name: getattr(metrics, name)(result.accuracy) for name in summary_metrics}
     variables: dict[str, Any] = {"accuracy": (("run", "event", "tested"), runs_first(result.accuracy))}
     variables |= {name: (("run", "event"), runs_first(values)) for name, values in by_task.items()}
@@ -85,6 +90,12 @@ def to_xarray(result: Result) -> "xarray.Dataset":
         if len(curve.step):
             variables |= {f"{word}_{name}": (("run", axis), runs_first(v)) for name, v in curve.values.items()}
             variables |= {f"{word}_task": (axis, curve.task.numpy() + 1)}
+    for name, values in result.probes.values.items():
+        probe_axes = ("run", "probe", f"{name}_unit")[: values.ndim + alone]
+        variables |= {f"probe_{name}": (probe_axes, probed(values))}
+    for name, image in result.pictures.items():
+        axes = ("run", f"{name}_row", f"{name}_column")
+        variables |= {f"picture_{name}": (axes, (image[None] if alone else image).numpy())}
     phases = result.config["phases"]
     coordinates: dict[str, Any] = {
         "run": np.arange(len(variables["accuracy"][1])),
@@ -97,6 +108,10 @@ def to_xarray(result: Result) -> "xarray.Dataset":
     if len(result.validation.step):
         coordinates["epoch"] = np.arange(1, len(result.validation.step) + 1)
         coordinates["epoch_step"] = ("epoch", result.validation.step.numpy())
+    if result.probes.values:
+        coordinates |= {"probe": np.arange(1, len(result.probes.step) + 1)}
+        coordinates |= {"probe_step": ("probe", result.probes.step.numpy())}
+        variables |= {"probe_task": ("probe", result.probes.task.numpy() + 1)}
     described = {key: result.config[key] for key in ("algorithm", "scenario", "dataset", "paradigm")}
     return xarray.Dataset(variables, coordinates, described | {"trained_events": list(phases)})
 
@@ -171,8 +186,8 @@ def metrics_csv(data: "xarray.Dataset", swept: Sequence[str]) -> str:
     """Tidy: `run, seed, step, task, metric, value` and a column for each swept setting."""
 
     def rows() -> Iterable[list[Any]]:
-        for word, steps in (("training", "step"), ("validation", "epoch_step")):
-            for name in (n for n in data if str(n).startswith(word + "_") and n != word + "_task"):
+        for word, steps in (("training", "step"), ("validation", "epoch_step"), ("probe", "probe_step")):
+            for name in (n for n in data if str(n).startswith(word + "_") and data[n].ndim == 2):
                 values, task = data[name].values, data[word + "_task"].values
                 for run, point in np.ndindex(values.shape):
                     at = [run, data["seed"].values[run], data[steps].values[point], task[point]]

@@ -49,7 +49,7 @@ def refused(capsys, code, out):
 
 
 BAD = {
-    "--algorithm nonsense": "--algorithm must be one of finetuning, fix, independent, joint, l2_init, random, single, given",
+    "--algorithm nonsense": "--algorithm must be one of adahat, finetuning, fix, hat, ",
     "--nonsense 3": "Unrecognized options: --nonsense",
     "--tasks zero": "--tasks",
     "--tasks 0": "--tasks must be at least 1, given 0",

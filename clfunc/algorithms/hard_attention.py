@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value
 
-from clfunc import attention, tree
+from clfunc import adjustment, attention, tree
 from clfunc.embeddings import Embeddings, EmbeddingsState
 from clfunc.heads import forget
 from clfunc.losses import cross_entropy
@@ -70,13 +70,10 @@ def hard_attention(
     """HAT of parts: `hat` makes them by name.
 
     Args:
-        model: Whose unit groups are gated.
         inner: The optimiser with its adjustment, `scale_by_adjustment(...)`.
         embeddings: Of the tasks.
         regulariser: `(gates, used) -> 0-d`.
-        mask_sparsity_reg_factor: Weight of the regulariser, >= 0.
-        gate_position: `post_act` or `pre_act`.
-        freeze_head_after: Freeze `params["head"]` when this many tasks are trained.
+        mask_sparsity_reg_factor, gate_position, freeze_head_after: As in `hat`.
     """
     factor = scalar(mask_sparsity_reg_factor, "mask_sparsity_reg_factor", 0)
 
@@ -136,7 +133,15 @@ def hard_attention(
         params, head = model.head.end_task(params, state.head)
         return params, state._replace(head=head, attention=embeddings.end_task(params["embedding"], state.attention))
 
+    def probe(params: Params, state: HATState, batch: Batch) -> dict[str, Tensor]:
+        attend, own = state.attention, embeddings.masks(params["embedding"], state.attention)
+        context = Context({}, batch.task, attend.used, attend.claims, own)
+        mode, no_reg = inner.settings["adjustment_mode"], inner.settings["no_reg"]
+        rates = adjustment.rates(model, params, context, state.key, mode, state.opt.alpha, state.opt.epsilon, no_reg)
+        units = {f"{word}_{g}": m for word, all in (("mask", own), ("used", attend.used)) for g, m in all.items()}
+        return units | adjustment.pictures(rates) | {"capacity": adjustment.capacity(rates, params)}
+
     settings = inner.settings | embeddings.settings | {"name": "hat", "model": model.settings}
     settings |= {"mask_sparsity_reg_factor": factor}
     settings |= {"gate_position": gate_position, "freeze_head_after": freeze_head_after}
-    return Algorithm(init, step, predict, begin_task, end_task=end_task, settings=settings)
+    return Algorithm(init, step, predict, begin_task, end_task=end_task, probe=probe, settings=settings)

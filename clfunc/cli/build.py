@@ -64,6 +64,8 @@ class Run:
     """The task that `--algorithm single` trains, from 1."""
     evaluate: str = "seen"
     """After each task, test all tasks seen, the current one, or all seen every N tasks."""
+    probe_every: int | None = None
+    """Look inside the network about every so many steps, not just after each task."""
     engine: Literal["auto", "eager", "compile"] = "auto"
     """How steps are run; auto chooses, and says what it chose."""
     device: str = "auto"
@@ -149,7 +151,7 @@ def job(args: Run) -> Job:
     algorithm = sweep([m for m in made for _ in range(args.seeds)]) if many else made[0]
     evaluate = int(args.evaluate) if args.evaluate.isdigit() else args.evaluate
     asked = Job(algorithm, scenario, keys if many else keys[0], device, evaluate)
-    check(algorithm, scenario, asked.key, args.epochs, args.batch_size, args.engine, evaluate)
+    check(algorithm, scenario, asked.key, args.epochs, args.batch_size, args.engine, evaluate, args.probe_every)
     return asked
 
 

@@ -84,6 +84,7 @@ def _train(args: build.Run, job: build.Job, console: Console) -> None:
         batch_size=args.batch_size,
         engine=args.engine,
         evaluate=job.evaluate,
+        probe_every=args.probe_every,
         out=args.out,
         progress=args.progress,
         config={"arguments": arguments},

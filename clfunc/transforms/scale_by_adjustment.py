@@ -91,7 +91,7 @@ def scale_by_adjustment(
         moved, new = inner.update(pushed, state.inner, params, context)
         moved = _scaled(moved, rates, stop=freeze == "updates", scale=scale_at == "updates")
 
-        return moved, state._replace(inner=new, key=key, capacity=_mean(rates, params))
+        return moved, state._replace(inner=new, key=key, capacity=adjustment.capacity(rates, params))
 
     def begin_task(state: AdjustmentState, params: Params) -> AdjustmentState:
         return state._replace(inner=inner.begin_task(state.inner, params))
@@ -113,10 +113,3 @@ def _scaled(updates: Updates, rates: dict[str, Tensor], *, stop: bool, scale: bo
         return torch.where(rate > 0, moved, torch.zeros_like(u) if stop else u)
 
     return tree.map_items(one, updates)
-
-
-def _mean(rates: dict[str, Tensor], params: Params) -> Tensor:
-    """Mean rate over the weights that have one."""
-    sizes = {name: leaf.numel() for name, leaf in tree.items(params) if name in rates}
-    means = [rate.mean() * (sizes[name] / sum(sizes.values())) for name, rate in rates.items()]
-    return torch.stack(means).sum()

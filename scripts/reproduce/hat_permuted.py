@@ -1,0 +1,96 @@
+"""HAT and AdaHAT on permuted Fashion-MNIST: nothing is forgotten while there is room, and what happens when there is none.
+
+    python scripts/reproduce/hat_permuted.py                                    # 10 tasks of 5,000 images
+    python scripts/reproduce/hat_permuted.py --images 60000 --epochs 5          # 10 tasks of all images
+    python scripts/reproduce/hat_permuted.py --tasks 20 --width 100             # capacity runs out
+
+784-200-200, batch 64, SGD 0.05 without momentum, step masks; all seeds of an algorithm in one program. Prints a table and the
+capacity left after each task; leaves results and figures in `results/hat_permuted/`.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+import clfunc as cl
+from clfunc import results
+from clfunc.cli.tables import results_table
+from clfunc.plots import compare
+from clfunc.results import Result
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What to reproduce."""
+
+    tasks: int = 10
+    """Permutations."""
+    images: int = 5000
+    """Training images of a task, of the 60,000."""
+    epochs: int = 20
+    """Passes over each task."""
+    seeds: int = 3
+    """Runs of each algorithm."""
+    width: int = 200
+    """Of both hidden layers."""
+    alphas: tuple[float, ...] = (1e-3, 1e-2)
+    """AdaHAT's, each a member of one sweep."""
+    lr: float = 0.05
+    s_max: float = 400.0
+    engine: str = "auto"
+    out: Path = Path("results/hat_permuted")
+
+
+def first(data: cl.datasets.Dataset, images: int) -> cl.datasets.Dataset:
+    """The data set with its first training images only."""
+    kept = torch.cat([torch.arange(images), torch.arange(data.num_train, len(data.y))])
+    return data._replace(x=data.x[kept], y=data.y[kept], num_train=images)
+
+
+def main(setting: Setting) -> None:
+    data = first(cl.datasets.load("fashion-mnist"), setting.images)
+    keys = torch.stack([cl.random.key(seed) for seed in range(setting.seeds)])
+    many = keys.repeat(len(setting.alphas), 1)
+    tx = cl.sgd(setting.lr)
+
+    def scenario(keys: torch.Tensor) -> cl.scenarios.Scenario:
+        return cl.scenarios.permuted(data, setting.tasks, keys)
+
+    model = cl.mlp(scenario(keys).inputs, (setting.width, setting.width), scenario(keys).head())
+    number = {"num_tasks": setting.tasks, "s_max": setting.s_max}
+    members = [cl.adahat(model, tx, **number, alpha=alpha) for alpha in setting.alphas for _ in keys]
+    jobs = {
+        "finetuning": (cl.finetuning(model, tx), keys),
+        "hat": (cl.hat(model, tx, **number), keys),
+        "adahat": (cl.sweep(members), many),
+    }
+    found: dict[str, Result] = {}
+    for name, (algorithm, key) in jobs.items():
+        settings = {"epochs": setting.epochs, "batch_size": 64, "engine": setting.engine}
+        found[name] = cl.run(algorithm, scenario(key), key, **settings, out=setting.out / name)
+    labelled = {name: results.to_xarray(result) for name, result in found.items()}
+    Console(width=110).print(results_table(labelled))
+    Console(width=110).print(_capacity(found))
+    print(f"figures of all in {compare(labelled, setting.out)}")
+
+
+def _capacity(found: dict[str, Result]) -> Table:
+    """Capacity left after each task, in percent, the mean over runs."""
+    table = Table(title="capacity left after task (%)")
+    table.add_column("")
+    kept = {
+        name: 100 * result.probes.values["capacity"].mean(1) for name, result in found.items() if name != "finetuning"
+    }
+    for task in range(len(next(iter(kept.values())))):
+        table.add_column(str(task + 1), justify="right")
+    for name, values in kept.items():
+        table.add_row(name, *(f"{value:.1f}" for value in values))
+    return table
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Setting, description=__doc__))
