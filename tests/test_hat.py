@@ -240,3 +240,19 @@ def test_a_sweep_over_lr_s_max_sparsity_alpha_and_seeds_is_one_program():
         alone = cl.run(member, scenario, keys[i], batch_size=8, engine="eager", progress=False)
         for a, b in zip(tree.leaves(alone.params), tree.leaves(tree.index(together.params, i)), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_carried_optimiser_forgets_the_embedding_and_the_head_that_it_moved():
+    scenario = toy_stream(num_tasks=2)
+    algorithm = hat(network(scenario), carry(sgd(0.1, 0.9)), num_tasks=2, s_max=20.0)
+    begun = []
+
+    def call(name, f, *args):
+        result = f(*args)
+        if name == "begin_task":
+            begun.append(result[1].opt.inner[1].trace)
+        return result
+
+    play(algorithm, scenario, key(0), call)
+    still = {group: max(leaf.abs().max().item() for leaf in tree.leaves(t)) for group, t in begun[1].items()}
+    assert still["embedding"] == still["head"] == 0 < still["hidden1"]

@@ -1,7 +1,9 @@
-"""Hard attention to the task (HAT, Serra et al. 2018, arXiv:1801.01423), by the names of its settings.
+"""Hard attention to the task (HAT) [1]: each task learns which units it uses, and what earlier tasks use does not move.
 
-What it does is `hard_attention.py`, beside the paper's equations; its parts are `clfunc.attention` (the gates),
-`clfunc.sparsity` (the regularisers), `clfunc.adjustment` (how little a used weight moves) and `clfunc.embeddings`.
+The method, beside its equations, is in `hard_attention.py`; this file names its settings. Its parts are `clfunc.attention` (the
+gates), `clfunc.sparsity` (the regularisers), `clfunc.adjustment` (how far a used weight moves) and `clfunc.embeddings`.
+
+[1] Serra et al. 2018, arXiv:1801.01423
 """
 
 import warnings

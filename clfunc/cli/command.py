@@ -6,6 +6,7 @@ import io
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -33,6 +34,12 @@ def entry() -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command line `argv`; the exit code."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: print(f"clfunc: note: {message}", file=sys.stderr)
+        return _main(argv)
+
+
+def _main(argv: Sequence[str]) -> int:
     try:
         command = _parse(argv)
     except SystemExit as stop:
