@@ -73,7 +73,7 @@ BAD = {
     "--set nesterov=true": "nesterov needs momentum",
     "--hidden 0": "hidden must hold at least one width of at least 1, given [0]",
     "--wrap nonsense": "--wrap must be one of reduce_on_plateau, given 'nonsense'",
-    "--model nonsense": "--model must be one of mlp, given 'nonsense'",
+    "--model nonsense": "--model must be one of convnet, mlp, resnet, given 'nonsense'",
     "--engine nonsense": "invalid choice 'nonsense' for argument '--engine'",
     "--device nonsense": "--device must be auto, cpu or a device that torch can use, given 'nonsense'",
     "--evaluate nonsense": "evaluate must be 'seen', 'current' or a number of tasks, given 'nonsense'",
