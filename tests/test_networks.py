@@ -94,6 +94,24 @@ def test_the_output_does_not_depend_on_what_comes_from_a_unit_with_gate_0(name, 
     assert torch.equal(gated.logits, model.apply(cut, x, TASK, gates=gates).logits)
 
 
+@given(st.sampled_from([name for name in NETS if " " not in name]), st.data())
+def test_a_unit_without_outgoing_weights_is_heard_by_nobody_whatever_its_incoming_ones(name, data):
+    model = NETS[name](activation="sigmoid", dtype=torch.float64)
+    params, x = model.init(key(0)), images(1)
+    group = data.draw(st.sampled_from(sorted(model.units)))
+    unit = data.draw(st.integers(0, model.units[group] - 1))
+    for wire in model.wires:
+        if wire.pre == group:
+            params[wire.path[0]][wire.path[1]].narrow(wire.pre_axis, unit * wire.spread, wire.spread).zero_()
+    before = model.apply(params, x, TASK)
+    for wire in model.wires:
+        if wire.post == group:
+            params[wire.path[0]][wire.path[1]].select(wire.post_axis, unit).fill_(0.7)
+    after = model.apply(params, x, TASK)
+    assert torch.equal(before.logits, after.logits)
+    assert not torch.equal(before.features[group][:, unit], after.features[group][:, unit])
+
+
 @pytest.mark.parametrize("name", NETS)
 def test_gates_of_one_change_nothing_and_soft_gates_multiply_what_they_gate(name):
     model = NETS[name](activation="tanh", dtype=torch.float64)

@@ -79,10 +79,10 @@ def layer_wires(layer: str, pre: str | None, post: str, shape: tuple[int, ...], 
     )
 
 
-def head_wire(head: Head, pre: str, width: int) -> Wire:
+def head_wire(head: Head, pre: str, width: int, spread: int = 1) -> Wire:
     """The wire of the head's weight, fed by `width` units; its bias has no unit at either end, and so none."""
-    axis = 2 if head.paradigm == "mtl" else 1
-    return Wire(("head", "weight"), pre, None, pre_axis=axis, post_axis=None, bound=init_bound((1, width)))
+    axis, bound = 2 if head.paradigm == "mtl" else 1, init_bound((1, width * spread))
+    return Wire(("head", "weight"), pre, None, pre_axis=axis, post_axis=None, spread=spread, bound=bound)
 
 
 def dropout(x: Tensor, rate: float, key: Key | None, layer: int) -> Tensor:

@@ -6,7 +6,7 @@
 
 Units under a gate `g` are multiplied by it before, `normalised(g * h)`, and once more where the model gates its activations.
 So the statistics, and with them every unit's output, depend only on units whose gate is not 0. The mean still divides by
-the number of all units, which is constant.
+the number of all units, which is constant. Without gates every unit counts, also one whose outgoing weights are 0.
 
 Gains and biases are `params["norm"][layer]`, a group of their own, so that a task can have them for itself
 (`clfunc.heads.with_own`).
