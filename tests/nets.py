@@ -61,8 +61,6 @@ cases = (
     _case("convnet", _of(convnet, (6,), channels=(4, 3))),
     _case("resnet", _of(resnet, (6,), channels=(3, 4))),
     _case("mlp with norms of each task", _of(mlp, (8, 6), own=True, norm="layer")),
-    _case(
-        "convnet with norms of each task", _of(convnet, (6,), own=True, channels=(4,), norm="layer", dropout_rate=0.2)
-    ),
+    _case("convnet with norms of each task", _of(convnet, (6,), own=True, channels=(4,), norm="layer")),
     _case("resnet with norms of each task", _of(resnet, (), own=True, channels=(3, 4), norm="group")),
 )
