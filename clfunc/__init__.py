@@ -29,7 +29,9 @@ from clfunc.heads import dil as dil
 from clfunc.heads import mtl as mtl
 from clfunc.heads import stl as stl
 from clfunc.heads import til as til
+from clfunc.models import convnet as convnet
 from clfunc.models import mlp as mlp
+from clfunc.models import resnet as resnet
 from clfunc.results import Result as Result
 from clfunc.scenarios import datasets as datasets
 from clfunc.sweep import sweep as sweep

@@ -10,7 +10,8 @@
 
 A task-incremental head is checked out of its bank into `params["head"]` when its task begins, and back in when it ends. So
 a step costs the same at 2 tasks and at 200, no other head can move under any optimiser, and a task met again finds its
-own head. Classes may be fewer in one task than in another: `classes=(10, 10, 2)`.
+own head. Classes may be fewer in one task than in another: `classes=(10, 10, 2)`. `with_own` does the same for other groups of
+the parameters, under `til`, `cil` and `dil`.
 """
 
 from collections.abc import Sequence
@@ -44,6 +45,14 @@ class OwnState(NamedTuple):
     """Multi-task: each task's classes."""
 
     own: Tensor  # Bool[tasks, classes]
+
+
+class OwningState(NamedTuple):
+    """With groups that each task has for itself: those of all tasks (the working one's entries are out of date)."""
+
+    head: State
+    bank: Params  # group -> leaves [tasks, ...]
+    current: Tensor  # task id of the working groups; -1 before the first task
 
 
 def til(num_tasks: int, classes: int | Sequence[int]) -> Head:
@@ -170,6 +179,61 @@ def mtl(num_tasks: int, classes: int | Sequence[int]) -> Head:
         return _masked(logits, tree.take(state.own, task)) if min(counts) < width else logits
 
     return Head("mtl", width, num_tasks, init, apply, park, _keep, _keep, _same, mask, _settings("mtl", counts))
+
+
+def with_own(head: Head, groups: Sequence[str] = ("norm",)) -> Head:
+    """`head`, which keeps these groups of the parameters for each task by itself too, as `til` keeps heads.
+
+    Every task starts from what `init` drew. A task's groups are in `params` while it trains and parked else; `lookup` finds
+    either, so an algorithm is told which task an example is of, also under `cil` and `dil`.
+
+    Args:
+        head: `til`, `cil` or `dil`.
+        groups: Top-level names in `params`, such as a model's `norm`.
+
+    Raises:
+        ValueError: A head of mixed or single tasks, or a group that a task owns already.
+    """
+    if head.paradigm not in ("til", "cil", "dil"):
+        raise ValueError(f"only a til, cil or dil head can keep {', '.join(groups)} by task, given {head.paradigm}")
+    for group in groups:
+        if group in head.owns:
+            raise ValueError(f"{group} is a task's own already, given {', '.join(groups)}")
+
+    def park(key: Key, params: Params) -> OwningState:
+        start = {group: params[group] for group in groups}
+        bank = tree.map(lambda leaf: leaf.expand(head.num_tasks, *leaf.shape).clone(), start)
+        current = torch.full((), -1, dtype=torch.int64, device=key.device)
+        return OwningState(head.park(key, params), bank, current)
+
+    def own(params: Params, state: OwningState, task: TaskId) -> Params:
+        working = {group: params[group] for group in groups}
+        return {**params, **tree.where(task == state.current, working, tree.take(state.bank, task))}
+
+    def begin_task(params: Params, state: OwningState, task: Tensor) -> tuple[Params, OwningState]:
+        params, inner = head.begin_task(own(params, state, task), state.head, task)
+        return params, state._replace(head=inner, current=task.to(torch.int64))
+
+    def end_task(params: Params, state: OwningState) -> tuple[Params, OwningState]:
+        params, inner = head.end_task(params, state.head)
+        bank = tree.put(state.bank, state.current, {group: params[group] for group in groups})
+        return params, state._replace(head=inner, bank=bank)
+
+    def lookup(params: Params, state: OwningState, task: TaskId) -> Params:
+        return head.lookup(own(params, state, task), state.head, task)
+
+    def mask(state: OwningState, logits: Logits, task: TaskId) -> Logits:
+        return head.mask(state.head, logits, task)
+
+    return head._replace(
+        park=park,
+        begin_task=begin_task,
+        end_task=end_task,
+        lookup=lookup,
+        mask=mask,
+        settings=head.settings | {"own": list(groups)},
+        owns=(*head.owns, *groups),
+    )
 
 
 def _shared(paradigm: str, counts: tuple[int, ...]) -> Head:

@@ -73,7 +73,16 @@ BAD = {
     "--set nesterov=true": "nesterov needs momentum",
     "--hidden 0": "hidden must hold at least one width of at least 1, given [0]",
     "--wrap nonsense": "--wrap must be one of reduce_on_plateau, given 'nonsense'",
-    "--model nonsense": "--model must be one of mlp, given 'nonsense'",
+    "--model nonsense": "--model must be one of convnet, mlp, resnet, given 'nonsense'",
+    "--model mlp --set norm=group": "norm must be layer or none, given 'group'",
+    "--model resnet --set norm=batch": "norm must be layer, group or none, given 'batch'",
+    "--model resnet --set norm=3": "norm must be a word, given 3",
+    "--model resnet --set per_task_norm=true": "per_task_norm needs a norm: give norm=layer or group",
+    "--model resnet --set norm=layer --set per_task_norm=true --algorithm joint": "only a til, cil or dil head can keep norm",
+    "--model convnet --set channels=[]": "channels must hold at least one width of at least 1, given []",
+    "--model convnet --set channels=16": "channels must be numbers in brackets, given 16",
+    "--model convnet --set channels=4,4,4,4": "channels must hold at most 3 blocks for images of 8x8, given 4",
+    "--model convnet --set kernel=4": "kernel must be an odd number of at least 1, given 4",
     "--engine nonsense": "invalid choice 'nonsense' for argument '--engine'",
     "--device nonsense": "--device must be auto, cpu or a device that torch can use, given 'nonsense'",
     "--evaluate nonsense": "evaluate must be 'seen', 'current' or a number of tasks, given 'nonsense'",
@@ -183,6 +192,13 @@ def test_every_algorithm_runs_in_every_paradigm(algorithm, paradigm, tmp_path, c
 def test_every_scenario_runs(scenario, tmp_path, capsys):
     dataset = "digits,digits" if scenario == "combined" else "digits"
     assert run_in(tmp_path, "--scenario", scenario, "--dataset", dataset) == 0
+
+
+@pytest.mark.parametrize("flags", ["mlp", "convnet --set channels=2,2", "resnet --set channels=2,2"])
+def test_every_model_runs_with_norms_of_each_task(flags, tmp_path, capsys):
+    own = ["--set", "norm=layer", "--set", "per_task_norm=true"]
+    assert run_in(tmp_path, "--seeds", 2, "--model", *flags.split(), *own) == 0
+    assert '"per_task_norm": true' in (tmp_path / "out" / "config.json").read_text()
 
 
 def test_run_i_of_many_seeds_is_the_run_with_that_seed(tmp_path, capsys):

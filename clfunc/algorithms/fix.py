@@ -21,7 +21,7 @@ class FixState(NamedTuple):
 
 
 def fix(model: Model, tx: Transform, *, freeze_heads: bool = False) -> Algorithm:
-    """Train everything on the first task, and only the head on later ones (with `freeze_heads`, nothing)."""
+    """Train everything on the first task, and only the head and a task's own on later ones (with `freeze_heads`, nothing)."""
     inner = finetuning(model, tx)
     lifted = lift(inner)
 
@@ -32,7 +32,7 @@ def fix(model: Model, tx: Transform, *, freeze_heads: bool = False) -> Algorithm
     def step(params: Params, state: FixState, batch: Batch) -> tuple[Params, FixState, Metrics]:
         moved, state, metrics = lifted.step(params, state, batch)
 
-        held = {group for group in params if freeze_heads or group != "head"}
+        held = {group for group in params if freeze_heads or group not in ("head", *model.head.owns)}
         for group in held:
             moved = moved | {group: tree.where(state.frozen, params[group], moved[group])}
 

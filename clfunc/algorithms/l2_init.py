@@ -53,8 +53,8 @@ def l2_init(model: Model, tx: Transform, *, strength: Number = 0.01) -> Algorith
 
     def begin_task(params: Params, state: L2InitState, task: Task) -> tuple[Params, L2InitState]:
         params, state = lifted.begin_task(params, state, task)
-        own_head = {"head": params["head"]} if model.head.paradigm == "til" else {}
-        return params, state._replace(initial={**state.initial, **own_head})
+        own = {group: params[group] for group in model.head.owns}
+        return params, state._replace(initial={**state.initial, **own})
 
     settings = inner.settings | {"name": "l2_init", "strength": number}
     return lifted._replace(init=init, step=step, begin_task=begin_task, settings=settings)

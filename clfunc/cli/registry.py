@@ -8,7 +8,7 @@ import ast
 import inspect
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 from clfunc import algorithms, models, scenarios, transforms
 from clfunc.scenarios import datasets
@@ -56,21 +56,23 @@ def route(settings: Mapping[str, Any], factories: Mapping[str, Factory]) -> dict
         if owner is None:
             known = sorted({option for factory in factories.values() for option in options(factory)})
             raise ValueError(f"cannot set {setting!r} here: one of {', '.join(known)}")
-        routed[owner][setting] = _fitting(setting, value, options(factories[owner])[setting])
+        routed[owner][setting] = _fitting(value, inspect.signature(factories[owner]).parameters[setting])
     return routed
 
 
-def _fitting(setting: str, value: Any, default: Any) -> Any:
-    """`value`, if it is of the default's kind; ValueError says what would be."""
+def _fitting(value: Any, setting: inspect.Parameter) -> Any:
+    """`value`, if it is of the default's kind, or where that is None, of the annotation's; ValueError says what would be."""
     kinds: dict[type, tuple[str, Any]] = {
         bool: ("true or false", bool),
         str: ("a word", str),
         tuple: ("numbers in brackets", (tuple, list)),
     }
-    wanted, kind = kinds.get(type(default), ("a number", (int, float)))
-    none = default is None and value is None
+    optional = setting.default is None
+    given = next(iter(get_args(setting.annotation)), float) if optional else type(setting.default)
+    wanted, kind = kinds.get(given, ("a number", (int, float)))
+    none = optional and value is None
     if not none and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
-        raise ValueError(f"{setting} must be {wanted}, given {value!r}")
+        raise ValueError(f"{setting.name} must be {wanted}, given {value!r}")
     return value
 
 

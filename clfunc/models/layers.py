@@ -1,14 +1,15 @@
-"""What the models share: activations by name, torch's own initial distribution, dropout as a function of a key."""
+"""What the models share: activations by name, torch's own initial distribution, dropout as a function of a key, wires."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from clfunc.random import split, uniform
-from clfunc.types import Key, Params
+from clfunc.types import Head, Key, Params, Wire
 
 activations: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -29,12 +30,30 @@ def activation_named(name: str) -> Callable[[Tensor], Tensor]:
     return activations[name]
 
 
+def check_widths(name: str, widths: Sequence[int], *, empty: bool = False) -> None:
+    """Raise ValueError unless these are widths of layers: whole numbers from 1 up, at least one unless `empty`."""
+    if (not widths and not empty) or not all(isinstance(w, Integral) and w >= 1 for w in widths):
+        count = "only widths" if empty else "at least one width"
+        raise ValueError(f"{name} must hold {count} of at least 1, given {list(widths)}")
+
+
+def check_rate(rate: float) -> None:
+    """Raise ValueError unless this is a rate of dropout."""
+    if not 0 <= rate < 1:
+        raise ValueError(f"dropout_rate must be in [0, 1), given {rate}")
+
+
 def gated(act: Callable[[Tensor], Tensor], h: Tensor, gate: Tensor | None, position: str) -> Tensor:
     """`act(h)` times a gate on each unit (axis 1): on the activation (`post_act`) or on what it is given (`pre_act`)."""
     if gate is None:
         return act(h)
-    gate = gate.reshape(-1, *(1,) * (h.ndim - 2)).to(h.dtype)
+    gate = of_units(gate, h)
     return act(h) * gate if position == "post_act" else act(h * gate)
+
+
+def of_units(values: Tensor, h: Tensor) -> Tensor:
+    """A number for each unit, placed on axis 1 of `h`, in its dtype."""
+    return values.reshape(-1, *(1,) * (h.ndim - 2)).to(h.dtype)
 
 
 def draw_layer(key: Key, shape: tuple[int, ...], dtype: torch.dtype) -> Params:
@@ -50,6 +69,20 @@ def draw_layer(key: Key, shape: tuple[int, ...], dtype: torch.dtype) -> Params:
 def init_bound(shape: tuple[int, ...]) -> float:
     """1/sqrt(fan_in) of a weight whose first axis is its output."""
     return math.prod(shape[1:]) ** -0.5
+
+
+def layer_wires(layer: str, pre: str | None, post: str, shape: tuple[int, ...], spread: int = 1) -> tuple[Wire, Wire]:
+    """Wires of a layer's weight of this shape, `[post, pre, ...]`, and of its bias."""
+    return (
+        Wire((layer, "weight"), pre, post, spread=spread, bound=init_bound(shape)),
+        Wire((layer, "bias"), None, post, pre_axis=None, reset="zero"),
+    )
+
+
+def head_wire(head: Head, pre: str, width: int, spread: int = 1) -> Wire:
+    """The wire of the head's weight, fed by `width` units; its bias has no unit at either end, and so none."""
+    axis, bound = 2 if head.paradigm == "mtl" else 1, init_bound((1, width * spread))
+    return Wire(("head", "weight"), pre, None, pre_axis=axis, post_axis=None, spread=spread, bound=bound)
 
 
 def dropout(x: Tensor, rate: float, key: Key | None, layer: int) -> Tensor:

@@ -8,7 +8,17 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import linear
 
-from clfunc.models.layers import activation_named, draw_layer, dropout, gated, init_bound
+from clfunc.models.layers import (
+    activation_named,
+    check_rate,
+    check_widths,
+    draw_layer,
+    dropout,
+    gated,
+    head_wire,
+    layer_wires,
+)
+from clfunc.models.norms import norm_wires, normalised, owning_head, start_norms
 from clfunc.random import split
 from clfunc.types import Head, Inputs, Key, Model, Output, Params, TaskId, Wire
 
@@ -19,29 +29,32 @@ def mlp(
     head: Head,
     *,
     activation: str = "relu",
+    norm: str | None = None,
+    per_task_norm: bool = False,
     dropout_rate: float = 0.0,
     dtype: torch.dtype | None = None,
 ) -> Model:
-    """Hidden layers `hidden1`, `hidden2`, ..., each linear, activation, gate, dropout; then the head.
+    """Hidden layers `hidden1`, `hidden2`, ..., each linear, norm, activation, gate, dropout; then the head.
 
     Args:
         inputs: Number of inputs, or their shape, which is flattened.
         hidden: Width of each hidden layer; at least one.
         head: From `clfunc.heads`; its state belongs to the algorithm.
         activation: One of `clfunc.models.layers.activations`.
+        norm: `layer`, over the units of each hidden layer; None for none. See `clfunc.models.norms`.
+        per_task_norm: Each task has gains and biases of its own.
         dropout_rate: Share of hidden units dropped in training, in [0, 1); 0 drops none.
         dtype: Of the parameters, and so of the computation; torch's default if not given.
 
     `init` draws from `torch.nn.Linear`'s own distribution, U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
 
     Raises:
-        ValueError: No hidden layer, a width below 1, an unknown activation, a rate out of range.
+        ValueError: No hidden layer, a width below 1, an unknown activation or norm, a rate out of range.
     """
     act = activation_named(activation)
-    if not hidden or min(hidden) < 1:
-        raise ValueError(f"hidden must hold at least one width of at least 1, given {list(hidden)}")
-    if not 0 <= dropout_rate < 1:
-        raise ValueError(f"dropout_rate must be in [0, 1), given {dropout_rate}")
+    check_widths("hidden", hidden)
+    check_rate(dropout_rate)
+    head = owning_head(head, norm, per_task_norm, ("layer",))
     dtype = dtype or torch.get_default_dtype()
     fan_in = inputs if isinstance(inputs, int) else math.prod(inputs)
     units = {f"hidden{i}": width for i, width in enumerate(hidden, 1)}
@@ -50,7 +63,8 @@ def mlp(
     def init(key: Key) -> Params:
         keys = split(key, len(units) + 1)
         layers = {name: draw_layer(keys[i], shape, dtype) for i, (name, shape) in enumerate(shapes.items())}
-        return {**layers, "head": head.init(keys[-1], hidden[-1], dtype)}
+        norms = start_norms(norm, units, key.device, dtype)
+        return {**layers, **norms, "head": head.init(keys[-1], hidden[-1], dtype)}
 
     def apply(
         params: Params,
@@ -64,33 +78,21 @@ def mlp(
         features: dict[str, Tensor] = {}
         h = rearrange(x, "batch ... -> batch (...)").to(params["head"]["weight"].dtype)
         for layer, name in enumerate(units):
+            gate = None if gates is None else gates[name]
             h = linear(h, params[name]["weight"], params[name]["bias"])
-            features[name] = gated(act, h, None if gates is None else gates[name], gate_position)
+            features[name] = gated(act, normalised(params, name, h, gate), gate, gate_position)
             h = dropout(features[name], dropout_rate, key, layer)
         return Output(head.apply(params["head"], h, task), features)
 
     settings = {"name": "mlp", "inputs": fan_in, "hidden": list(hidden), "activation": activation}
-    settings |= {"dropout_rate": dropout_rate, "dtype": str(dtype), "head": head.settings}
-    return Model(init, apply, _wires(shapes, head), units, head, dropout_rate > 0, settings)
+    settings |= {"norm": norm, "per_task_norm": per_task_norm, "dropout_rate": dropout_rate}
+    settings |= {"dtype": str(dtype), "head": head.settings}
+    wires = _wires(shapes, head) + norm_wires(norm, {name: name for name in units})
+    return Model(init, apply, wires, units, head, dropout_rate > 0, settings)
 
 
 def _wires(shapes: dict[str, tuple[int, int]], head: Head) -> tuple[Wire, ...]:
-    wires: list[Wire] = []
-    pre = None
-    for name, shape in shapes.items():
-        wires.append(Wire((name, "weight"), pre, name, bound=init_bound(shape)))
-        wires.append(Wire((name, "bias"), None, name, pre_axis=None, reset="zero"))
-        pre = name
-    stacked = head.paradigm == "mtl"
-    width = shapes[pre][0] if pre else 0
-    wires.append(
-        Wire(
-            ("head", "weight"),
-            pre,
-            None,
-            pre_axis=2 if stacked else 1,
-            post_axis=None,
-            bound=init_bound((1, width)),
-        )
-    )
-    return tuple(wires)
+    names = list(shapes)
+    pairs = zip(shapes.items(), [None, *names], strict=False)
+    layers = [wire for (name, shape), pre in pairs for wire in layer_wires(name, pre, name, shape)]
+    return (*layers, head_wire(head, names[-1], shapes[names[-1]][0]))

@@ -1,0 +1,86 @@
+"""Normalisation of one example at a time, with no running statistics: over all units, or over groups of channels.
+
+    normalised(h) = weight * (h - mean) / sqrt(variance + 1e-5) + bias        per example and group, as `F.group_norm`
+
+`layer` [1] takes mean and variance over all units (and the whole image), `group` [2] over groups of neighbouring channels.
+
+Units under a gate `g` are multiplied by it before, `normalised(g * h)`, and once more where the model gates its activations.
+So the statistics, and with them every unit's output, depend only on units whose gate is not 0. The mean still divides by
+the number of all units, which is constant. Without gates every unit counts, also one whose outgoing weights are 0.
+
+Gains and biases are `params["norm"][layer]`, a group of their own, so that a task can have them for itself
+(`clfunc.heads.with_own`).
+
+[1] Ba et al. 2016, arXiv:1607.06450   [2] Wu & He 2018, arXiv:1803.08494
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from clfunc.heads import with_own
+from clfunc.models.layers import of_units
+from clfunc.types import Head, Params, Wire
+
+GROUP = 8  # channels in a group, or the next number that divides them
+_EPS = 1e-5  # torch's own
+
+
+def owning_head(head: Head, norm: str | None, per_task_norm: bool, names: tuple[str, ...] = ("layer", "group")) -> Head:
+    """The head, which owns the norms too if `per_task_norm`.
+
+    Raises:
+        ValueError: A norm that there is not, or `per_task_norm` without one or with a head for mixed or single tasks.
+    """
+    if norm is not None and norm not in names:
+        raise ValueError(f"norm must be {', '.join(names)} or none, given {norm!r}")
+    if per_task_norm and norm is None:
+        raise ValueError(f"per_task_norm needs a norm: give norm={' or '.join(names)}, or per_task_norm=False")
+    return with_own(head, ("norm",)) if per_task_norm else head
+
+
+def group_count(norm: str | None, channels: int) -> int:
+    """Groups of channels: one for `layer`, else as many as have the smallest size from 8 up that divides them."""
+    if norm != "group" or channels <= GROUP:
+        return 1
+    return channels // next(size for size in range(GROUP, channels + 1) if channels % size == 0)
+
+
+def start_norms(norm: str | None, widths: Mapping[str, int], device: torch.device, dtype: torch.dtype) -> Params:
+    """`{"norm": ...}` with gain one and bias zero for each layer; empty where there is no norm."""
+    if norm is None:
+        return {}
+
+    def start(width: int) -> Params:
+        return {
+            "weight": torch.ones(width, dtype=dtype, device=device),
+            "bias": torch.zeros(width, dtype=dtype, device=device),
+        }
+
+    return {"norm": {layer: start(width) for layer, width in widths.items()}}
+
+
+def norm_wires(norm: str | None, posts: Mapping[str, str]) -> tuple[Wire, ...]:
+    """Wires of the norms, given the unit group that each layer feeds."""
+    if norm is None:
+        return ()
+    resets = (("weight", "one"), ("bias", "zero"))
+    return tuple(
+        Wire(("norm", layer, part), None, post, pre_axis=None, reset=reset)  # type: ignore[arg-type]
+        for layer, post in posts.items()
+        for part, reset in resets
+    )
+
+
+def normalised(params: Params, layer: str, h: Tensor, gate: Tensor | None = None, groups: int = 1) -> Tensor:
+    """`h` `[batch, units, ...]` under its gate and normalised; `h` itself where the parameters hold no norm."""
+    if "norm" not in params:
+        return h
+    gain = params["norm"][layer]
+    h = h if gate is None else h * of_units(gate, h)
+    parts = h.reshape(h.shape[0], groups, h.shape[1] // groups, *h.shape[2:])
+    axes = tuple(range(2, parts.ndim))
+    centred = parts - parts.mean(axes, keepdim=True)
+    unit = centred * torch.rsqrt((centred * centred).mean(axes, keepdim=True) + _EPS)
+    return unit.reshape(h.shape) * of_units(gain["weight"], h) + of_units(gain["bias"], h)

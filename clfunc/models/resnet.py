@@ -1,0 +1,157 @@
+"""A residual network [1], with its wires: one unit group for each stage's stream, one for the inside of each block.
+
+    stream = gate * activation(stem(x))                                             group stage1
+    inner  = gate * activation(conv1(stream))                                       group stage1_block1, ...
+    stream = gate * activation(conv2(inner) + shortcut(stream))                     group stage1
+
+A stage's stream is one group of units, since the additions tie them: its gate stands after each addition, so that a unit
+with gate 0 is 0 all along the stage. The first block of every later stage halves the image: its conv1 and its shortcut, a
+1x1 convolution in place of the identity, take every second pixel and lead from the stage before. Then come the mean over the
+image, linear layers if any, and the head. With a norm, every convolution has its own, before the activation or addition.
+
+Departs from [1]: normalisation is per example (`clfunc.models.norms`), convolutions have biases, the stem is 3x3.
+
+[1] He et al. 2016, arXiv:1512.03385
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from clfunc.models.images import as_images, convolved, image_shape
+from clfunc.models.layers import activation_named, check_widths, draw_layer, gated, head_wire, layer_wires
+from clfunc.models.norms import group_count, norm_wires, normalised, owning_head, start_norms
+from clfunc.random import split
+from clfunc.types import Head, Inputs, Key, Model, Output, Params, Settings, TaskId, Wire
+
+
+class _Layer(NamedTuple):
+    """What a layer is made of: the groups at its ends and its weight's shape."""
+
+    pre: str | None
+    post: str
+    shape: tuple[int, ...]
+
+
+def resnet(
+    inputs: int | Sequence[int],
+    hidden: Sequence[int],
+    head: Head,
+    *,
+    channels: Sequence[int] = (16, 32),
+    blocks: int = 1,
+    activation: str = "relu",
+    norm: str | None = None,
+    per_task_norm: bool = False,
+    dtype: torch.dtype | None = None,
+) -> Model:
+    """Stages of residual blocks, the mean over the image, then layers `hidden1`, ... and the head.
+
+    Args:
+        inputs: Shape of an image, `(height, width)` or `(channels, height, width)`.
+        hidden: Width of each linear layer after the mean; may be empty.
+        head: From `clfunc.heads`; its state belongs to the algorithm.
+        channels: Channels of each stage; at least one.
+        blocks: Blocks of each stage, >= 1.
+        activation: One of `clfunc.models.layers.activations`.
+        norm: `layer` or `group` (the linear layers: over all units either way), None for none; see `clfunc.models.norms`.
+        per_task_norm: Each task has gains and biases of its own.
+        dtype: Of the parameters, and so of the computation; torch's default if not given.
+
+    The features of a stage are those of its last block, and groups are in the order in which features are computed: the last
+    one feeds the head. `init` draws from torch's own distribution, U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
+
+    Raises:
+        ValueError: No image, no stage, a width or number of blocks below 1, an unknown activation or norm.
+    """
+    act, image = activation_named(activation), image_shape(inputs)
+    check_widths("hidden", hidden, empty=True)
+    check_widths("channels", channels)
+    if not isinstance(blocks, int) or blocks < 1:
+        raise ValueError(f"blocks must be a number of at least 1, given {blocks}")
+    head = owning_head(head, norm, per_task_norm)
+    dtype = dtype or torch.get_default_dtype()
+    units, layers = _units(channels, blocks, hidden), _layers(image[0], channels, blocks, hidden)
+    groups = {name: group_count(norm, layer.shape[0]) for name, layer in layers.items()}
+    last = list(units)[-1]
+
+    def init(key: Key) -> Params:
+        keys = split(key, len(layers) + 1)
+        drawn = {name: draw_layer(keys[i], layer.shape, dtype) for i, (name, layer) in enumerate(layers.items())}
+        widths = {name: layer.shape[0] for name, layer in layers.items()}
+        return {
+            **drawn,
+            **start_norms(norm, widths, key.device, dtype),
+            "head": head.init(keys[-1], units[last], dtype),
+        }
+
+    def apply(
+        params: Params,
+        x: Inputs,
+        task: TaskId,
+        *,
+        gates: dict[str, Tensor] | None = None,
+        gate_position: str = "post_act",
+        key: Key | None = None,
+    ) -> Output:
+        def made(name: str, h: Tensor, stride: int = 1) -> Tensor:
+            """The convolution of this name, normalised."""
+            gate = None if gates is None else gates[layers[name].post]
+            return normalised(params, name, convolved(h, params[name], stride), gate, groups[name])
+
+        def active(group: str, h: Tensor) -> Tensor:
+            return gated(act, h, None if gates is None else gates[group], gate_position)
+
+        features: dict[str, Tensor] = {}
+        h = active("stage1", made("stem", as_images(x, image, params["head"]["weight"])))
+        for stage, inner in _blocks(len(channels), blocks):
+            first = f"{inner}_shortcut" in layers
+            identity = made(f"{inner}_shortcut", h, 2) if first else h
+            features[inner] = active(inner, made(f"{inner}_conv1", h, 2 if first else 1))
+            h = active(stage, made(f"{inner}_conv2", features[inner]) + identity)
+            features[stage] = h
+        h = h.mean((2, 3))
+        for name in (name for name in units if name.startswith("hidden")):
+            h = linear(h, params[name]["weight"], params[name]["bias"])
+            h = active(name, normalised(params, name, h, None if gates is None else gates[name]))
+            features[name] = h
+        return Output(head.apply(params["head"], h, task), {name: features[name] for name in units})
+
+    settings: Settings = {"name": "resnet", "inputs": list(image), "hidden": list(hidden), "channels": list(channels)}
+    settings |= {"blocks": blocks, "activation": activation, "norm": norm, "per_task_norm": per_task_norm}
+    settings |= {"dtype": str(dtype), "head": head.settings}
+    weights = tuple(w for name, layer in layers.items() for w in layer_wires(name, *layer))
+    norms = norm_wires(norm, {name: layer.post for name, layer in layers.items()})
+    wires: tuple[Wire, ...] = (*weights, head_wire(head, last, units[last]), *norms)
+    return Model(init, apply, wires, units, head, False, settings)
+
+
+def _blocks(stages: int, blocks: int) -> list[tuple[str, str]]:
+    """Each block's stage and inner group, in order."""
+    return [(f"stage{s}", f"stage{s}_block{b}") for s in range(1, stages + 1) for b in range(1, blocks + 1)]
+
+
+def _units(channels: Sequence[int], blocks: int, hidden: Sequence[int]) -> dict[str, int]:
+    units: dict[str, int] = {}
+    for s, width in enumerate(channels, 1):
+        units |= {f"stage{s}_block{b}": width for b in range(1, blocks + 1)} | {f"stage{s}": width}
+    return units | {f"hidden{i}": width for i, width in enumerate(hidden, 1)}
+
+
+def _layers(colours: int, channels: Sequence[int], blocks: int, hidden: Sequence[int]) -> dict[str, _Layer]:
+    layers = {"stem": _Layer(None, "stage1", (channels[0], colours, 3, 3))}
+    pre, width = "stage1", channels[0]
+    for stage, inner in _blocks(len(channels), blocks):
+        new = channels[int(stage.removeprefix("stage")) - 1]
+        layers[f"{inner}_conv1"] = _Layer(pre, inner, (new, width, 3, 3))
+        layers[f"{inner}_conv2"] = _Layer(inner, stage, (new, new, 3, 3))
+        if stage != pre:
+            layers[f"{inner}_shortcut"] = _Layer(pre, stage, (new, width, 1, 1))
+        pre, width = stage, new
+    for i, new in enumerate(hidden, 1):
+        layers[f"hidden{i}"] = _Layer(pre, f"hidden{i}", (new, width))
+        pre, width = f"hidden{i}", new
+    return layers
