@@ -60,7 +60,7 @@ def pictures(rates: dict[str, Tensor], side: int = 128) -> dict[str, Tensor]:
 def rates(
     model: Model, params: Params, context: Context, key: Key, mode: str, alpha: State, epsilon: Scalar, no_reg: bool
 ) -> dict[str, Tensor]:
-    """The rate of every weight that feeds a unit, by dotted name; each broadcasts against its weight.
+    """The rate of every weight that feeds a unit and that tasks share, by dotted name; each broadcasts against its weight.
 
     `key` is what `hat_random` draws from; `alpha` is `()` in a mode that has none; `no_reg` is `adahat` with free = 0.
     """
@@ -78,7 +78,7 @@ def rates(
             return hat_const_alpha(used[name], alpha)
         return hat(used[name]) if mode == "hat" else hat_const_1(used[name])
 
-    names = [(masks.name_of(wire), wire.post) for wire in model.wires]
+    names = [(masks.name_of(wire), wire.post) for wire in model.wires if wire.path[0] not in model.head.owns]
     return {name: rate(at, name, group) for at, (name, group) in enumerate(names) if group is not None}
 
 

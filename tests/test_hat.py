@@ -31,7 +31,7 @@ class Promise:
 
     def __init__(self, algorithm, model):
         self.algorithm, self.model = algorithm, model
-        self.x = normal(key(9), (7, 16))
+        self.x = normal(key(9), (7, 1, 4, 4))
         self.logits, self.frozen, self.capacity = {}, 0, []
 
     def __call__(self, name, f, *args):
@@ -45,7 +45,8 @@ class Promise:
 
     def check_step(self, params, state, moved, new):
         used = masks.of_weights(self.model, params, state.attention.used)
-        for name, mask in tree.items(used):
+        shared = {name: mask for name, mask in tree.items(used) if name.split(".")[0] not in self.model.head.owns}
+        for name, mask in shared.items():
             before, after = (dict(tree.items(p))[name][mask == 1] for p in (params, moved))
             assert torch.equal(before, after), f"{name} moved between two used units"
             self.frozen += before.numel()
@@ -63,9 +64,13 @@ class Promise:
 
 
 def lived(tx, seed=0, tasks=TASKS, hidden=(6, 5), dropout=0.0, activation="relu", **settings):
-    """A whole life under the promise's hook."""
+    """A whole life of an mlp under the promise's hook."""
     scenario = toy_stream(num_tasks=tasks)
     model = network(scenario, hidden, dropout_rate=dropout, activation=activation)
+    return lived_by(model, scenario, tx, seed, **settings)
+
+
+def lived_by(model, scenario, tx, seed=0, **settings):
     algorithm = hat(model, tx, num_tasks=TASKS, **({"s_max": 20.0} | settings))
     promise = Promise(algorithm, model)
     play(algorithm, scenario, key(seed), promise, epochs=1, steps=3)
@@ -85,6 +90,30 @@ def test_weights_between_used_units_never_move_and_earlier_logits_keep_their_bit
     tx, seed, tasks, hidden, dropout, activation, s_max
 ):
     lived(tx, seed, tasks, hidden, dropout, activation, s_max=s_max)
+
+
+NETWORKS = {
+    "convnet": lambda s, **more: cl.models.convnet(s.inputs, (5,), s.head(), channels=(4, 3), **more),
+    "resnet": lambda s, **more: cl.models.resnet(s.inputs, (4,), s.head(), channels=(4, 5), **more),
+    "mlp": lambda s, **more: network(s, **more),
+}
+
+
+@pytest.mark.parametrize("norm", [None, "layer", "group"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_promise_holds_for_every_network_and_for_norms_that_a_task_has_for_itself(name, norm):
+    scenario = toy_stream(num_tasks=3)
+    if (name, norm) != ("mlp", "group"):
+        model = NETWORKS[name](scenario, norm=norm, per_task_norm=norm is not None)
+        promise = lived_by(model, scenario, carry(adamw(0.05, weight_decay=0.1)))
+        assert promise.frozen > 0 and len(promise.logits) == 3
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_norms_that_tasks_share_are_refused(name):
+    scenario = toy_stream(num_tasks=3)
+    with pytest.raises(ValueError, match=r"hat cannot protect normalisation that tasks share .* per_task_norm=True"):
+        hat(NETWORKS[name](scenario, norm="layer"), sgd(0.1), num_tasks=3)
 
 
 @pytest.mark.parametrize("tx", [sgd(0.1), carry(adamw(0.1, weight_decay=0.1))], ids=["sgd", "adamw"])

@@ -3,7 +3,7 @@
     push[w] = gradient[w] * rate[w];   updates[w] = inner(push)[w] * rate[w]        (each rate applied once, see below)
 
 The rate of a weight comes from the masks of the two units it joins (`clfunc.adjustment`), which an algorithm passes in
-`context.used`, `.claims` and `.gates`. Weights of heads, and whatever else no wire leads to a unit, have rate 1.
+`context.used`, `.claims` and `.gates`. What a task has for itself (a head, a norm), and what feeds no unit, has rate 1.
 
 A gradient scaled down moves an adaptive optimiser as far as before (Adam divides the scale out again), and a gradient of 0
 stops neither momentum nor weight decay. So, by default, rates act on what moves, and weights with rate 0 are frozen in both
