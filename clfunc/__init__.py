@@ -8,6 +8,7 @@ from clfunc import heads as heads
 from clfunc import losses as losses
 from clfunc import metrics as metrics
 from clfunc import models as models
+from clfunc import plasticity as plasticity
 from clfunc import random as random
 from clfunc import scenarios as scenarios
 from clfunc import transforms as transforms
