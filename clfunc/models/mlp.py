@@ -8,7 +8,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import linear
 
-from clfunc.models.layers import activation_named, draw_layer, dropout, gated, init_bound
+from clfunc.models.layers import activation_named, crelu, draw_layer, dropout, gated, init_bound
 from clfunc.random import split
 from clfunc.types import Head, Inputs, Key, Model, Output, Params, TaskId, Wire
 
@@ -28,16 +28,19 @@ def mlp(
         inputs: Number of inputs, or their shape, which is flattened.
         hidden: Width of each hidden layer; at least one.
         head: From `clfunc.heads`; its state belongs to the algorithm.
-        activation: One of `clfunc.models.layers.activations`.
+        activation: One of `clfunc.models.layers.activations`, or `crelu` [1]: a unit gives relu(h) and relu(-h), so its
+            features are `[batch, units, 2]` and the next layer has twice the inputs, a unit's two side by side.
         dropout_rate: Share of hidden units dropped in training, in [0, 1); 0 drops none.
         dtype: Of the parameters, and so of the computation; torch's default if not given.
 
     `init` draws from `torch.nn.Linear`'s own distribution, U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
 
+    [1] Abbas et al. 2023, arXiv:2303.07507; Shang et al. 2016, arXiv:1603.05201, who lay out all relu(h), then all relu(-h)
+
     Raises:
         ValueError: No hidden layer, a width below 1, an unknown activation, a rate out of range.
     """
-    act = activation_named(activation)
+    act, spread = activation_named(activation, {"crelu": crelu}), 2 if activation == "crelu" else 1
     if not hidden or min(hidden) < 1:
         raise ValueError(f"hidden must hold at least one width of at least 1, given {list(hidden)}")
     if not 0 <= dropout_rate < 1:
@@ -45,12 +48,12 @@ def mlp(
     dtype = dtype or torch.get_default_dtype()
     fan_in = inputs if isinstance(inputs, int) else math.prod(inputs)
     units = {f"hidden{i}": width for i, width in enumerate(hidden, 1)}
-    shapes = dict(zip(units, zip(hidden, (fan_in, *hidden), strict=False), strict=True))
+    shapes = dict(zip(units, zip(hidden, (fan_in, *(spread * width for width in hidden)), strict=False), strict=True))
 
     def init(key: Key) -> Params:
         keys = split(key, len(units) + 1)
         layers = {name: draw_layer(keys[i], shape, dtype) for i, (name, shape) in enumerate(shapes.items())}
-        return {**layers, "head": head.init(keys[-1], hidden[-1], dtype)}
+        return {**layers, "head": head.init(keys[-1], spread * hidden[-1], dtype)}
 
     def apply(
         params: Params,
@@ -66,23 +69,23 @@ def mlp(
         for layer, name in enumerate(units):
             h = linear(h, params[name]["weight"], params[name]["bias"])
             features[name] = gated(act, h, None if gates is None else gates[name], gate_position)
-            h = dropout(features[name], dropout_rate, key, layer)
+            h = dropout(rearrange(features[name], "batch ... -> batch (...)"), dropout_rate, key, layer)
         return Output(head.apply(params["head"], h, task), features)
 
     settings = {"name": "mlp", "inputs": fan_in, "hidden": list(hidden), "activation": activation}
     settings |= {"dropout_rate": dropout_rate, "dtype": str(dtype), "head": head.settings}
-    return Model(init, apply, _wires(shapes, head), units, head, dropout_rate > 0, settings)
+    return Model(init, apply, _wires(shapes, head, spread), units, head, dropout_rate > 0, settings)
 
 
-def _wires(shapes: dict[str, tuple[int, int]], head: Head) -> tuple[Wire, ...]:
+def _wires(shapes: dict[str, tuple[int, int]], head: Head, spread: int) -> tuple[Wire, ...]:
     wires: list[Wire] = []
     pre = None
     for name, shape in shapes.items():
-        wires.append(Wire((name, "weight"), pre, name, bound=init_bound(shape)))
+        wires.append(Wire((name, "weight"), pre, name, spread=spread if pre else 1, bound=init_bound(shape)))
         wires.append(Wire((name, "bias"), None, name, pre_axis=None, reset="zero"))
         pre = name
     stacked = head.paradigm == "mtl"
-    width = shapes[pre][0] if pre else 0
+    width = spread * shapes[pre][0] if pre else 0
     wires.append(
         Wire(
             ("head", "weight"),
@@ -90,6 +93,7 @@ def _wires(shapes: dict[str, tuple[int, int]], head: Head) -> tuple[Wire, ...]:
             None,
             pre_axis=2 if stacked else 1,
             post_axis=None,
+            spread=spread,
             bound=init_bound((1, width)),
         )
     )
