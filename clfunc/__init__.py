@@ -20,6 +20,7 @@ from clfunc.algorithms import independent as independent
 from clfunc.algorithms import joint as joint
 from clfunc.algorithms import l2_init as l2_init
 from clfunc.algorithms import reduce_on_plateau as reduce_on_plateau
+from clfunc.algorithms import shrink_and_perturb as shrink_and_perturb
 from clfunc.algorithms import single as single
 from clfunc.driver import run as run
 from clfunc.engine import scan as scan
@@ -43,6 +44,7 @@ from clfunc.transforms import mask_updates as mask_updates
 from clfunc.transforms import scale as scale
 from clfunc.transforms import schedules as schedules
 from clfunc.transforms import sgd as sgd
+from clfunc.transforms import upgd as upgd
 from clfunc.types import Algorithm as Algorithm
 from clfunc.types import Batch as Batch
 from clfunc.types import Context as Context

@@ -63,7 +63,7 @@ BAD = {
     "--scenario split --tasks 11": "digits has 10 classes, too few for 11 tasks",
     "--paradigm nonsense": "paradigm must be til, cil or dil, given 'nonsense'",
     "--valid 1.5": "valid must be a share in [0, 1) of the training examples, given 1.5",
-    "--optimizer nonsense": "--optimizer must be one of sgd, adam, adamw, given 'nonsense'",
+    "--optimizer nonsense": "--optimizer must be one of sgd, adam, adamw, upgd, given 'nonsense'",
     "--set lr=-1": "lr must be a number in [0, inf), given -1",
     "--set lr=fast": "lr must be a number, given 'fast'",
     "--set lr": "--set takes name=value, given 'lr'",

@@ -2,7 +2,7 @@
 
 import torch
 
-from clfunc import algorithms, mlp, scenarios
+from clfunc import algorithms, mlp, scenarios, upgd
 from clfunc.testing import Case
 
 
@@ -12,6 +12,11 @@ def with_dropout(model, tx):
     dtype = getattr(torch, built["dtype"].removeprefix("torch."))
     dropped = mlp(built["inputs"], built["hidden"], model.head, dropout_rate=0.2, dtype=dtype)
     return algorithms.finetuning(dropped, tx)
+
+
+def each_step(model, tx, shrink, sigma):
+    """Shrink and perturb after every step, with a fresh network as the noise."""
+    return algorithms.shrink_and_perturb(algorithms.finetuning(model, tx), shrink, sigma, noise="init", every="step")
 
 
 cases = (
@@ -28,6 +33,28 @@ cases = (
         lambda m, tx: algorithms.l2_init(m, tx, strength=0.1),
         neutral=lambda m, tx: algorithms.l2_init(m, tx, strength=0.0),
         vary=lambda m, tx: algorithms.l2_init(m, tx, strength=0.5),
+    ),
+    Case(
+        "upgd",
+        lambda m, tx: algorithms.finetuning(m, upgd(0.2, sigma=0.01)),
+        vary=lambda m, tx: algorithms.finetuning(m, upgd(0.1, 0.9, sigma=0.1, weight_decay=0.01)),
+    ),
+    Case(
+        "upgd local",
+        lambda m, tx: algorithms.finetuning(m, upgd(0.2, sigma=0.01, scope="local", protect=False)),
+        vary=lambda m, tx: algorithms.finetuning(m, upgd(0.1, 0.9, scope="local", protect=False)),
+    ),
+    Case(
+        "shrink_and_perturb",
+        lambda m, tx: algorithms.shrink_and_perturb(algorithms.finetuning(m, tx)),
+        neutral=lambda m, tx: algorithms.shrink_and_perturb(algorithms.finetuning(m, tx), 0.0, 0.0),
+        vary=lambda m, tx: algorithms.shrink_and_perturb(algorithms.finetuning(m, tx), 0.1, 0.1),
+    ),
+    Case(
+        "shrink_and_perturb each step",
+        lambda m, tx: each_step(m, tx, 1e-3, 1e-3),
+        neutral=lambda m, tx: each_step(m, tx, 0.0, 0.0),
+        vary=lambda m, tx: each_step(m, tx, 1e-2, 1e-2),
     ),
     Case(
         "reduce_on_plateau",

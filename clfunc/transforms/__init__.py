@@ -11,3 +11,4 @@ from clfunc.transforms.mask import mask_updates as mask_updates
 from clfunc.transforms.scale import add_decayed_weights as add_decayed_weights
 from clfunc.transforms.scale import scale as scale
 from clfunc.transforms.sgd import sgd as sgd
+from clfunc.transforms.upgd import upgd as upgd
