@@ -101,7 +101,8 @@ def _program(step: Step, unroll: int, moves: tuple[str, ...]) -> Callable[[Any, 
         new = [leaf.clone() if how == "borrowed" else leaf for leaf, how in zip(tree.leaves(carry), moves, strict=True)]
         for buffer, value, how in zip(old, new, moves, strict=True):
             if how != "fixed":
-                buffer.copy_(value)
+                # a view, since torch 2.13 loses compiled writes to a 0-d float64 tensor on the CPU, in every backend
+                (buffer if buffer.ndim else buffer[None]).copy_(value)
         return tree.stack(ys)
 
     chunk.__code__ = chunk.__code__.replace()  # torch counts (and limits) compiled variants by code object
