@@ -34,7 +34,7 @@ class UPGDState(NamedTuple):
     sigma: Scalar
     weight_decay: Scalar
     key: Key
-    step: Scalar
+    step: Scalar  # a whole number: it also says which noise is next
     utility: Params
 
 
@@ -66,7 +66,7 @@ def upgd(
     spread, decay = scalar(sigma, "sigma", 0), scalar(weight_decay, "weight_decay", 0)
 
     def init(key: Key, params: Params) -> UPGDState:
-        step = torch.zeros((), dtype=torch.float64, device=key.device)
+        step = torch.zeros((), dtype=torch.int64, device=key.device)
         return UPGDState(rate, beta, spread, decay, key, step, tree.zeros_like(params))
 
     def update(updates: Updates, state: UPGDState, params: Params, context: Context) -> tuple[Updates, UPGDState]:
@@ -78,7 +78,7 @@ def upgd(
             shaken = (g + state.sigma * noise) * free if protect else g + state.sigma * noise * free
             return -state.lr * (shaken + state.weight_decay * p)
 
-        noise = normal_like(state.key, params, at=state.step.to(torch.int64))
+        noise = normal_like(state.key, params, at=state.step)
         return tree.map(moved, updates, params, useless, noise), state._replace(step=step, utility=utility)
 
     settings = {"name": "upgd", "lr": rate, "beta_utility": beta, "sigma": spread, "weight_decay": decay}
