@@ -72,7 +72,7 @@ BAD = {
     "--set dropout_rate=1": "dropout_rate must be in [0, 1), given 1",
     "--set nesterov=true": "nesterov needs momentum",
     "--hidden 0": "hidden must hold at least one width of at least 1, given [0]",
-    "--wrap nonsense": "--wrap must be one of reduce_on_plateau, given 'nonsense'",
+    "--wrap nonsense": "--wrap must be one of reduce_on_plateau, shrink_and_perturb, given 'nonsense'",
     "--model nonsense": "--model must be one of mlp, given 'nonsense'",
     "--engine nonsense": "invalid choice 'nonsense' for argument '--engine'",
     "--device nonsense": "--device must be auto, cpu or a device that torch can use, given 'nonsense'",

@@ -138,6 +138,17 @@ def test_members_of_a_sweep_are_each_alone(noise):
         together, state = tree.stack(alone)
 
 
+@pytest.mark.compiled
+def test_a_compiled_step_with_a_fresh_network_as_noise_is_the_eager_one():
+    algorithm = shrink_and_perturb(finetuning(net(), sgd(LR)), SHRINK, SIGMA, noise="init", every="step")
+    params, state = algorithm.init(KEY)
+    step = torch.compile(algorithm.step, fullgraph=True)
+    for number in range(3):
+        expected = algorithm.step(params, state, batch(number))
+        torch.testing.assert_close(step(params, state, batch(number)), expected, rtol=1e-12, atol=1e-12)
+        params, state, _ = expected
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -15,8 +15,8 @@ def with_dropout(model, tx):
 
 
 def each_step(model, tx, shrink, sigma):
-    """Shrink and perturb after every step, with a fresh network as the noise."""
-    return algorithms.shrink_and_perturb(algorithms.finetuning(model, tx), shrink, sigma, noise="init", every="step")
+    """Shrink and perturb after every step."""
+    return algorithms.shrink_and_perturb(algorithms.finetuning(model, tx), shrink, sigma, every="step")
 
 
 cases = (

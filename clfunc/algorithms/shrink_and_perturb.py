@@ -47,7 +47,7 @@ def shrink_and_perturb(
         inner: Any algorithm.
         shrink: Share of each parameter taken off, in [0, 1]; 0 takes nothing off.
         sigma: Scale of the noise, >= 0; 0 adds none, and with shrink=0 this is `inner`.
-        noise: `normal`, N(0, 1), or `init`, the parameters of a network drawn afresh.
+        noise: `normal`, N(0, 1), or `init`, the parameters of a network drawn afresh (slow to compile at each step).
         every: `task` or `step`. A head that waits for its task is not touched.
 
     Raises:
