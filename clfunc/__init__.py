@@ -8,6 +8,7 @@ from clfunc import heads as heads
 from clfunc import losses as losses
 from clfunc import metrics as metrics
 from clfunc import models as models
+from clfunc import plasticity as plasticity
 from clfunc import random as random
 from clfunc import scenarios as scenarios
 from clfunc import transforms as transforms
@@ -21,6 +22,7 @@ from clfunc.algorithms import independent as independent
 from clfunc.algorithms import joint as joint
 from clfunc.algorithms import l2_init as l2_init
 from clfunc.algorithms import reduce_on_plateau as reduce_on_plateau
+from clfunc.algorithms import shrink_and_perturb as shrink_and_perturb
 from clfunc.algorithms import single as single
 from clfunc.driver import run as run
 from clfunc.engine import scan as scan
@@ -47,6 +49,7 @@ from clfunc.transforms import scale as scale
 from clfunc.transforms import scale_by_adjustment as scale_by_adjustment
 from clfunc.transforms import schedules as schedules
 from clfunc.transforms import sgd as sgd
+from clfunc.transforms import upgd as upgd
 from clfunc.types import Algorithm as Algorithm
 from clfunc.types import Batch as Batch
 from clfunc.types import Context as Context

@@ -10,11 +10,13 @@ A step draws with `at=count` rather than by splitting where it can: it costs not
 """
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from clfunc.tree import flatten, unflatten
 from clfunc.types import Key
 
 _WORD = 0xFFFFFFFF
@@ -106,6 +108,14 @@ def normal(
     else:
         centre = ((bits(key, shape, at) >> 9) * 2 + 1 - 2**23).to(torch.float32) * 2.0**-23  # never +-1
     return (math.sqrt(2) * torch.erfinv(centre)).to(dtype)
+
+
+def normal_like(key: Key, tree: Any, *, at: "int | Tensor" = 0) -> Any:
+    """N(0, 1) for every entry of a tree of tensors of one dtype, in a single draw."""
+    leaves, structure = flatten(tree)
+    sizes = [leaf.numel() for leaf in leaves]
+    drawn = normal(key, (sum(sizes),), at=at, dtype=leaves[0].dtype).split(sizes)
+    return unflatten([part.reshape(leaf.shape) for part, leaf in zip(drawn, leaves, strict=True)], structure)
 
 
 def randint(

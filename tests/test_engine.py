@@ -49,6 +49,13 @@ def test_a_compiled_carry_may_swap_its_leaves_and_touches_nothing_of_the_callers
 
 
 @pytest.mark.compiled
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.int64])
+def test_a_number_that_counts_counts_on_across_compiled_chunks(dtype):
+    carry, xs = (torch.zeros((), dtype=dtype), torch.ones(2)), torch.arange(6, dtype=dtype)
+    assert identical(scan(add_up, carry, xs, engine="compile", unroll=2), scan(add_up, carry, xs))
+
+
+@pytest.mark.compiled
 def test_more_programs_than_torch_keeps_for_one_function_can_be_compiled():
     for n in range(10):
 

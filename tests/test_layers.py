@@ -22,6 +22,7 @@ LAYERS = {
     "models": 2,
     "transforms": 2,
     "metrics": 2,
+    "plasticity": 2,
     "algorithms": 3,
     "scenarios": 3,
     "engine": 4,

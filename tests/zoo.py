@@ -2,7 +2,7 @@
 
 import torch
 
-from clfunc import algorithms, mlp, scenarios
+from clfunc import algorithms, mlp, scenarios, upgd
 from clfunc.testing import Case
 from clfunc.transforms import carry
 
@@ -19,6 +19,11 @@ def hat(model, tx, make=algorithms.hat, **settings):
     """HAT at a scale that a few steps can anneal; its head is frozen after two tasks where tasks share it."""
     shared = {} if model.head.paradigm in ("til", "stl") else {"freeze_head_after": 2}
     return make(model, tx, num_tasks=3, **({"s_max": 50.0} | shared | settings))
+
+
+def each_step(model, tx, shrink, sigma):
+    """Shrink and perturb after every step."""
+    return algorithms.shrink_and_perturb(algorithms.finetuning(model, tx), shrink, sigma, every="step")
 
 
 cases = (
@@ -49,6 +54,28 @@ cases = (
         lambda m, tx: algorithms.l2_init(m, tx, strength=0.1),
         neutral=lambda m, tx: algorithms.l2_init(m, tx, strength=0.0),
         vary=lambda m, tx: algorithms.l2_init(m, tx, strength=0.5),
+    ),
+    Case(
+        "upgd",
+        lambda m, tx: algorithms.finetuning(m, upgd(0.2, sigma=0.01)),
+        vary=lambda m, tx: algorithms.finetuning(m, upgd(0.1, 0.9, sigma=0.1, weight_decay=0.01)),
+    ),
+    Case(
+        "upgd local",
+        lambda m, tx: algorithms.finetuning(m, upgd(0.2, sigma=0.01, scope="local", protect=False)),
+        vary=lambda m, tx: algorithms.finetuning(m, upgd(0.1, 0.9, scope="local", protect=False)),
+    ),
+    Case(
+        "shrink_and_perturb",
+        lambda m, tx: algorithms.shrink_and_perturb(algorithms.finetuning(m, tx)),
+        neutral=lambda m, tx: algorithms.shrink_and_perturb(algorithms.finetuning(m, tx), 0.0, 0.0),
+        vary=lambda m, tx: algorithms.shrink_and_perturb(algorithms.finetuning(m, tx), 0.1, 0.1),
+    ),
+    Case(
+        "shrink_and_perturb each step",
+        lambda m, tx: each_step(m, tx, 1e-3, 1e-3),
+        neutral=lambda m, tx: each_step(m, tx, 0.0, 0.0),
+        vary=lambda m, tx: each_step(m, tx, 1e-2, 1e-2),
     ),
     Case(
         "reduce_on_plateau",

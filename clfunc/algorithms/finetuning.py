@@ -4,14 +4,17 @@
 
 The lower reference of continual learning, and the step that most methods add to. With a `til` head each task trains its
 own head, with `cil` and `dil` all tasks train one (see `clfunc.heads`).
+
+`probe` measures plasticity on a batch (see `clfunc.plasticity`), without dropout, and the norm of the gradient of `loss` there.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor
+from torch.func import grad
 
-from clfunc import tree
+from clfunc import plasticity, tree
 from clfunc.heads import forget
 from clfunc.losses import cross_entropy, descend
 from clfunc.random import split
@@ -76,5 +79,16 @@ def finetuning(model: Model, tx: Transform, *, loss: Callable[..., Tensor] = cro
         params, head = model.head.end_task(params, state.head)
         return params, state._replace(head=head)
 
+    def probe(params: Params, state: FinetuningState, batch: Batch) -> dict[str, Tensor]:
+        def loss_fn(params):
+            output = model.apply(params, batch.x, batch.task)
+            logits = model.head.mask(state.head, output.logits, batch.task)
+            return loss(logits, batch.y, batch.weight), output.features
+
+        gradient, features = grad(loss_fn, has_aux=True)(params)
+        seen = tree.where(batch.weight > 0, features, tree.zeros_like(features))  # rows of zeros change no measure
+
+        return plasticity.measure(seen, params) | {"gradient_norm": plasticity.gradient_norm(gradient)}
+
     settings = {"name": "finetuning", "model": model.settings, "tx": tx.settings}
-    return Algorithm(init, step, predict, begin_task, end_task=end_task, settings=settings)
+    return Algorithm(init, step, predict, begin_task, end_task=end_task, probe=probe, settings=settings)

@@ -53,7 +53,7 @@ class Run:
     wrap: Repeated = ()
     """A wrapper around the algorithm, such as reduce_on_plateau. May be repeated, the outermost last."""
     optimizer: str = "adam"
-    """sgd, adam or adamw."""
+    """sgd, adam, adamw or upgd."""
     carry: bool = False
     """Keep the optimizer's memory across tasks, rather than restart it at each."""
     model: str = "mlp"

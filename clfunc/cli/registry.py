@@ -25,7 +25,7 @@ def _factories(module: Any, first: str) -> dict[str, Factory]:
 
 ALGORITHMS = _factories(algorithms, "model")
 WRAPPERS = _factories(algorithms, "inner")
-OPTIMIZERS = {name: getattr(transforms, name) for name in ("sgd", "adam", "adamw")}
+OPTIMIZERS = {name: getattr(transforms, name) for name in ("sgd", "adam", "adamw", "upgd")}
 MODELS = _factories(models, "inputs")
 SCENARIOS = {name: getattr(scenarios, name) for name in ("permuted", "split", "rotated", "combined")}
 DATASETS = dict.fromkeys(datasets.names, datasets.load)

@@ -1,7 +1,7 @@
 """What the models share: activations by name, torch's own initial distribution, dropout as a function of a key, wires."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 
 import torch
@@ -23,11 +23,19 @@ activations: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def activation_named(name: str) -> Callable[[Tensor], Tensor]:
-    """The activation of this name; ValueError lists those there are."""
-    if name not in activations:
-        raise ValueError(f"activation must be one of {', '.join(activations)}, given {name!r}")
-    return activations[name]
+def crelu(h: Tensor) -> Tensor:
+    """relu(h) and relu(-h) on a new last axis: two outputs a unit, of which one is alive wherever h is not 0."""
+    return torch.stack((F.relu(h), F.relu(-h)), -1)
+
+
+def activation_named(
+    name: str, more: Mapping[str, Callable[[Tensor], Tensor]] | None = None
+) -> Callable[[Tensor], Tensor]:
+    """The activation of this name, also among `more` that only one model takes; ValueError lists those there are."""
+    known = activations | dict(more or {})
+    if name not in known:
+        raise ValueError(f"activation must be one of {', '.join(known)}, given {name!r}")
+    return known[name]
 
 
 def check_widths(name: str, widths: Sequence[int], *, empty: bool = False) -> None:
@@ -47,8 +55,9 @@ def gated(act: Callable[[Tensor], Tensor], h: Tensor, gate: Tensor | None, posit
     """`act(h)` times a gate on each unit (axis 1): on the activation (`post_act`) or on what it is given (`pre_act`)."""
     if gate is None:
         return act(h)
-    gate = of_units(gate, h)
-    return act(h) * gate if position == "post_act" else act(h * gate)
+    given = act(h) if position == "post_act" else h
+    given = given * of_units(gate, given)
+    return given if position == "post_act" else act(given)
 
 
 def of_units(values: Tensor, h: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from clfunc.models.layers import (
     activation_named,
     check_rate,
     check_widths,
+    crelu,
     draw_layer,
     dropout,
     gated,
@@ -40,7 +41,8 @@ def mlp(
         inputs: Number of inputs, or their shape, which is flattened.
         hidden: Width of each hidden layer; at least one.
         head: From `clfunc.heads`; its state belongs to the algorithm.
-        activation: One of `clfunc.models.layers.activations`.
+        activation: One of `clfunc.models.layers.activations`, or `crelu` [1]: a unit gives relu(h) and relu(-h), so its
+            features are `[batch, units, 2]` and the next layer has twice the inputs, a unit's two side by side.
         norm: `layer`, over the units of each hidden layer; None for none. See `clfunc.models.norms`.
         per_task_norm: Each task has gains and biases of its own.
         dropout_rate: Share of hidden units dropped in training, in [0, 1); 0 drops none.
@@ -48,23 +50,25 @@ def mlp(
 
     `init` draws from `torch.nn.Linear`'s own distribution, U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
 
+    [1] Abbas et al. 2023, arXiv:2303.07507; Shang et al. 2016, arXiv:1603.05201, who lay out all relu(h), then all relu(-h)
+
     Raises:
         ValueError: No hidden layer, a width below 1, an unknown activation or norm, a rate out of range.
     """
-    act = activation_named(activation)
+    act, spread = activation_named(activation, {"crelu": crelu}), 2 if activation == "crelu" else 1
     check_widths("hidden", hidden)
     check_rate(dropout_rate)
     head = owning_head(head, norm, per_task_norm, ("layer",))
     dtype = dtype or torch.get_default_dtype()
     fan_in = inputs if isinstance(inputs, int) else math.prod(inputs)
     units = {f"hidden{i}": width for i, width in enumerate(hidden, 1)}
-    shapes = dict(zip(units, zip(hidden, (fan_in, *hidden), strict=False), strict=True))
+    shapes = dict(zip(units, zip(hidden, (fan_in, *(spread * width for width in hidden)), strict=False), strict=True))
 
     def init(key: Key) -> Params:
         keys = split(key, len(units) + 1)
         layers = {name: draw_layer(keys[i], shape, dtype) for i, (name, shape) in enumerate(shapes.items())}
         norms = start_norms(norm, units, key.device, dtype)
-        return {**layers, **norms, "head": head.init(keys[-1], hidden[-1], dtype)}
+        return {**layers, **norms, "head": head.init(keys[-1], spread * hidden[-1], dtype)}
 
     def apply(
         params: Params,
@@ -81,18 +85,20 @@ def mlp(
             gate = None if gates is None else gates[name]
             h = linear(h, params[name]["weight"], params[name]["bias"])
             features[name] = gated(act, normalised(params, name, h, gate), gate, gate_position)
-            h = dropout(features[name], dropout_rate, key, layer)
+            h = dropout(rearrange(features[name], "batch ... -> batch (...)"), dropout_rate, key, layer)
         return Output(head.apply(params["head"], h, task), features)
 
     settings = {"name": "mlp", "inputs": fan_in, "hidden": list(hidden), "activation": activation}
     settings |= {"norm": norm, "per_task_norm": per_task_norm, "dropout_rate": dropout_rate}
     settings |= {"dtype": str(dtype), "head": head.settings}
-    wires = _wires(shapes, head) + norm_wires(norm, {name: name for name in units})
+    wires = _wires(shapes, head, spread) + norm_wires(norm, {name: name for name in units})
     return Model(init, apply, wires, units, head, dropout_rate > 0, settings)
 
 
-def _wires(shapes: dict[str, tuple[int, int]], head: Head) -> tuple[Wire, ...]:
+def _wires(shapes: dict[str, tuple[int, int]], head: Head, spread: int) -> tuple[Wire, ...]:
     names = list(shapes)
     pairs = zip(shapes.items(), [None, *names], strict=False)
-    layers = [wire for (name, shape), pre in pairs for wire in layer_wires(name, pre, name, shape)]
-    return (*layers, head_wire(head, names[-1], shapes[names[-1]][0]))
+    layers = [
+        wire for (name, shape), pre in pairs for wire in layer_wires(name, pre, name, shape, spread if pre else 1)
+    ]
+    return (*layers, head_wire(head, names[-1], shapes[names[-1]][0], spread))

@@ -12,3 +12,4 @@ from clfunc.transforms.scale import add_decayed_weights as add_decayed_weights
 from clfunc.transforms.scale import scale as scale
 from clfunc.transforms.scale_by_adjustment import scale_by_adjustment as scale_by_adjustment
 from clfunc.transforms.sgd import sgd as sgd
+from clfunc.transforms.upgd import upgd as upgd
