@@ -54,7 +54,7 @@ def pictures(rates: dict[str, Tensor], side: int = 128) -> dict[str, Tensor]:
         size = (min(flat.shape[0], side), min(flat.shape[1], side))
         return torch.nn.functional.adaptive_avg_pool2d(flat[None], size)[0]
 
-    return {f"rate_{name}": image(rate) for name, rate in rates.items() if rate.ndim > 1}
+    return {f"rate.{name}": image(rate) for name, rate in rates.items() if rate.ndim > 1}
 
 
 def rates(

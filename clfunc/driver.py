@@ -48,7 +48,8 @@ def run(
         epochs: Passes over each task, >= 1.
         batch_size: Examples in a step of one run, >= 1. An epoch's last batch is filled up from the epoch's beginning.
         engine: `eager`, `compile`, or `auto`, which chooses and says what it chose.
-        evaluate: After each task, test all tasks `seen`, the `current` one, or all seen ones every n tasks (and at the end).
+        evaluate: After each task, test all tasks `seen`, the `current` one, all seen ones every n tasks (and at the end), or
+            `none`.
         probe_every: Call the algorithm's `probe`, if it has one, about every so many steps too, not just after each task.
         device: Where to run; the key's device if not given.
         out: A folder for results and figures; nothing is written without.
@@ -136,6 +137,8 @@ class _Loop(NamedTuple):
     def tested(self, phase: int) -> range:
         """The tasks to test after a phase."""
         seen, last = self.scenario.phases[phase], phase == len(self.scenario.phases) - 1
+        if self.evaluate == "none":
+            return range(0)
         if self.evaluate == "current":
             return range(0 if self.scenario.mixed else seen - 1, seen)
         if isinstance(self.evaluate, int) and not last and (phase + 1) % self.evaluate:
@@ -250,8 +253,8 @@ def check(
             raise ValueError(f"{name} must be at least 1, given {number}")
     if engine not in engines.engines:
         raise ValueError(f"engine must be one of {', '.join(engines.engines)}, given {engine!r}")
-    if evaluate not in ("seen", "current") and not (isinstance(evaluate, int) and evaluate >= 1):
-        raise ValueError(f"evaluate must be 'seen', 'current' or a number of tasks, given {evaluate!r}")
+    if evaluate not in ("seen", "current", "none") and not (isinstance(evaluate, int) and evaluate >= 1):
+        raise ValueError(f"evaluate must be 'seen', 'current', 'none' or a number of tasks, given {evaluate!r}")
     if key.shape[-1:] != (2,) or key.ndim > 2:
         raise ValueError(f"key must be [2], or [runs, 2] for a sweep, given {list(key.shape)}")
     size, runs = members(algorithm), key.shape[0] if key.ndim == 2 else None

@@ -112,7 +112,7 @@ def task_embeddings(
         return state._replace(bank=bank, met=met, used=used, claims=tree.map(claimed, masks(bank, state)))
 
     def metrics(working: Units, state: EmbeddingsState) -> Metrics:
-        shares = {f"used_{group}": used.mean() for group, used in state.used.items()}
+        shares = {f"used.{group}": used.mean() for group, used in state.used.items()}
         return shares | {"sharpness": attention.sharpness(working, state.s_max)}
 
     settings: Settings = {"num_tasks": num_tasks, "task_embedding_init_mode": init_mode, "anneal": anneal}

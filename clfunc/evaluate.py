@@ -7,7 +7,7 @@ import torch
 from torch.func import vmap
 
 from clfunc import tree
-from clfunc.losses import cross_entropy_each
+from clfunc.losses import cross_entropy_each, squared_error_each
 from clfunc.scenarios import Scenario, Stream
 from clfunc.types import Algorithm, Metrics, Params, State
 
@@ -44,20 +44,25 @@ def score(
 ) -> Metrics:
     """`loss` (mean cross-entropy, nats) and `accuracy` (in [0, 1]) of `predict` on a part of a task, `[*runs]` float64.
 
-    Both are NaN for a run whose logits are: it has diverged, and an argmax of NaN would pass for a guess.
+    In regression the loss is the mean squared error, and accuracy NaN. Both are NaN for a run whose logits are: it has
+    diverged, and an argmax of NaN would pass for a guess.
 
     `algorithm`, `params`, `state` and `stream` have an axis of runs if `runs` is given.
     """
     listed, size = getattr(stream, part), stream.sizes[..., _PARTS[part]]
     weight = (torch.arange(listed.shape[-1], device=listed.device) < size[..., None]).to(torch.float32)
     make = over_runs(scenario.batch, runs, (None, 0, 0, 0))
-    each = over_runs(cross_entropy_each, runs)
+    numbers = scenario.paradigm == "regression"
+    each = over_runs(squared_error_each if numbers else cross_entropy_each, runs)
     correct, loss = (torch.zeros_like(size, dtype=torch.float64) for _ in range(2))
     at_once = max(1, _AT_ONCE // (runs or 1))
     for entries, w in zip(listed.split(at_once, -1), weight.split(at_once, -1), strict=True):
         batch = make(scenario.data, bare(stream), entries, w)
         logits = algorithm.predict(params, state, batch.x, batch.task)
-        correct = correct + ((logits.argmax(-1) == batch.y) & (w > 0)).sum(-1)
-        correct = torch.where(logits.isnan().flatten(-2).any(-1), torch.nan, correct)
+        if numbers:
+            correct = torch.full_like(correct, torch.nan)
+        else:
+            correct = correct + ((logits.argmax(-1) == batch.y) & (w > 0)).sum(-1)
+            correct = torch.where(logits.isnan().flatten(-2).any(-1), torch.nan, correct)
         loss = loss + torch.where(w > 0, each(logits, batch.y), 0.0).sum(-1, dtype=torch.float64)
     return {"loss": loss / size, "accuracy": correct / size}

@@ -1,4 +1,4 @@
-"""Output heads: `til`, `cil`, `dil`, `mtl`, `stl`.
+"""Output heads: `til`, `cil`, `dil`, `mtl`, `stl`, `regression`.
 
 | head  | weights                                    | classes that count                              |
 |-------|--------------------------------------------|-------------------------------------------------|
@@ -7,6 +7,7 @@
 | `dil` | one that all tasks share                   | all                                             |
 | `mtl` | one head a task, all train together        | each example's own task's                       |
 | `stl` | one                                        | all                                             |
+| `regression` | one that all tasks share            | none: its outputs are numbers                   |
 
 A task-incremental head is checked out of its bank into `params["head"]` when its task begins, and back in when it ends. So
 a step costs the same at 2 tasks and at 200, no other head can move under any optimiser, and a task met again finds its
@@ -22,8 +23,9 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from clfunc import tree
+from clfunc.losses import accuracy, cross_entropy, squared_error
 from clfunc.random import split, uniform
-from clfunc.types import Head, Key, Logits, Params, State, TaskId
+from clfunc.types import Head, Key, Logits, Metrics, Params, State, TaskId
 
 
 class BankState(NamedTuple):
@@ -102,6 +104,8 @@ def til(num_tasks: int, classes: int | Sequence[int]) -> Head:
         lookup,
         mask,
         _settings("til", counts),
+        cross_entropy,
+        _accuracy,
         owns=("head",),
     )
 
@@ -142,6 +146,8 @@ def cil(num_tasks: int, classes: int | Sequence[int]) -> Head:
         _same,
         mask,
         _settings("cil", counts),
+        cross_entropy,
+        _accuracy,
     )
 
 
@@ -178,7 +184,26 @@ def mtl(num_tasks: int, classes: int | Sequence[int]) -> Head:
     def mask(state: OwnState, logits: Logits, task: TaskId) -> Logits:
         return _masked(logits, tree.take(state.own, task)) if min(counts) < width else logits
 
-    return Head("mtl", width, num_tasks, init, apply, park, _keep, _keep, _same, mask, _settings("mtl", counts))
+    return Head(
+        "mtl",
+        width,
+        num_tasks,
+        init,
+        apply,
+        park,
+        _keep,
+        _keep,
+        _same,
+        mask,
+        _settings("mtl", counts),
+        cross_entropy,
+        _accuracy,
+    )
+
+
+def regression(num_tasks: int, outputs: int = 1) -> Head:
+    """One head of `outputs` (>= 1) numbers that all tasks share, trained by squared error; targets are `[batch, outputs]`."""
+    return _shared("regression", _counts(num_tasks, outputs))._replace(loss=squared_error, measure=_nothing)
 
 
 def with_own(head: Head, groups: Sequence[str] = ("norm",)) -> Head:
@@ -247,7 +272,21 @@ def _shared(paradigm: str, counts: tuple[int, ...]) -> Head:
         return logits
 
     settings = _settings(paradigm, counts)
-    return Head(paradigm, max(counts), len(counts), init, _linear, park, _keep, _keep, _same, mask, settings)
+    return Head(
+        paradigm,
+        max(counts),
+        len(counts),
+        init,
+        _linear,
+        park,
+        _keep,
+        _keep,
+        _same,
+        mask,
+        settings,
+        cross_entropy,
+        _accuracy,
+    )
 
 
 def _counts(num_tasks: int, classes: int | Sequence[int]) -> tuple[int, ...]:
@@ -273,6 +312,14 @@ def _draw(key: Key, rows: tuple[int, ...], units: int, dtype: torch.dtype) -> Pa
         "weight": uniform(first, (*rows, units), -bound, bound, dtype=dtype),
         "bias": uniform(second, rows, -bound, bound, dtype=dtype),
     }
+
+
+def _accuracy(logits: Logits, y: Tensor, weight: Tensor) -> Metrics:
+    return {"accuracy": accuracy(logits.detach(), y, weight)}
+
+
+def _nothing(outputs: Tensor, y: Tensor, weight: Tensor) -> Metrics:
+    return {}
 
 
 def _local(counts: tuple[int, ...], device: torch.device) -> Tensor:

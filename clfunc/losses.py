@@ -18,6 +18,13 @@ def cross_entropy_each(logits: Float[Tensor, "batch classes"], y: Int[Tensor, " 
     return -torch.where(chosen, torch.log_softmax(logits, dim=1), 0.0).sum(1)
 
 
+def squared_error_each(
+    outputs: Float[Tensor, "batch outputs"], y: Float[Tensor, "batch outputs"]
+) -> Float[Tensor, " batch"]:
+    """Squared error of each example, the mean over outputs."""
+    return ((outputs - y) ** 2).mean(1)
+
+
 def weighted_mean(values: Float[Tensor, " batch"], weight: Float[Tensor, " batch"]) -> Float[Tensor, ""]:
     """Mean over the examples whose weight is not 0; 0 where there are none."""
     total = weight.sum()
@@ -29,6 +36,20 @@ def cross_entropy(
 ) -> Float[Tensor, ""]:
     """Weighted mean cross-entropy of a batch, in nats."""
     return weighted_mean(cross_entropy_each(logits, y), weight)
+
+
+def squared_error(
+    outputs: Float[Tensor, "batch outputs"], y: Float[Tensor, "batch outputs"], weight: Float[Tensor, " batch"]
+) -> Float[Tensor, ""]:
+    """Weighted mean squared error of a batch."""
+    return weighted_mean(squared_error_each(outputs, y), weight)
+
+
+def accuracy(
+    logits: Float[Tensor, "batch classes"], y: Int[Tensor, " batch"], weight: Float[Tensor, " batch"]
+) -> Float[Tensor, ""]:
+    """Weighted share of a batch whose largest logit is the label's, in [0, 1]."""
+    return weighted_mean((logits.argmax(1) == y).to(weight.dtype), weight)
 
 
 def task_cross_entropy(

@@ -85,8 +85,8 @@ def measure(features: Mapping[str, Tensor], params: Params) -> dict[str, Tensor]
     """Everything of every unit group, and every parameter group's weights: `dormant_hidden1`, `weight_magnitude_head`, ..."""
     kinds: dict[str, Callable[[Tensor], Tensor]] = {"dormant": dormant_share, "dead": dead_share}
     kinds |= {"stable_rank": stable_rank, "effective_rank": effective_rank, "srank": srank}
-    of_units = {f"{kind}_{group}": f(h) for group, h in features.items() for kind, f in kinds.items()}
-    return of_units | {f"weight_magnitude_{group}": weight_magnitude(part) for group, part in params.items()}
+    of_units = {f"{kind}.{group}": f(h) for group, h in features.items() for kind, f in kinds.items()}
+    return of_units | {f"weight_magnitude.{group}": weight_magnitude(part) for group, part in params.items()}
 
 
 def _matrix(features: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Figures of a run's labelled results (an xarray Dataset): what was learned, what was kept, and how it went."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,14 +24,18 @@ _STYLES = [(colour, dashes) for dashes in ("-", "--", ":") for colour in _COLOUR
 def save(data: "xarray.Dataset", folder: Path) -> list[Path]:
     """Write the figures that the results have data for into `folder`; their paths."""
     figures: dict[str, Figure] = {}
-    if data.sizes["tested"] > 1 or data.sizes["event"] > 1:
+    if data["accuracy"].notnull().any() and (data.sizes["tested"] > 1 or data.sizes["event"] > 1):
         figures["accuracy_matrix"] = accuracy_matrix(data)
-    figures["average_accuracy"] = average_accuracy({data.attrs["algorithm"]: data})
-    for word in ("training", "validation", "probe"):
-        names = [str(n) for n in data if str(n).startswith(word + "_") and data[n].ndim == 2]
-        figures |= {name: curve(data, name) for name in names}
-    figures |= {word: units(data, word) for word in _words(data, "probe", 3)}
-    figures |= {word: pictures(data, word) for word in _words(data, "picture", 3)}
+    if data["accuracy"].notnull().any():
+        figures["average_accuracy"] = average_accuracy({data.attrs["algorithm"]: data})
+    for name in ("online_accuracy", "online_loss"):
+        if name in data and data.sizes["event"] > 1:
+            figures[name] = over_tasks({data.attrs["algorithm"]: data}, name)
+    for kind in ("training", "validation", "probe"):
+        figures |= {word: curve(data, *names) for word, names in _by_word(data, kind, 2).items()}
+    figures |= {word.removeprefix("probe_"): units(data, names) for word, names in _by_word(data, "probe", 3).items()}
+    for word, names in _by_word(data, "picture", 3).items():
+        figures[word.removeprefix("picture_")] = pictures(data, names)
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
         write(folder / f"{name}.png", partial(figure.savefig, format="png", dpi=160))
@@ -79,12 +83,18 @@ def accuracy_matrix(data: "xarray.Dataset") -> "Figure":
 
 def average_accuracy(results: "dict[str, xarray.Dataset]") -> "Figure":
     """Mean accuracy over the tasks seen, after each task: the mean over runs, its standard deviation, and every run."""
+    return over_tasks(results, "average_accuracy")
+
+
+def over_tasks(results: "dict[str, xarray.Dataset]", variable: str) -> "Figure":
+    """A quantity of each task, such as `online_accuracy`: the mean over runs, its standard deviation, and every run."""
+    percent = 100 if variable.endswith("accuracy") else 1
     figure, (axes,) = _figure(6.4, 3.6)
     style = iter(_STYLES * 99)
     most = max(data.sizes["event"] for data in results.values())
     for name, data in results.items():
         for label, runs in groups(data):
-            values = 100 * data["average_accuracy"].values[runs]
+            values = percent * data[variable].values[runs]
             known = ~np.isnan(values).all(0)
             text = ", ".join(part for part in (name if len(results) > 1 or not label else "", label) if part)
             x, marker = data["event"].values[known], "o"
@@ -92,7 +102,8 @@ def average_accuracy(results: "dict[str, xarray.Dataset]") -> "Figure":
                 x, marker, known = np.array([0.6, most + 0.4]), "", np.repeat(np.flatnonzero(known), 2)
             _band(axes, x, values[:, known], text, next(style), marker)
     titles = list(dict.fromkeys(_title(data, len(results) == 1) for data in results.values()))
-    axes.set(xlabel="tasks trained", ylabel="average accuracy (%)")
+    label = variable.replace("_", " ") + (" (%)" if percent > 1 else "")
+    axes.set(xlabel="task" if variable.startswith("online") else "tasks trained", ylabel=label)
     axes.set_title("; ".join(titles[:2]) + (", ..." if len(titles) > 2 else ""), fontsize=10)
     axes.set_xlim(0.6, most + 0.4)
     _task_ticks(axes.set_xticks, most, range(1, most + 1), first=1)
@@ -100,8 +111,22 @@ def average_accuracy(results: "dict[str, xarray.Dataset]") -> "Figure":
     return figure
 
 
-def curve(data: "xarray.Dataset", name: str) -> "Figure":
-    """A quantity over training steps: the mean over runs with its standard deviation; lines where tasks begin."""
+def curve(data: "xarray.Dataset", *names: str) -> "Figure":
+    """Quantities over training steps, a panel each: the mean over runs with its standard deviation; lines where tasks begin."""
+    across = min(3, len(names))
+    figure, panels = _figure(7.2 if across == 1 else 4.6, 3.4, -(-len(names) // across), across)
+    for axes in panels[len(names) :]:
+        axes.set_visible(False)
+    for axes, name in zip(panels, names, strict=False):
+        _curve(axes, data, name)
+        if across > 1:
+            axes.set_title(name.partition(".")[2], fontsize=9)
+    figure.suptitle(_title(data), fontsize=10)
+    _legend(panels[min(across, len(names)) - 1])
+    return figure
+
+
+def _curve(axes: "Axes", data: "xarray.Dataset", name: str) -> None:
     percent = 100 if name.endswith("accuracy") else 1
     values = percent * np.where(np.abs(data[name].values) < _ABSURD, data[name].values, np.nan)
     axis = str(data[name].dims[1])
@@ -111,43 +136,37 @@ def curve(data: "xarray.Dataset", name: str) -> "Figure":
     ends = np.flatnonzero(np.diff(task)) + 1 if not by_task else np.zeros(0, int)
     steps = task if by_task else steps
     gaps = np.insert(steps.astype(float), ends, np.nan)  # no line from one task to the next
-    figure, (axes,) = _figure(7.2, 3.4)
     style = iter(_STYLES * 99)
     for label, runs in groups(data):
         broken = np.insert(values[runs], ends, np.nan, axis=1)
         _band(axes, gaps, broken, label, next(style), marker="" if axis == "step" else "o", each=False)
     for end in ends:
         axes.axvline(steps[end - 1], color="#c9ccd1", linewidth=0.8, zorder=0)
-    axes.set(ylabel=name.removeprefix("probe_").replace("_", " ") + (" (%)" if percent > 1 else ""))
-    axes.set(xlabel="tasks trained" if by_task else "training step")
+    word = name.partition(".")[0].removeprefix("probe_").replace("_", " ")
+    axes.set(ylabel=word + (" (%)" if percent > 1 else ""), xlabel="tasks trained" if by_task else "training step")
     if by_task:
         _task_ticks(axes.set_xticks, len(task), task, at=task)
-    axes.set_title(_title(data), fontsize=10)
     if name.endswith("loss") and np.nansum(values) > 0:
         axes.set_ylim(0, 1.05 * np.nanmax(values))
-    _legend(axes)
-    return figure
 
 
-def units(data: "xarray.Dataset", word: str) -> "Figure":
-    """A number of each unit over time, a panel for each layer, of the first run: `mask`, `used`, `age`, ..."""
-    names = [str(n) for n in data if str(n).startswith(f"probe_{word}_") and data[n].ndim == 3]
-    images = {name.removeprefix(f"probe_{word}_"): data[name].values[0] for name in names}
-    figure = _images(data, word, images, "unit", "tasks trained")
+def units(data: "xarray.Dataset", names: Sequence[str]) -> "Figure":
+    """A number of each unit after each task, a panel for each layer, of the first run: `mask`, `used`, `age`, ..."""
+    figure = _images(data, names, "unit", "tasks trained")
     ends = np.flatnonzero(np.diff(data["probe_task"].values, append=-1))  # the last probe of each task is after it
-    for axes in figure.axes[: len(images)]:
+    for axes in figure.axes[: len(names)]:
         _task_ticks(axes.set_yticks, len(ends), data["probe_task"].values[ends], at=ends)
     return figure
 
 
-def pictures(data: "xarray.Dataset", word: str) -> "Figure":
+def pictures(data: "xarray.Dataset", names: Sequence[str]) -> "Figure":
     """A number of each weight, as of the last probe, a panel for each layer, of the first run: `rate`."""
-    names = [str(n) for n in data if str(n).startswith(f"picture_{word}_")]
-    images = {name.removeprefix(f"picture_{word}_"): data[name].values[0] for name in names}
-    return _images(data, word, images, "fed by unit", "unit")
+    return _images(data, names, "fed by unit", "unit")
 
 
-def _images(data: "xarray.Dataset", word: str, images: dict[str, np.ndarray], xlabel: str, ylabel: str) -> "Figure":
+def _images(data: "xarray.Dataset", names: Sequence[str], xlabel: str, ylabel: str) -> "Figure":
+    images = {name.partition(".")[2]: data[name].values[0] for name in names}
+    word = names[0].partition(".")[0].partition("_")[2].replace("_", " ")
     figure, panels = _figure(3.4, 3.2, 1, len(images))
     low = min(0.0, *(np.nanmin(image) for image in images.values()))
     high = max(np.nanmax(image) for image in images.values())
@@ -163,10 +182,12 @@ def _images(data: "xarray.Dataset", word: str, images: dict[str, np.ndarray], xl
     return figure
 
 
-def _words(data: "xarray.Dataset", kind: str, ndim: int) -> list[str]:
-    """What the variables `kind_word_layer` of so many axes are about."""
-    names = [str(n) for n in data if str(n).startswith(kind + "_") and data[n].ndim == ndim]
-    return list(dict.fromkeys(name.split("_")[1] for name in names))
+def _by_word(data: "xarray.Dataset", kind: str, ndim: int) -> dict[str, list[str]]:
+    """The variables `kind_word.layer` of so many axes, under the word that they share."""
+    words: dict[str, list[str]] = {}
+    for name in (str(n) for n in data if str(n).startswith(kind + "_") and data[n].ndim == ndim):
+        words.setdefault(name.partition(".")[0], []).append(name)
+    return words
 
 
 def groups(data: "xarray.Dataset") -> list[tuple[str, np.ndarray]]:

@@ -63,6 +63,19 @@ class Result(NamedTuple):
         """After the last task, `[*runs]`."""
         return metrics.forgetting(self.accuracy)[-1]
 
+    @property
+    def online(self) -> dict[str, Tensor]:
+        """What was measured while learning, before each step: its mean over each training phase, `[phases, *runs]`."""
+        curve, phases = self.training, range(len(self.config["phases"]))
+        steps = torch.diff(curve.step, prepend=torch.zeros(1, dtype=curve.step.dtype)).to(torch.float64)
+
+        def mean(values: Tensor, phase: int) -> Tensor:
+            own = curve.task == phase
+            return torch.tensordot(steps[own] / steps[own].sum(), values[own].to(torch.float64), 1)
+
+        told = {name: values for name, values in curve.values.items() if name in ("loss", "accuracy")}
+        return {name: torch.stack([mean(values, phase) for phase in phases]) for name, values in told.items()}
+
 
 def versions() -> dict[str, str]:
     """Of what decides a result's bits."""
@@ -83,6 +96,10 @@ def to_xarray(result: Result) -> "xarray.Dataset":
     by_task = {name: getattr(metrics, name)(result.accuracy) for name in summary_metrics}
     variables: dict[str, Any] = {"accuracy": (("run", "event", "tested"), runs_first(result.accuracy))}
     variables |= {name: (("run", "event"), runs_first(values)) for name, values in by_task.items()}
+    for name, values in result.online.items() if len(result.training.step) else ():
+        at = torch.tensor(result.config["phases"]) - 1
+        whole = torch.full((len(result.accuracy), *values.shape[1:]), torch.nan, dtype=torch.float64)
+        variables |= {f"online_{name}": (("run", "event"), runs_first(whole.index_put((at,), values)))}
     for curve, axis, word in (
         (result.training, "step", "training"),
         (result.validation, "epoch", "validation"),

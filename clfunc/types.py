@@ -81,6 +81,8 @@ class Head(NamedTuple):
     lookup: Callable[[Params, State, TaskId], Params]  # params holding the head of this task
     mask: Callable[[State, Logits, TaskId], Logits]  # -inf where a class is not the task's, or not yet seen
     settings: Settings
+    loss: Callable[..., Tensor]  # (logits, y, weight) -> 0-d: what the head is trained by
+    measure: Callable[..., Metrics]  # (logits, y, weight) -> how good they are, in the head's own terms
     owns: tuple[str, ...] = ()  # groups of params that a task has for itself: in `params` while it trains, else parked
 
 

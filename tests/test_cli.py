@@ -85,7 +85,7 @@ BAD = {
     "--model convnet --set kernel=4": "kernel must be an odd number of at least 1, given 4",
     "--engine nonsense": "invalid choice 'nonsense' for argument '--engine'",
     "--device nonsense": "--device must be auto, cpu or a device that torch can use, given 'nonsense'",
-    "--evaluate nonsense": "evaluate must be 'seen', 'current' or a number of tasks, given 'nonsense'",
+    "--evaluate nonsense": "evaluate must be 'seen', 'current', 'none' or a number of tasks, given 'nonsense'",
     "--set lr=0.1 --set lr=0.2": "lr is set 2 times: give it once",
     "--set lr=1e999": "lr must be a number in [0, inf), given inf",
     "--optimizer adam --set betas=[0.5]": "betas must be two numbers, given [0.5]",

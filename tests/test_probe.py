@@ -28,11 +28,11 @@ def test_a_probe_follows_each_task():
     result = lived(key(0))
     assert result.probes.step.tolist() == [2 * STEPS, 4 * STEPS, 6 * STEPS]
     assert result.probes.task.tolist() == [0, 1, 2]
-    assert result.probes.values["used_hidden1"].shape == (3, 6)
+    assert result.probes.values["used.hidden1"].shape == (3, 6)
     last = result.state.attention.used["hidden1"]
-    assert torch.equal(result.probes.values["used_hidden1"][-1], last)
-    assert result.pictures["rate_hidden2.weight"].shape == (5, 6)
-    assert torch.equal(result.pictures["rate_hidden1.weight"][:, 0], 1 - last)
+    assert torch.equal(result.probes.values["used.hidden1"][-1], last)
+    assert result.pictures["rate.hidden2.weight"].shape == (5, 6)
+    assert torch.equal(result.pictures["rate.hidden1.weight"][:, 0], 1 - last)
 
 
 @pytest.mark.parametrize("every", [1, 3, 16, 1000])
@@ -62,8 +62,8 @@ def test_probes_are_labelled_and_drawn(tmp_path, runs):
     lived(key(0) if runs is None else split(key(0), runs), out=tmp_path)
     data = xarray.load_dataset(tmp_path / "results.nc", engine="h5netcdf")
     assert data["probe_capacity"].dims == ("run", "probe") and data["probe_task"].values.tolist() == [1, 2, 3]
-    assert data["probe_used_hidden1"].shape == (runs or 1, 3, 6)
-    assert data["picture_rate_hidden2.weight"].shape == (runs or 1, 5, 6)
+    assert data["probe_used.hidden1"].shape == (runs or 1, 3, 6)
+    assert data["picture_rate.hidden2.weight"].shape == (runs or 1, 5, 6)
     assert (np.diff(data["probe_capacity"].values, axis=1) <= 0).all()
     drawn = {path.stem for path in (tmp_path / "figures").iterdir()}
     assert {"probe_capacity", "mask", "used", "rate"} <= drawn

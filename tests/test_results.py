@@ -31,7 +31,10 @@ def test_a_run_leaves_the_files_of_the_design_and_no_others(finished):
         "accuracy.csv", "config.json", "figures", "metrics.csv", "results.nc", "summary.json",
     ]  # fmt: skip
     assert {p.name for p in (out / "figures").iterdir()} == {
-        "accuracy_matrix.png", "average_accuracy.png", "training_loss.png", "validation_loss.png", "validation_accuracy.png",
+        "accuracy_matrix.png", "average_accuracy.png", "online_accuracy.png", "online_loss.png", "training_loss.png",
+        "training_accuracy.png", "validation_loss.png", "validation_accuracy.png", "probe_dead.png", "probe_dormant.png",
+        "probe_effective_rank.png", "probe_gradient_norm.png", "probe_srank.png", "probe_stable_rank.png",
+        "probe_weight_magnitude.png",
     }  # fmt: skip
     assert all(p.stat().st_size > 5000 for p in (out / "figures").iterdir())
 
@@ -51,7 +54,8 @@ def test_metrics_csv_is_tidy_and_complete(finished):
     result, out = finished
     rows = list(csv.DictReader((out / "metrics.csv").read_text().splitlines()))
     assert list(rows[0]) == ["run", "seed", "step", "task", "metric", "value", "lr"]
-    assert {row["metric"] for row in rows} == {"training_loss", "validation_loss", "validation_accuracy"}
+    told = {"training_loss", "training_accuracy", "validation_loss", "validation_accuracy"}
+    assert {row["metric"] for row in rows if not row["metric"].startswith("probe_")} == told
     losses = [row for row in rows if row["metric"] == "training_loss" and row["run"] == "3"]
     assert [int(row["step"]) for row in losses] == list(range(1, result.steps + 1))
     np.testing.assert_allclose([float(r["value"]) for r in losses], result.training.values["loss"][:, 3], rtol=1e-6)

@@ -16,7 +16,7 @@ from torch.func import grad
 
 from clfunc import plasticity, tree
 from clfunc.heads import forget
-from clfunc.losses import cross_entropy, descend
+from clfunc.losses import descend
 from clfunc.random import split
 from clfunc.types import (
     Algorithm,
@@ -40,14 +40,15 @@ class FinetuningState(NamedTuple):
     key: Key
 
 
-def finetuning(model: Model, tx: Transform, *, loss: Callable[..., Tensor] = cross_entropy) -> Algorithm:
+def finetuning(model: Model, tx: Transform, *, loss: Callable[..., Tensor] | None = None) -> Algorithm:
     """Train on each task in turn.
 
     Args:
         model: Its head decides the paradigm.
         tx: What makes updates of gradients; restarts at each task unless wrapped in `carry`.
-        loss: `(logits, y, weight) -> 0-d`.
+        loss: `(logits, y, weight) -> 0-d`; the head's own if not given.
     """
+    loss = loss or model.head.loss
 
     def init(key: Key) -> tuple[Params, FinetuningState]:
         draw, start, park, noise = split(key, 4)
@@ -60,7 +61,8 @@ def finetuning(model: Model, tx: Transform, *, loss: Callable[..., Tensor] = cro
         def loss_fn(params):
             output = model.apply(params, batch.x, batch.task, key=noise)
             logits = model.head.mask(state.head, output.logits, batch.task)
-            return loss(logits, batch.y, batch.weight), (output.features, {})
+            told = model.head.measure(logits, batch.y, batch.weight)
+            return loss(logits, batch.y, batch.weight), (output.features, told)
 
         updates, opt, metrics = descend(tx, loss_fn, params, state.opt, batch.task)
 

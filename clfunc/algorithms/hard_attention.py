@@ -27,7 +27,6 @@ from torch.func import grad_and_value
 from clfunc import adjustment, attention, tree
 from clfunc.embeddings import Embeddings, EmbeddingsState
 from clfunc.heads import forget
-from clfunc.losses import cross_entropy
 from clfunc.random import split
 from clfunc.types import (
     Algorithm,
@@ -95,11 +94,12 @@ def hard_attention(
             output = model.apply(params, batch.x, batch.task, gates=gates, gate_position=gate_position, key=noise)
             logits = model.head.mask(state.head, output.logits, batch.task)
             penalty = regulariser(gates, attend.used)
-            loss = cross_entropy(logits, batch.y, batch.weight) + state.mask_sparsity_reg_factor * penalty
-            return loss, (output.features, gates, penalty)
+            loss = model.head.loss(logits, batch.y, batch.weight) + state.mask_sparsity_reg_factor * penalty
+            told = model.head.measure(logits, batch.y, batch.weight)
+            return loss, (output.features, gates, told | {"regulariser": penalty})
 
         gradient, (loss, aux) = grad_and_value(loss_fn, has_aux=True)(params)
-        features, gates, penalty = tree.map(torch.detach, aux)
+        features, gates, metrics = tree.map(torch.detach, aux)
 
         own = embeddings.compensate(gradient["embedding"], params["embedding"], attend)
         context = Context(features, batch.task, attend.used, attend.claims, gates)
@@ -110,7 +110,7 @@ def hard_attention(
         if freeze_head_after is not None:
             moved["head"] = tree.where(attend.met.sum() >= freeze_head_after, params["head"], moved["head"])
 
-        metrics = {"loss": loss.detach(), "regulariser": penalty, "capacity": opt.capacity}
+        metrics = {"loss": loss.detach(), "capacity": opt.capacity} | metrics
         metrics |= embeddings.metrics(params["embedding"], attend)
         state = state._replace(opt=opt, key=key, attention=attend._replace(step=attend.step + 1))
         return moved, state, metrics
@@ -138,7 +138,7 @@ def hard_attention(
         context = Context({}, batch.task, attend.used, attend.claims, own)
         mode, no_reg = inner.settings["adjustment_mode"], inner.settings["no_reg"]
         rates = adjustment.rates(model, params, context, state.key, mode, state.opt.alpha, state.opt.epsilon, no_reg)
-        units = {f"{word}_{g}": m for word, all in (("mask", own), ("used", attend.used)) for g, m in all.items()}
+        units = {f"{word}.{g}": m for word, all in (("mask", own), ("used", attend.used)) for g, m in all.items()}
         return units | adjustment.pictures(rates) | {"capacity": adjustment.capacity(rates, params)}
 
     settings = inner.settings | embeddings.settings | {"name": "hat", "model": model.settings}

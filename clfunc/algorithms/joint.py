@@ -15,7 +15,7 @@ from torch import Tensor
 
 from clfunc import tree
 from clfunc.algorithms.finetuning import FinetuningState, finetuning
-from clfunc.losses import cross_entropy, descend, task_cross_entropy
+from clfunc.losses import descend, task_cross_entropy
 from clfunc.random import split
 from clfunc.types import Algorithm, Batch, Metrics, Model, Params, Transform
 
@@ -38,7 +38,7 @@ def joint(model: Model, tx: Transform, *, average: Literal["tasks", "examples"] 
             f"joint needs an mtl or stl head, given {model.head.paradigm}: use scenarios.joint(...).head()"
         )
 
-    loss = task_cross_entropy if average == "tasks" else cross_entropy
+    loss = task_cross_entropy if average == "tasks" else model.head.loss
 
     def step(params: Params, state: FinetuningState, batch: Batch) -> tuple[Params, FinetuningState, Metrics]:
         key, noise = split(state.key) if model.stochastic else (state.key, None)
@@ -48,7 +48,8 @@ def joint(model: Model, tx: Transform, *, average: Literal["tasks", "examples"] 
             output = model.apply(params, batch.x, task, key=noise)
             logits = model.head.mask(state.head, output.logits, task)
             args = (batch.weight, task) if average == "tasks" else (batch.weight,)
-            return loss(logits, batch.y, *args), (output.features, {})
+            told = model.head.measure(logits, batch.y, batch.weight)
+            return loss(logits, batch.y, *args), (output.features, told)
 
         updates, opt, metrics = descend(tx, loss_fn, params, state.opt, task)
         if model.head.paradigm == "mtl":

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from clfunc import tree
 from clfunc.algorithms.finetuning import FinetuningState, finetuning
 from clfunc.lift import lift
-from clfunc.losses import cross_entropy, descend
+from clfunc.losses import descend
 from clfunc.random import split
 from clfunc.types import Algorithm, Batch, Key, Metrics, Model, Number, Params, Scalar, Task, Transform, scalar
 
@@ -45,7 +45,8 @@ def l2_init(model: Model, tx: Transform, *, strength: Number = 0.01) -> Algorith
             logits = model.head.mask(state.inner.head, output.logits, batch.task)
             drift = tree.sub(params, state.initial)
             penalty = state.strength * tree.vdot(drift, drift)
-            return cross_entropy(logits, batch.y, batch.weight) + penalty, (output.features, {"penalty": penalty})
+            told = model.head.measure(logits, batch.y, batch.weight) | {"penalty": penalty}
+            return model.head.loss(logits, batch.y, batch.weight) + penalty, (output.features, told)
 
         updates, opt, metrics = descend(tx, loss_fn, params, state.inner.opt, batch.task)
 

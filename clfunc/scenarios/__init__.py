@@ -10,4 +10,5 @@ from clfunc.scenarios.mixtures import joint as joint
 from clfunc.scenarios.mixtures import single as single
 from clfunc.scenarios.permuted import permuted as permuted
 from clfunc.scenarios.rotated import rotated as rotated
+from clfunc.scenarios.slowly_changing_regression import slowly_changing_regression as slowly_changing_regression
 from clfunc.scenarios.split import split as split

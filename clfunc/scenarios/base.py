@@ -41,9 +41,9 @@ class Scenario(NamedTuple):
 
     name: str
     dataset: str
-    paradigm: str  # til, cil or dil
+    paradigm: str  # til, cil, dil or regression
     num_tasks: int
-    classes: tuple[int, ...]  # classes of each task
+    classes: tuple[int, ...]  # classes of each task; numbers to predict, in regression
     inputs: tuple[int, ...]  # shape of an example
     data: Examples
     train: Callable[[int], Stream]  # phase -> what is trained in it
@@ -56,6 +56,8 @@ class Scenario(NamedTuple):
 
     def head(self) -> Head:
         """The head that fits: `til`, `cil` or `dil`; for a mixture of separate heads `mtl`, for one task or labels `stl`."""
+        if self.paradigm == "regression":
+            return heads.regression(self.num_tasks, max(self.classes))
         total = sum(self.classes)
         if self.mixed or len(self.classes) == 1:
             if self.paradigm == "til" and self.mixed:

@@ -37,8 +37,10 @@ class Setting:
     """Runs of each algorithm."""
     width: int = 200
     """Of both hidden layers."""
-    alphas: tuple[float, ...] = (1e-3, 1e-2)
+    alphas: tuple[float, ...] = (1e-2, 1e-1)
     """AdaHAT's, each a member of one sweep."""
+    sparsity: float = 0.75
+    """Weight of the regulariser, HAT's and AdaHAT's."""
     lr: float = 0.05
     s_max: float = 400.0
     engine: str = "auto"
@@ -61,7 +63,7 @@ def main(setting: Setting) -> None:
         return cl.scenarios.permuted(data, setting.tasks, keys)
 
     model = cl.mlp(scenario(keys).inputs, (setting.width, setting.width), scenario(keys).head())
-    number = {"num_tasks": setting.tasks, "s_max": setting.s_max}
+    number = {"num_tasks": setting.tasks, "s_max": setting.s_max, "mask_sparsity_reg_factor": setting.sparsity}
     members = [cl.adahat(model, tx, **number, alpha=alpha) for alpha in setting.alphas for _ in keys]
     jobs = {
         "finetuning": (cl.finetuning(model, tx), keys),
