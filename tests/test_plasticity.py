@@ -163,14 +163,14 @@ def test_a_probe_measures_the_working_head_without_dropout_and_the_losss_gradien
     found = algorithm.probe(params, state, batch)
     expected = plasticity.measure({g: h.detach() for g, h in output.features.items()}, params)
     kinds = ("dormant", "dead", "stable_rank", "effective_rank", "srank")
-    names = {f"{kind}_{group}" for kind in kinds for group in ("hidden1", "hidden2")}
-    names |= {f"weight_magnitude_{group}" for group in ("hidden1", "hidden2", "head")}
+    names = {f"{kind}.{group}" for kind in kinds for group in ("hidden1", "hidden2")}
+    names |= {f"weight_magnitude.{group}" for group in ("hidden1", "hidden2", "head")}
     assert set(expected) == names and set(found) == names | {"gradient_norm"}
     assert all(m.shape == () and not m.requires_grad for m in found.values())
     norm = math.sqrt(sum(float(leaf.grad.square().sum()) for leaf in leaves))
     assert float(found.pop("gradient_norm")) == pytest.approx(norm, rel=1e-12)
     assert identical(found, expected)
-    assert len({float(found[f"weight_magnitude_{group}"]) for group in params}) == 3
+    assert len({float(found[f"weight_magnitude.{group}"]) for group in params}) == 3
 
 
 def test_an_example_of_weight_zero_changes_no_measure():
