@@ -15,6 +15,8 @@ LAYERS = {
     "adjustment": 2,
     "sparsity": 2,
     "attention": 2,
+    "resets": 2,
+    "utility": 2,
     "losses": 2,
     "heads": 2,
     "lift": 2,

@@ -30,6 +30,15 @@ cases = (
         vary=lambda m, tx: algorithms.l2_init(m, tx, strength=0.5),
     ),
     Case(
+        "cbp",
+        lambda m, tx: algorithms.cbp(m, tx, replacement_rate=0.1, maturity_threshold=3, utility_decay_rate=0.9),
+        neutral=lambda m, tx: algorithms.cbp(m, tx, replacement_rate=0.0),
+        vary=lambda m, tx: algorithms.cbp(m, tx, replacement_rate=0.05, maturity_threshold=5),
+    ),
+    Case("cbp_nature2024", lambda m, tx: algorithms.cbp_nature2024(m, tx, replacement_rate=0.1, maturity_threshold=3)),
+    Case("cbp_arxiv2023", lambda m, tx: algorithms.cbp_arxiv2023(m, tx, replacement_rate=0.1, maturity_threshold=3)),
+    Case("cbp_lop_conv", lambda m, tx: algorithms.cbp_lop_conv(m, tx, replacement_rate=0.1, maturity_threshold=3)),
+    Case(
         "reduce_on_plateau",
         lambda m, tx: algorithms.reduce_on_plateau(algorithms.finetuning(m, tx), 0.5, patience=0, threshold=0.9),
         neutral=lambda m, tx: algorithms.reduce_on_plateau(algorithms.finetuning(m, tx), 1.0, patience=0),
