@@ -101,7 +101,8 @@ def _program(step: Step, unroll: int, moves: tuple[str, ...]) -> Callable[[Any, 
         new = [leaf.clone() if how == "borrowed" else leaf for leaf, how in zip(tree.leaves(carry), moves, strict=True)]
         for buffer, value, how in zip(old, new, moves, strict=True):
             if how != "fixed":
-                buffer.copy_(value)
+                # through a view: torch 2.13 loses what is written to a 0-d float64 input of a compiled function itself
+                buffer[None].copy_(value[None])
         return tree.stack(ys)
 
     chunk.__code__ = chunk.__code__.replace()  # torch counts (and limits) compiled variants by code object

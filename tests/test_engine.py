@@ -69,3 +69,15 @@ def test_auto_says_why_it_is_eager_where_there_is_no_compiler(monkeypatch):
 def test_auto_compiles_only_what_is_long_enough_to_pay(steps, chosen):
     plan = engine.plan("auto", add_up, (torch.zeros(()), torch.ones(2)), torch.tensor(1.0), steps)
     assert plan.engine == chosen and plan.why
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.int64])
+@pytest.mark.parametrize("shape", [(), (1,), (2,)])
+def test_a_compiled_count_goes_on_counting(shape, dtype):
+    def step(carry, x):
+        return carry + 1, {"sum": carry.sum()}
+
+    start = torch.zeros(shape, dtype=dtype)
+    total, ys = scan(step, start, torch.ones(6), engine="compile", unroll=2)
+    assert (total == 6).all() and len(set(ys["sum"].tolist())) == 6
