@@ -75,14 +75,15 @@ def both(algorithm, optimiser, steps, extra="", **rule):
 
 
 def distance(naive, params, state):
-    """The largest difference in anything that is kept."""
+    """The largest difference in anything that is kept, relative to numbers above 1."""
     pairs = [(naive.network.w[n], params[n]["weight"]) for n in params]
     pairs += [(naive.network.b[n], params[n]["bias"]) for n in params]
     for layer in LAYERS:
         ours = state.opt.units[layer]
         pairs += [(naive.u[layer], ours.utility), (naive.f[layer], ours.mean), (naive.age[layer], ours.age)]
         pairs += [(naive.budget[layer], ours.budget), (len(naive.replaced[layer]), ours.replaced)]
-    return max(float((torch.as_tensor(a, dtype=torch.float64) - b.double()).abs().max()) for a, b in pairs)
+    pairs = [(torch.as_tensor(a, dtype=torch.float64), b.double()) for a, b in pairs]
+    return max(float((a - b).abs().max() / b.abs().max().clamp(min=1)) for a, b in pairs)
 
 
 def assert_same_life(algorithm, optimiser, steps=600, at_least=40, **rule):

@@ -1,5 +1,6 @@
 """Which units `reinit` chooses: the least useful of those it may, by the rule that was asked for."""
 
+from itertools import pairwise
 from unittest import mock
 
 import pytest
@@ -104,7 +105,7 @@ def relabelled_noise(order, noise=resets.noise):
 
     def drawn(*args):
         rows, units = noise(*args), list(MODEL.units)
-        later = {f"{g}.weight": order[before] for before, g in zip(units, units[1:], strict=False)}
+        later = {f"{g}.weight": order[before] for before, g in pairwise(units)}
         return {name: row[:, later[name]] if name in later else row for name, row in rows.items()}
 
     return drawn

@@ -49,8 +49,8 @@ def refused(capsys, code, out):
 
 
 BAD = {
-    "--algorithm nonsense": "--algorithm must be one of cbp, cbp_arxiv2023, cbp_lop_conv, cbp_lop_mlp, cbp_nature2024, finetuning, fix, "
-    "independent, joint, l2_init, random, single, given",
+    "--algorithm nonsense": "--algorithm must be one of cbp, cbp_arxiv2023, cbp_lop_conv, cbp_lop_mlp, "
+    "cbp_nature2024, finetuning, fix, independent, joint, l2_init, random, single, given",
     "--nonsense 3": "Unrecognized options: --nonsense",
     "--tasks zero": "--tasks",
     "--tasks 0": "--tasks must be at least 1, given 0",
