@@ -9,7 +9,7 @@ from hypothesis import settings as given_settings
 from hypothesis import strategies as st
 from torch.nn.functional import conv2d, linear
 
-from clfunc import adam, adamw, chain, clip_by_global_norm, dil, mlp, reinit, resets, sgd, tree
+from clfunc import adam, adamw, chain, clip_by_global_norm, dil, mask_updates, mlp, reinit, resets, sgd, tree
 from clfunc.models.layers import draw_layer, init_bound
 from clfunc.random import fold_in, key, normal
 from clfunc.testing.laws import distance, identical
@@ -247,3 +247,12 @@ def test_no_reset_is_lost_or_early_or_more_than_there_are(rate, threshold, seed)
             assert 0 <= units.budget < 1 and not (mask & ~eligible).any()
             assert torch.equal(units.age, torch.where(mask, 0, old.units[group].age + 1))
             assert t + 1 > threshold or not mask.any()
+
+
+def test_a_mask_inside_is_no_memory_so_what_was_reset_still_moves():
+    moves = tree.map(torch.ones_like, MODEL.init(key(0)))
+    masked = live(reinit(MODEL, chain(sgd(0.1, 0.9), mask_updates(moves)), **BRISK), MODEL, 8)
+    plain = live(reinit(MODEL, chain(sgd(0.1, 0.9)), **BRISK), MODEL, 8)
+    for (_, (one, state), _), (_, (other, _), _) in zip(masked, plain, strict=True):
+        assert identical(one, other)
+    assert all(units.replaced > 1 for units in state.units.values())
