@@ -15,6 +15,11 @@ from clfunc import transforms as transforms
 from clfunc import tree as tree
 from clfunc import types as types
 from clfunc.algorithms import adahat as adahat
+from clfunc.algorithms import cbp as cbp
+from clfunc.algorithms import cbp_arxiv2023 as cbp_arxiv2023
+from clfunc.algorithms import cbp_lop_conv as cbp_lop_conv
+from clfunc.algorithms import cbp_lop_mlp as cbp_lop_mlp
+from clfunc.algorithms import cbp_nature2024 as cbp_nature2024
 from clfunc.algorithms import finetuning as finetuning
 from clfunc.algorithms import fix as fix
 from clfunc.algorithms import hat as hat
@@ -45,6 +50,7 @@ from clfunc.transforms import chain as chain
 from clfunc.transforms import clip_by_global_norm as clip_by_global_norm
 from clfunc.transforms import clip_by_value as clip_by_value
 from clfunc.transforms import mask_updates as mask_updates
+from clfunc.transforms import reinit as reinit
 from clfunc.transforms import scale as scale
 from clfunc.transforms import scale_by_adjustment as scale_by_adjustment
 from clfunc.transforms import schedules as schedules

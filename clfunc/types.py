@@ -119,12 +119,17 @@ def keep(params: Params, state: State, *_: Any) -> tuple[Params, State]:
 
 
 class Transform(NamedTuple):
-    """Rewrites updates, and owns the memory it needs to do so (optax's protocol, the context always passed)."""
+    """Rewrites updates, and owns the memory it needs to do so (optax's protocol, the context always passed).
+
+    `per_element` makes the same transform with its counts kept element by element (Adam's steps), for a wrapper that lets
+    single units start anew; None where there is nothing to count.
+    """
 
     init: Callable[[Key, Params], State]
     update: Callable[[Updates, State, Params, Context], tuple[Updates, State]]
     begin_task: Callable[[State, Params], State] = keep_state
     settings: Settings = {}
+    per_element: "Callable[[], Transform] | None" = None
 
 
 class Algorithm(NamedTuple):

@@ -16,6 +16,8 @@ LAYERS = {
     "sparsity": 2,
     "attention": 2,
     "embeddings": 2,
+    "resets": 2,
+    "utility": 2,
     "losses": 2,
     "heads": 2,
     "lift": 2,

@@ -4,7 +4,7 @@ import torch
 
 from clfunc import algorithms, mlp, scenarios, upgd
 from clfunc.testing import Case
-from clfunc.transforms import carry
+from clfunc.transforms import adam, carry
 
 
 def with_dropout(model, tx):
@@ -29,6 +29,11 @@ def each_step(model, tx, shrink, sigma):
 cases = (
     Case("finetuning", algorithms.finetuning, is_finetuning=True),
     Case("finetuning with dropout", with_dropout),
+    Case(
+        "finetuning with adam",
+        lambda m, tx: algorithms.finetuning(m, adam(0.01)),
+        vary=lambda m, tx: algorithms.finetuning(m, adam(0.02, eps=1e-6)),
+    ),
     Case("joint", algorithms.joint, arrange=scenarios.joint),
     Case("single", algorithms.single, arrange=scenarios.single, is_finetuning=True),
     Case("independent", lambda m, tx: algorithms.independent(m, tx, num_tasks=3)),
@@ -78,9 +83,22 @@ cases = (
         vary=lambda m, tx: each_step(m, tx, 1e-2, 1e-2),
     ),
     Case(
+        "cbp",
+        lambda m, tx: algorithms.cbp(m, tx, replacement_rate=0.1, maturity_threshold=3, utility_decay_rate=0.9),
+        neutral=lambda m, tx: algorithms.cbp(m, tx, replacement_rate=0.0),
+        vary=lambda m, tx: algorithms.cbp(m, tx, replacement_rate=0.05, maturity_threshold=5),
+    ),
+    Case("cbp_nature2024", lambda m, tx: algorithms.cbp_nature2024(m, tx, replacement_rate=0.1, maturity_threshold=3)),
+    Case("cbp_arxiv2023", lambda m, tx: algorithms.cbp_arxiv2023(m, tx, replacement_rate=0.1, maturity_threshold=3)),
+    Case("cbp_lop_conv", lambda m, tx: algorithms.cbp_lop_conv(m, tx, replacement_rate=0.1, maturity_threshold=3)),
+    Case(
         "reduce_on_plateau",
         lambda m, tx: algorithms.reduce_on_plateau(algorithms.finetuning(m, tx), 0.5, patience=0, threshold=0.9),
         neutral=lambda m, tx: algorithms.reduce_on_plateau(algorithms.finetuning(m, tx), 1.0, patience=0),
         vary=lambda m, tx: algorithms.reduce_on_plateau(algorithms.finetuning(m, tx), 0.1, patience=1),
     ),
 )
+
+# what compiles to much the same program as another row
+SIMILAR = {"single", "fix freeze_heads", "upgd local", "shrink_and_perturb", "cbp_arxiv2023", "cbp_lop_conv", "random"}
+compiled_cases = tuple(case for case in cases if case.name not in SIMILAR)

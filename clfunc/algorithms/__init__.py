@@ -1,6 +1,11 @@
 """Algorithms, one file each, named as the field names them. An export here puts one on the command line too."""
 
 from clfunc.algorithms.adahat import adahat as adahat
+from clfunc.algorithms.cbp import cbp as cbp
+from clfunc.algorithms.cbp import cbp_arxiv2023 as cbp_arxiv2023
+from clfunc.algorithms.cbp import cbp_lop_conv as cbp_lop_conv
+from clfunc.algorithms.cbp import cbp_lop_mlp as cbp_lop_mlp
+from clfunc.algorithms.cbp import cbp_nature2024 as cbp_nature2024
 from clfunc.algorithms.finetuning import finetuning as finetuning
 from clfunc.algorithms.fix import fix as fix
 from clfunc.algorithms.hat import hat as hat

@@ -8,6 +8,7 @@ from clfunc.transforms.chain import chain as chain
 from clfunc.transforms.clip import clip_by_global_norm as clip_by_global_norm
 from clfunc.transforms.clip import clip_by_value as clip_by_value
 from clfunc.transforms.mask import mask_updates as mask_updates
+from clfunc.transforms.reinit import reinit as reinit
 from clfunc.transforms.scale import add_decayed_weights as add_decayed_weights
 from clfunc.transforms.scale import scale as scale
 from clfunc.transforms.scale_by_adjustment import scale_by_adjustment as scale_by_adjustment

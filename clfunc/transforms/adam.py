@@ -4,6 +4,9 @@
     exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * gradient^2
     updates = -lr * exp_avg / (1 - beta1^step) / (sqrt(exp_avg_sq / (1 - beta2^step)) + eps)
 
+Counted element by element, `1 - beta^step` is itself a moment, of a gradient of ones: `count = beta * count + (1 - beta)`. It
+is 0 before an element's first step, so clearing an element's memory makes that element start anew.
+
 Adam adds its weight decay to the gradient; AdamW takes `lr * weight_decay * params` off the parameters instead.
 
 [1] Kingma & Ba 2015, arXiv:1412.6980   [2] Loshchilov & Hutter 2019, arXiv:1711.05101
@@ -15,7 +18,7 @@ from typing import NamedTuple
 import torch
 
 from clfunc import tree
-from clfunc.types import Context, Key, Number, Params, Scalar, Transform, Updates, scalar
+from clfunc.types import Context, Key, Number, Params, Scalar, State, Transform, Updates, scalar
 
 
 class AdamState(NamedTuple):
@@ -23,7 +26,7 @@ class AdamState(NamedTuple):
     betas: tuple[Scalar, Scalar]
     eps: Scalar
     weight_decay: Scalar
-    step: Scalar
+    step: State  # 0-d; or, counted element by element, 1 - beta^step of both moments
     exp_avg: Params
     exp_avg_sq: Params
 
@@ -59,10 +62,17 @@ def adamw(
 
 
 def _adam(
-    name: str, decoupled: bool, lr: Number, betas: Sequence[Number], eps: Number, weight_decay: Number
+    name: str,
+    decoupled: bool,
+    lr: Number,
+    betas: Sequence[Number],
+    eps: Number,
+    weight_decay: Number,
+    by_element: bool = False,
 ) -> Transform:
     rate, tiny = scalar(lr, "lr", 0), scalar(eps, "eps", 0)
     decay = scalar(weight_decay, "weight_decay", 0)
+    count = _count_each if by_element else _count_together
     if len(betas) != 2:
         raise ValueError(f"betas must be two numbers, given {betas}")
     beta1, beta2 = (scalar(beta, f"beta{i}", 0, 1, below=True) for i, beta in enumerate(betas, 1))
@@ -70,26 +80,44 @@ def _adam(
     def init(key: Key, params: Params) -> AdamState:
         zeros = tree.zeros_like(params)
         step = torch.zeros((), dtype=torch.float64, device=key.device)
-        return AdamState(rate, (beta1, beta2), tiny, decay, step, zeros, tree.clone(zeros))
+        counts = (tree.clone(zeros), tree.clone(zeros)) if by_element else step
+        return AdamState(rate, (beta1, beta2), tiny, decay, counts, zeros, tree.clone(zeros))
 
     def update(updates: Updates, state: AdamState, params: Params, context: Context) -> tuple[Updates, AdamState]:
-        (beta1, beta2), step = state.betas, state.step + 1
-        step_size = state.lr / (1 - beta1**step)
-        root = (1 - beta2**step).sqrt()
+        (beta1, beta2), (step, step_size, root) = state.betas, count(state)
 
-        def moved(m, v, p):
+        def moved(m, v, p, step_size, root):
             move = -step_size * m / (v.sqrt() / root + state.eps)
             return move - state.lr * state.weight_decay * p if decoupled else move
 
         gradient = updates if decoupled else tree.map(lambda g, p: g + state.weight_decay * p, updates, params)
         exp_avg = tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, state.exp_avg, gradient)
         exp_avg_sq = tree.map(lambda v, g: beta2 * v + (1 - beta2) * g * g, state.exp_avg_sq, gradient)
-        moves = tree.map(moved, exp_avg, exp_avg_sq, params)
+        moves = tree.map(moved, exp_avg, exp_avg_sq, params, step_size, root)
         return moves, state._replace(step=step, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
 
     def begin_task(state: AdamState, params: Params) -> AdamState:
         step, exp_avg, exp_avg_sq = tree.zeros_like((state.step, state.exp_avg, state.exp_avg_sq))
         return state._replace(step=step, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
 
+    def per_element() -> Transform:
+        return _adam(name, decoupled, rate, (beta1, beta2), tiny, decay, by_element=True)
+
     settings = {"name": name, "lr": rate, "betas": (beta1, beta2), "eps": tiny, "weight_decay": decay}
-    return Transform(init, update, begin_task, settings)
+    return Transform(init, update, begin_task, settings, per_element)
+
+
+def _count_together(state: AdamState) -> tuple[Scalar, Params, Params]:
+    """The step, and for each element lr / (1 - beta1^step) and sqrt(1 - beta2^step)."""
+    (beta1, beta2), step = state.betas, state.step + 1
+    step_size, root = state.lr / (1 - beta1**step), (1 - beta2**step).sqrt()
+    return step, tree.map(lambda _: step_size, state.exp_avg), tree.map(lambda _: root, state.exp_avg)
+
+
+def _count_each(state: AdamState) -> tuple[tuple[Params, Params], Params, Params]:
+    """As `_count_together`, element by element."""
+    first, second = (
+        tree.map(lambda c, beta=beta: beta * c + (1 - beta), counts)
+        for beta, counts in zip(state.betas, state.step, strict=True)
+    )
+    return (first, second), tree.map(lambda c: state.lr / c, first), tree.map(torch.sqrt, second)

@@ -34,10 +34,19 @@ def chain(*transforms: Transform) -> Transform:
     def begin_task(state: State, params: Params) -> State:
         return tuple(tx.begin_task(old, params) for tx, old in zip(transforms, state, strict=True))
 
+    def per_element() -> Transform:
+        return chain(*[by_element(tx) for tx in transforms])
+
     settings: dict[str, Any] = {"name": "chain", "of": [tx.settings for tx in transforms]}
-    return Transform(init, update, begin_task, settings)
+    return Transform(init, update, begin_task, settings, per_element)
 
 
 def carry(tx: Transform) -> Transform:
     """`tx` with its memory kept across tasks, where an optimiser by itself restarts at each."""
-    return tx._replace(begin_task=keep_state, settings={"name": "carry", "tx": tx.settings})
+    settings = {"name": "carry", "tx": tx.settings}
+    return tx._replace(begin_task=keep_state, settings=settings, per_element=lambda: carry(by_element(tx)))
+
+
+def by_element(tx: Transform) -> Transform:
+    """`tx` with every count kept element by element; `tx` itself where it counts nothing that matters to one element."""
+    return tx if tx.per_element is None else tx.per_element()

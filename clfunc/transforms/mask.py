@@ -22,13 +22,14 @@ def mask_updates(mask: Params) -> Transform:
         ValueError: At `init`: the mask names a group or parameter that there is not.
     """
     mask = tree.map(lambda m: m if isinstance(m, Tensor) else torch.tensor(m), mask)
+    entries, shape = tree.flatten(mask)
 
     def init(key: Key, params: Params) -> State:
         _check_names(mask, params)
-        return mask
+        return tuple(entries)  # flat, and so never taken for an optimiser's memory, which `map_like` may clear
 
     def update(updates: Updates, state: State, params: Params, context: Context) -> tuple[Updates, State]:
-        return _select(state, updates), state
+        return _select(tree.unflatten(state, shape), updates), state
 
     return Transform(init, update, settings={"name": "mask_updates"})
 
