@@ -73,7 +73,8 @@ def lived(tx, seed=0, tasks=TASKS, hidden=(6, 5), dropout=0.0, activation="relu"
 def lived_by(model, scenario, tx, seed=0, **settings):
     algorithm = hat(model, tx, num_tasks=TASKS, **({"s_max": 20.0} | settings))
     promise = Promise(algorithm, model)
-    play(algorithm, scenario, key(seed), promise, epochs=1, steps=3)
+    _, state = play(algorithm, scenario, key(seed), promise, epochs=1, steps=3)
+    promise.resets = sum(int(known.replaced) for known in getattr(state.opt.inner[-1], "units", {}).values())
     return promise
 
 
@@ -90,6 +91,15 @@ def test_weights_between_used_units_never_move_and_earlier_logits_keep_their_bit
     tx, seed, tasks, hidden, dropout, activation, s_max
 ):
     lived(tx, seed, tasks, hidden, dropout, activation, s_max=s_max)
+
+
+@pytest.mark.parametrize("inner", [sgd(0.1), carry(adamw(0.05, weight_decay=0.1))], ids=["sgd", "adamw"])
+def test_the_promise_holds_while_units_are_reset_and_units_that_tasks_use_never_are(inner):
+    scenario = toy_stream(num_tasks=3)
+    model = network(scenario, (8, 7))
+    tx = cl.reinit(model, inner, replacement_rate=0.3, maturity_threshold=1, utility_decay_rate=0.5)
+    promise = lived_by(model, scenario, tx)
+    assert promise.frozen > 0 and promise.resets > 3
 
 
 NETWORKS = {

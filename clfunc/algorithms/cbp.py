@@ -18,11 +18,15 @@ between the papers' experiments; the defaults are those of the permuted MNIST on
 [1] Dohare et al. 2024, doi:10.1038/s41586-024-07711-7; arXiv:2306.13812 [cbp_arxiv2023]; shibhansh/loss-of-plasticity [cbp_lop]
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
-from clfunc.algorithms.finetuning import finetuning
+from torch import Tensor
+
+from clfunc.algorithms.finetuning import FinetuningState, finetuning
 from clfunc.transforms import carry, reinit
-from clfunc.types import Algorithm, Model, Number, Transform
+from clfunc.transforms.reinit import told
+from clfunc.types import Algorithm, Batch, Model, Number, Params, Transform
 
 
 def cbp(
@@ -54,7 +58,13 @@ def cbp(
         slots=slots,
     )
     inner = finetuning(model, resetting)
-    return inner._replace(settings=inner.settings | {"name": "cbp"})
+
+    measure = cast(Callable[..., dict[str, Tensor]], inner.probe)
+
+    def probe(params: Params, state: FinetuningState, batch: Batch) -> dict[str, Tensor]:
+        return measure(params, state, batch) | told(state.opt)
+
+    return inner._replace(probe=probe, settings=inner.settings | {"name": "cbp"})
 
 
 def cbp_nature2024(

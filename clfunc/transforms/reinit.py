@@ -151,6 +151,12 @@ def reinit(
     return Transform(init, update, begin_task, settings)
 
 
+def told(state: ReinitState) -> dict[str, Tensor]:
+    """Ages, utilities and the number of resets so far, by group, for a probe."""
+    fields = ("age", "utility", "replaced")
+    return {f"{field}.{group}": getattr(units, field) for group, units in state.units.items() for field in fields}
+
+
 def newborn(n: int, like: Tensor) -> Units:
     """`n` units that have not lived, in the dtype of the parameters."""
     zeros, none = like.new_zeros(n), torch.zeros((), dtype=torch.int64, device=like.device)
