@@ -82,15 +82,13 @@ def main(setting: Setting) -> None:
 
 def _capacity(found: dict[str, Result]) -> Table:
     """Capacity left after each task, in percent, the mean over runs."""
-    table = Table(title="capacity left after task (%)")
-    table.add_column("")
-    kept = {
-        name: 100 * result.probes.values["capacity"].mean(1) for name, result in found.items() if name != "finetuning"
-    }
-    for task in range(len(next(iter(kept.values())))):
-        table.add_column(str(task + 1), justify="right")
-    for name, values in kept.items():
-        table.add_row(name, *(f"{value:.1f}" for value in values))
+    table = Table(title="capacity left (%)")
+    table.add_column("after task", justify="right")
+    kept = {name: 100 * r.probes.values["capacity"].mean(1) for name, r in found.items() if name != "finetuning"}
+    for name in kept:
+        table.add_column(name, justify="right")
+    for task, values in enumerate(zip(*kept.values(), strict=True), 1):
+        table.add_row(str(task), *(f"{value:.1f}" for value in values))
     return table
 
 
