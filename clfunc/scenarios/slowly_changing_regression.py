@@ -83,7 +83,7 @@ def _slow_bits(key: Key, task: int, num_tasks: int, slow: int, flip: str) -> Ten
     """The slow bits of a task, `[slow]`."""
     if flip == "all":
         return randint(fold_in(key, task), (slow,), 0, 2)
-    chosen = randint(fold_in(key, num_tasks), (task,), 0, max(slow, 1))
+    chosen = randint(fold_in(key, num_tasks), (num_tasks,), 0, max(slow, 1))[:task]
     flips = (chosen[:, None] == torch.arange(slow, device=key.device)).sum(0)
     return (randint(fold_in(key, 0), (slow,), 0, 2) + flips) % 2
 
