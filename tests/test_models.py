@@ -112,3 +112,18 @@ def test_a_step_with_dropout_uses_a_new_key_every_time():
 def test_impossible_networks_are_refused_in_one_line(arguments, message):
     with pytest.raises(ValueError, match=message):
         mlp(**({"inputs": 5, "hidden": (3,), "head": dil(1, 2)} | arguments))
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "leaky_relu", "sigmoid"])
+def test_a_kaiming_start_is_torch_s_with_biases_of_zero(activation):
+    model = mlp(40, (500,), til(1, 2), activation=activation, weight_init="kaiming")
+    drawn = model.init(key(0))["hidden1"]
+    slope = 0.01 if activation == "leaky_relu" else None
+    bound = torch.nn.init.calculate_gain(activation, slope) * (3 / 40) ** 0.5
+    assert (drawn["bias"] == 0).all() and 0.99 * bound < drawn["weight"].abs().max() <= bound
+    assert next(wire.bound for wire in model.wires) == pytest.approx(bound)
+
+
+def test_a_start_that_there_is_not_is_refused():
+    with pytest.raises(ValueError, match="weight_init must be one of torch, kaiming, given 'he'"):
+        mlp(4, (3,), til(1, 2), weight_init="he")

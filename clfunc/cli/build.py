@@ -31,7 +31,7 @@ class Run:
     dataset: str = "digits"
     """See `clfunc list`; for a combined scenario several, joined by commas."""
     scenario: str = "permuted"
-    """permuted, split, rotated or combined."""
+    """permuted, split, rotated, combined, or slowly_changing_regression, which needs no dataset."""
     paradigm: str = "til"
     """til (a head a task), cil (one head over all classes) or dil (one head that tasks share)."""
     tasks: int | None = None
@@ -161,6 +161,12 @@ def _scenario(args: Run, settings: Mapping[str, Any], keys: Keys, device: torch.
     names = args.dataset.split(",")
     if args.tasks is not None and args.tasks < 1:
         raise ValueError(f"--tasks must be at least 1, given {args.tasks}")
+    if args.scenario == "slowly_changing_regression":
+        if args.valid or args.algorithm in ("joint", "single"):
+            raise ValueError(
+                f"--scenario {args.scenario} is one stream without validation: leave out --valid, joint, single"
+            )
+        return scenarios.slowly_changing_regression(args.tasks or 5, keys, **settings)
     loaded = [datasets.load(name.strip(), args.data_root) for name in names]
     common = dict(settings) | {"paradigm": args.paradigm, "valid": args.valid}
     if args.scenario == "combined":

@@ -28,6 +28,7 @@ WRAPPERS = _factories(algorithms, "inner")
 OPTIMIZERS = {name: getattr(transforms, name) for name in ("sgd", "adam", "adamw", "upgd")}
 MODELS = _factories(models, "inputs")
 SCENARIOS = {name: getattr(scenarios, name) for name in ("permuted", "split", "rotated", "combined")}
+SCENARIOS["slowly_changing_regression"] = scenarios.slowly_changing_regression
 DATASETS = dict.fromkeys(datasets.names, datasets.load)
 
 

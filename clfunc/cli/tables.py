@@ -27,14 +27,19 @@ def results_table(named: "dict[str, xarray.Dataset]") -> Table:
         table.add_column(column, justify="left" if column == "" else "right")
     extra = {"forward transfer": _forward_transfer, "forgetting ratio": _forgetting_ratio}
     found = {column: [f(named, data, runs) for _, _, data, runs in rows] for column, f in extra.items()}
+    online = [_online_loss(data, runs) for _, _, data, runs in rows]
     shown = {column: values for column, values in found.items() if any(v is not None for v in values)}
     for column in shown:
         table.add_column(column, justify="right")
+    if any(online):
+        table.add_column("online loss", justify="right")
     for i, (name, label, data, runs) in enumerate(rows):
         values = [data[m].values[runs, -1] for m in ("average_accuracy", "backward_transfer", "forgetting")]
         more = [_percent(found[i]) for found in shown.values()]
-        score = "diverged" if np.isnan(values[0]).all() else _percent(values[0])
-        table.add_row(" ".join(filter(None, (name, label))), str(len(runs)), score, *map(_percent, values[1:]), *more)
+        diverged = np.isnan(values[0]).all() and data.attrs["paradigm"] != "regression"
+        scores = ["diverged" if diverged else _percent(values[0]), *map(_percent, values[1:]), *more]
+        scores += [online[i]] if any(online) else []
+        table.add_row(" ".join(filter(None, (name, label))), str(len(runs)), *scores)
     return table
 
 
@@ -45,6 +50,14 @@ def _percent(values: "np.ndarray | None") -> str:
     spread = f" ± {100 * kept.std(ddof=1):.2f}" if len(kept) > 1 else ""
     diverged = f" ({len(values) - len(kept)} diverged)" if len(kept) < len(values) else ""
     return f"{100 * kept.mean():.2f}{spread}{diverged}"
+
+
+def _online_loss(data: "xarray.Dataset", runs: np.ndarray) -> str:
+    """In regression, the mean squared error while learning, over all tasks; else nothing."""
+    if data.attrs["paradigm"] != "regression":
+        return ""
+    kept = data["online_loss"].values[runs].mean(1)
+    return f"{kept.mean():.4f}" + (f" ± {kept.std(ddof=1):.4f}" if len(kept) > 1 else "")
 
 
 def _accuracy(data: "xarray.Dataset", runs: np.ndarray) -> torch.Tensor:

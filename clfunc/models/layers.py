@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clfunc.random import split, uniform
-from clfunc.types import Head, Key, Params, Wire
+from clfunc.types import Head, Key, Params, Wire, choice
 
 activations: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -65,25 +65,38 @@ def of_units(values: Tensor, h: Tensor) -> Tensor:
     return values.reshape(-1, *(1,) * (h.ndim - 2)).to(h.dtype)
 
 
-def draw_layer(key: Key, shape: tuple[int, ...], dtype: torch.dtype) -> Params:
-    """Weight of this shape and bias `[shape[0]]`, from `nn.Linear`'s distribution U(-b, b), b = 1/sqrt(fan_in)."""
-    bound = init_bound(shape)
+def draw_layer(key: Key, shape: tuple[int, ...], dtype: torch.dtype, gain: float | None = None) -> Params:
+    """Weight of this shape and bias `[shape[0]]`: from `nn.Linear`'s distribution, U(-b, b) with b = 1/sqrt(fan_in).
+
+    With a gain, the weight is Kaiming's (He et al. 2015, arXiv:1502.01852), b = gain sqrt(3/fan_in), and the bias 0.
+    """
+    bound = init_bound(shape, gain)
     first, second = split(key)
+    bias = uniform(second, shape[:1], -bound, bound, dtype=dtype)
     return {
         "weight": uniform(first, shape, -bound, bound, dtype=dtype),
-        "bias": uniform(second, shape[:1], -bound, bound, dtype=dtype),
+        "bias": bias if gain is None else torch.zeros_like(bias),
     }
 
 
-def init_bound(shape: tuple[int, ...]) -> float:
-    """1/sqrt(fan_in) of a weight whose first axis is its output."""
-    return math.prod(shape[1:]) ** -0.5
+def init_bound(shape: tuple[int, ...], gain: float | None = None) -> float:
+    """Bound of the initial draw of a weight whose first axis is its output: 1/sqrt(fan_in), or Kaiming's with a gain."""
+    return (1.0 if gain is None else gain * math.sqrt(3)) * math.prod(shape[1:]) ** -0.5
 
 
-def layer_wires(layer: str, pre: str | None, post: str, shape: tuple[int, ...], spread: int = 1) -> tuple[Wire, Wire]:
+def gain_of(weight_init: str, activation: str) -> float | None:
+    """Gain of Kaiming's draw for an activation, as `torch.nn.init.calculate_gain`; None for torch's own draw."""
+    choice(weight_init, "weight_init", ("torch", "kaiming"))
+    gains = {"tanh": 5 / 3, "sigmoid": 1.0, "identity": 1.0, "leaky_relu": math.sqrt(2 / (1 + 0.01**2))}
+    return gains.get(activation, math.sqrt(2)) if weight_init == "kaiming" else None
+
+
+def layer_wires(
+    layer: str, pre: str | None, post: str, shape: tuple[int, ...], spread: int = 1, gain: float | None = None
+) -> tuple[Wire, Wire]:
     """Wires of a layer's weight of this shape, `[post, pre, ...]`, and of its bias."""
     return (
-        Wire((layer, "weight"), pre, post, spread=spread, bound=init_bound(shape)),
+        Wire((layer, "weight"), pre, post, spread=spread, bound=init_bound(shape, gain)),
         Wire((layer, "bias"), None, post, pre_axis=None, reset="zero"),
     )
 

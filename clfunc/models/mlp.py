@@ -15,6 +15,7 @@ from clfunc.models.layers import (
     crelu,
     draw_layer,
     dropout,
+    gain_of,
     gated,
     head_wire,
     layer_wires,
@@ -32,6 +33,7 @@ def mlp(
     activation: str = "relu",
     norm: str | None = None,
     per_task_norm: bool = False,
+    weight_init: str = "torch",
     dropout_rate: float = 0.0,
     dtype: torch.dtype | None = None,
 ) -> Model:
@@ -45,10 +47,10 @@ def mlp(
             features are `[batch, units, 2]` and the next layer has twice the inputs, a unit's two side by side.
         norm: `layer`, over the units of each hidden layer; None for none. See `clfunc.models.norms`.
         per_task_norm: Each task has gains and biases of its own.
+        weight_init: Hidden layers start as `torch.nn.Linear` does, weights and biases U(-1/sqrt(fan_in), 1/sqrt(fan_in)), or
+            from Kaiming's uniform distribution for the activation with biases 0 (`kaiming`). The head starts as torch's.
         dropout_rate: Share of hidden units dropped in training, in [0, 1); 0 drops none.
         dtype: Of the parameters, and so of the computation; torch's default if not given.
-
-    `init` draws from `torch.nn.Linear`'s own distribution, U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
 
     [1] Abbas et al. 2023, arXiv:2303.07507; Shang et al. 2016, arXiv:1603.05201, who lay out all relu(h), then all relu(-h)
 
@@ -56,6 +58,7 @@ def mlp(
         ValueError: No hidden layer, a width below 1, an unknown activation or norm, a rate out of range.
     """
     act, spread = activation_named(activation, {"crelu": crelu}), 2 if activation == "crelu" else 1
+    gain = gain_of(weight_init, activation)
     check_widths("hidden", hidden)
     check_rate(dropout_rate)
     head = owning_head(head, norm, per_task_norm, ("layer",))
@@ -66,7 +69,7 @@ def mlp(
 
     def init(key: Key) -> Params:
         keys = split(key, len(units) + 1)
-        layers = {name: draw_layer(keys[i], shape, dtype) for i, (name, shape) in enumerate(shapes.items())}
+        layers = {name: draw_layer(keys[i], shape, dtype, gain) for i, (name, shape) in enumerate(shapes.items())}
         norms = start_norms(norm, units, key.device, dtype)
         return {**layers, **norms, "head": head.init(keys[-1], spread * hidden[-1], dtype)}
 
@@ -89,16 +92,16 @@ def mlp(
         return Output(head.apply(params["head"], h, task), features)
 
     settings = {"name": "mlp", "inputs": fan_in, "hidden": list(hidden), "activation": activation}
-    settings |= {"norm": norm, "per_task_norm": per_task_norm, "dropout_rate": dropout_rate}
+    settings |= {"norm": norm, "per_task_norm": per_task_norm, "weight_init": weight_init, "dropout_rate": dropout_rate}
     settings |= {"dtype": str(dtype), "head": head.settings}
-    wires = _wires(shapes, head, spread) + norm_wires(norm, {name: name for name in units})
+    wires = _wires(shapes, head, spread, gain) + norm_wires(norm, {name: name for name in units})
     return Model(init, apply, wires, units, head, dropout_rate > 0, settings)
 
 
-def _wires(shapes: dict[str, tuple[int, int]], head: Head, spread: int) -> tuple[Wire, ...]:
+def _wires(shapes: dict[str, tuple[int, int]], head: Head, spread: int, gain: float | None) -> tuple[Wire, ...]:
     names = list(shapes)
     pairs = zip(shapes.items(), [None, *names], strict=False)
     layers = [
-        wire for (name, shape), pre in pairs for wire in layer_wires(name, pre, name, shape, spread if pre else 1)
+        wire for (name, shape), pre in pairs for wire in layer_wires(name, pre, name, shape, spread if pre else 1, gain)
     ]
     return (*layers, head_wire(head, names[-1], shapes[names[-1]][0], spread))
