@@ -21,6 +21,7 @@ from clfunc.scenarios import Scenario, Stream, epoch_entries
 from clfunc.sweep import coordinates, members, plain, sweep
 from clfunc.types import Algorithm, Key, Keys, Metrics, Params, State, Task
 
+_PROBED = 256  # examples that a probe looks at
 _POINTS = 1000  # of a training curve, at most about so many
 
 
@@ -114,7 +115,7 @@ class _Loop(NamedTuple):
                 params, state, told = trainer.epoch(params, state, stream, entries, phase, epoch)
                 params, state = self.algorithm.end_epoch(params, state, told)
             params, state = self.algorithm.end_task(params, state)
-            trainer.probe(params, state, stream, entries[-1], phase)
+            trainer.probe(params, state, stream, entries, phase)
             for tested in self.tested(phase):
                 bar.note(f"task {phase + 1}/{len(self.scenario.phases)} testing task {tested + 1}")
                 found = score(self.algorithm, self.scenario, params, state, self.test(tested), runs=self.runs)
@@ -170,7 +171,7 @@ class _Trainer:
             self.plan = engines.plan(self.engine, self.step, carry, entries[0], self.total)
             self.bar.say(f"engine: {self.plan.engine}, steps a call: {self.plan.unroll} ({self.plan.why})")
             self.bar.note("compiling" if self.plan.engine == "compile" else "starting")
-        plan, began, logged = self.plan, time.perf_counter(), []
+        plan, began, logged, before = self.plan, time.perf_counter(), [], self.done
         for segment in entries.split(_segment(entries, plan.unroll, loop.probe_every)):
             carry, metrics = engines.scan(
                 self.step, carry, segment, engine=plan.engine, unroll=plan.unroll, log_every=self.every
@@ -180,7 +181,7 @@ class _Trainer:
             self.done += len(segment)
             self.bar.advance(len(segment), phase, epoch)
             if loop.probe_every and self.done // loop.probe_every > (self.done - len(segment)) // loop.probe_every:
-                self.probe(carry[0], carry[1], stream, segment[-1], phase)
+                self.probe(carry[0], carry[1], stream, entries[: self.done - before], phase)
         params, state = carry[:2]
         curve = tree.to(_joined(logged), "cpu")
         self.training.append(curve)
@@ -192,12 +193,16 @@ class _Trainer:
         return params, state, told
 
     def probe(self, params: Params, state: State, stream: Stream, entries: Tensor, phase: int) -> None:
-        """Keep what the algorithm tells of itself on a batch: its numbers and vectors over time, its pictures as of now."""
+        """Keep what the algorithm tells of itself: its numbers and vectors over time, its pictures as of now.
+
+        It is shown the examples of the last steps, `_PROBED` of them or a batch, whichever is more.
+        """
         loop = self.loop
         if loop.algorithm.probe is None:
             return
         make = over_runs(loop.scenario.batch, loop.runs, (None, 0, 0))
-        told = tree.to(loop.algorithm.probe(params, state, make(loop.scenario.data, bare(stream), entries)), "cpu")
+        shown = entries[-max(1, _PROBED // loop.batch_size) :].movedim(0, -2).flatten(-2)
+        told = tree.to(loop.algorithm.probe(params, state, make(loop.scenario.data, bare(stream), shown)), "cpu")
         flat = 1 if loop.runs is None else 2
         self.pictures = {name: v for name, v in told.items() if v.ndim > flat}
         values = {name: v[None] for name, v in told.items() if v.ndim <= flat}
