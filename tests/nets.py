@@ -1,5 +1,6 @@
 """The tests' networks: one row for each kind, small, on grey images of 6x6; and each as a case for the laws."""
 
+import pytest
 import torch
 
 from clfunc import convnet, dil, finetuning, mlp, resnet
@@ -64,3 +65,6 @@ cases = (
     _case("convnet with norms of each task", _of(convnet, (6,), own=True, channels=(4,), norm="layer")),
     _case("resnet with norms of each task", _of(resnet, (), own=True, channels=(3, 4), norm="group")),
 )
+
+# norms that a task has for itself add little to what is compiled: left to `scripts/test --all`
+compiled_cases = [pytest.param(c, id=c.name, marks=pytest.mark.long if "norms" in c.name else ()) for c in cases]

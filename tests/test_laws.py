@@ -14,6 +14,6 @@ def test_every_algorithm_obeys(case, law):
 
 @pytest.mark.compiled
 @pytest.mark.parametrize("law", compiled_laws, ids=lambda law: law.__name__)
-@pytest.mark.parametrize("case", compiled_cases, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", compiled_cases)
 def test_every_algorithm_compiled_obeys(case, law):
     law(case)

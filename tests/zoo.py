@@ -1,5 +1,6 @@
 """The tests' table: one row for each algorithm, which every law then holds to."""
 
+import pytest
 import torch
 
 from clfunc import algorithms, mlp, scenarios, upgd
@@ -99,6 +100,6 @@ cases = (
     ),
 )
 
-# what compiles to much the same program as another row
+# what compiles to much the same program as another row: compiled by `scripts/test --all`
 SIMILAR = {"single", "fix freeze_heads", "upgd local", "shrink_and_perturb", "cbp_arxiv2023", "cbp_lop_conv", "random"}
-compiled_cases = tuple(case for case in cases if case.name not in SIMILAR)
+compiled_cases = [pytest.param(c, id=c.name, marks=pytest.mark.long if c.name in SIMILAR else ()) for c in cases]
