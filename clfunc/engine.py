@@ -151,7 +151,7 @@ def plan(engine: str, step: Step, carry: Any, x: Any, steps: int) -> Plan:
         raise ValueError(f"engine must be one of {', '.join(engines)}, given {engine!r}")
     if engine == "eager":
         return Plan("eager", 1, "as asked")
-    unroll = _unroll(carry, x)
+    unroll = _unroll(step, carry, x)
     if engine == "compile":
         return Plan("compile", unroll, "as asked")
     device = tree.leaves(carry)[0].device.type
@@ -173,9 +173,10 @@ def _seconds(step: Step, carry: Any, x: Any) -> float:
     return time.perf_counter() - start
 
 
-def _unroll(carry: Any, x: Any) -> int:
+def _unroll(step: Step, carry: Any, x: Any) -> int:
     """Steps in one program: 4 where a step is mostly overhead, 1 where it is mostly matrix products."""
-    floats = sum(leaf.numel() for leaf in tree.leaves(carry) if leaf.is_floating_point())
+    moving = (leaf for leaf, how in zip(tree.leaves(carry), _moves(step, carry, x), strict=True) if how != "fixed")
+    floats = sum(leaf.numel() for leaf in moving if leaf.is_floating_point())
     examples = max(leaf.numel() for leaf in tree.leaves(x))
     return 4 if floats * examples < _TINY else 1
 

@@ -52,7 +52,7 @@ def test_the_target_is_its_equation():
         total = c[0].item()
         for i in range(features):
             weights = [*w[i].tolist(), b[i].item()]
-            threshold = beta * (inputs + 1) - sum(1 for weight in weights if weight == -1)
+            threshold = beta * (inputs + 1) - sum(weight == -1 for weight in weights[:-1]) - weights[-1] / 2
             if sum(weight * value for weight, value in zip(weights, [*row, 1.0], strict=True)) >= threshold:
                 total += v[i, 0].item()
         assert y == total

@@ -4,8 +4,9 @@ An input is `slow` bits, of which one flips from each task to the next, and bits
 
     y = sum_i v_i [w_i . x + b_i >= beta (inputs + 1) - s_i] + c
 
-with all weights drawn from {-1, +1} and s_i the number of -1 among w_i and b_i (Dohare et al. 2024, Nature 632, Methods;
-https://doi.org/10.1038/s41586-024-07711-7). One pass in batches of one is what the paper runs: a learner must keep adapting.
+with all weights drawn from {-1, +1} and s_i = (inputs - sum_j w_ij + b_i) / 2 (Dohare et al. 2024, Nature 632, Methods;
+https://doi.org/10.1038/s41586-024-07711-7; the text has s_i count the -1 among the weights, which is the code's s_i but for
+half the bias: the code made the figures). One pass in batches of one is what the paper runs: a learner must keep adapting.
 
 Within a task the target sees 2^(inputs - slow) different inputs, so a task is a table of them and a list of rows of it.
 """
@@ -96,6 +97,6 @@ def _target(key: Key, x: Tensor, features: int, beta: float) -> Tensor:
         return (2 * randint(fold_in(key, at), shape, 0, 2) - 1).to(x.dtype)
 
     weight, bias = signs(0, features, inputs), signs(1, features)
-    negative = ((weight < 0).sum(1) + (bias < 0)).to(x.dtype)
+    negative = (inputs - weight.sum(1) + bias) / 2
     fires = (x @ weight.T + bias >= beta * (inputs + 1) - negative).to(x.dtype)
     return fires @ signs(2, features, 1) + signs(3, 1)
