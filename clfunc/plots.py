@@ -101,7 +101,8 @@ def over_tasks(results: "dict[str, xarray.Dataset]", variable: str) -> "Figure":
             if known.sum() == 1 and data.sizes["event"] > 1:  # one phase for all tasks: a level to compare with
                 x, marker, known = np.array([0.6, most + 0.4]), "", np.repeat(np.flatnonzero(known), 2)
             _band(axes, x, values[:, known], text, next(style), marker)
-    titles = list(dict.fromkeys(_title(data, len(results) == 1) for data in results.values()))
+    one = len(results) == 1
+    titles = list(dict.fromkeys(_title(data) if one else _scene(data) for data in results.values()))
     label = variable.replace("_", " ") + (" (%)" if percent > 1 else "")
     axes.set(xlabel="task" if variable.startswith("online") else "tasks trained", ylabel=label)
     axes.set_title("; ".join(titles[:2]) + (", ..." if len(titles) > 2 else ""), fontsize=10)
@@ -245,9 +246,11 @@ def _legend(axes: "Axes") -> None:
         axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
-def _title(data: "xarray.Dataset", named: bool = True) -> str:
-    about = data.attrs
+def _title(data: "xarray.Dataset") -> str:
     runs = data.sizes["run"]
-    scene = f"{about['scenario']} {about['dataset']} ({about['paradigm']})"
     many = f", {runs} runs: mean ± standard deviation" if runs > 1 else ""
-    return (f"{about['algorithm']}, " if named else "") + scene + many
+    return f"{data.attrs['algorithm']}, {_scene(data)}{many}"
+
+
+def _scene(data: "xarray.Dataset") -> str:
+    return f"{data.attrs['scenario']} {data.attrs['dataset']} ({data.attrs['paradigm']})"
