@@ -4,6 +4,7 @@ The working embedding lives in `params["embedding"]`; the state here keeps all t
 how far the gates have hardened.
 """
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -63,8 +64,8 @@ def task_embeddings(
     Raises:
         ValueError: A number out of range, an unknown mode.
     """
-    if num_tasks < 1:
-        raise ValueError(f"num_tasks must be at least 1, given {num_tasks}")
+    if not isinstance(num_tasks, int) or num_tasks < 1:
+        raise ValueError(f"num_tasks must be a whole number of at least 1, given {num_tasks}")
     choice(init_mode, "task_embedding_init_mode", attention.INIT_MODES)
     choice(anneal, "anneal", attention.ANNEALS)
     choice(test_mask, "test_mask", attention.TEST_MASKS)
@@ -121,20 +122,23 @@ def task_embeddings(
 
 
 def check_gates(model: Model, num_tasks: int, gate_position: str, freeze_head_after: int | None) -> None:
-    """Raise ValueError, in one line, for a model whose earlier tasks gates could not protect."""
+    """Raise ValueError, in one line, for a model whose earlier tasks gates cannot protect; warn of a head that they share."""
     choice(gate_position, "gate_position", ("post_act", "pre_act"))
     head = model.head
     if head.paradigm == "mtl":
         raise ValueError(
             "hat needs batches of one task, given an mtl head, whose batches mix tasks: use til, cil or dil"
         )
-    if head.paradigm == "til" and head.num_tasks > num_tasks:
+    if head.num_tasks > num_tasks:
         raise ValueError(f"num_tasks must be at least the head's {head.num_tasks}, given {num_tasks}")
-    if freeze_head_after is not None and (freeze_head_after < 1 or head.paradigm == "til"):
+    if freeze_head_after is not None and (freeze_head_after < 1 or "head" in head.owns):
         raise ValueError(
             f"freeze_head_after must be at least 1, for a head that tasks share (cil, dil), given {freeze_head_after}"
             f" and a {head.paradigm} head"
         )
+    if "head" not in head.owns and head.num_tasks > 1 and freeze_head_after is None:
+        shared = f"hat does not protect the {head.paradigm} head, which tasks share: it forgets"
+        warnings.warn(shared + "; freeze_head_after=1 freezes it after the first task", stacklevel=3)
     if gate_position == "pre_act" and model.settings.get("activation") == "sigmoid":
         raise ValueError("gate_position='pre_act' leaves a shut unit at sigmoid(0) = 0.5: use post_act")
     shared = [wire.path for wire in model.wires if wire.reset == "one" and wire.path[0] not in head.owns]

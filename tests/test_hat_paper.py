@@ -24,15 +24,29 @@ MODES = {
     "hat_const_1": {},
     "adahat": {"alpha": 0.02},
 }
+VARIANTS = {
+    "official anneal": {"anneal": "official"},
+    "constant anneal": {"anneal": "constant"},
+    "gate before the activation": {"gate_position": "pre_act"},
+    "small embeddings": {"embedding_clamp": 1.0},
+    "no_reg": {"adjustment_mode": "adahat", "alpha": 0.02, "no_reg": True},
+    "no_sum": {"adjustment_mode": "adahat", "alpha": 0.02, "no_sum": True},
+    "sigmoid masks": {"test_mask": "sigmoid", "adjustment_mode": "adahat", "alpha": 0.02},
+    "cross": {"mask_sparsity_reg_mode": "cross"},
+    "uniform": {"mask_sparsity_reg_mode": "uniform"},
+}
+DEFAULTS = {"anneal": "paper", "gate_position": "post_act", "embedding_clamp": 6.0, "no_reg": False, "no_sum": False}
+DEFAULTS |= {"test_mask": "step", "mask_sparsity_reg_mode": "original", "adjustment_mode": "hat", "alpha": None}
 
 
 class Official:
     """The step as its equations read, one number at a time. `noise` gives the draws of hat_random."""
 
-    def __init__(self, params, bank, heads, s_max, mode, alpha, scale_at):
+    def __init__(self, params, bank, heads, s_max, scale_at, settings):
         self.w = {name: leaf.clone() for name, leaf in tree.items(params)}
         self.bank, self.heads = tree.clone(bank), tree.clone(heads)
-        self.s_max, self.mode, self.alpha, self.scale_at = s_max, mode, alpha, scale_at
+        self.s_max, self.scale_at, self.set, self.done = s_max, scale_at, DEFAULTS | settings, 0
+        self.mode, self.alpha = self.set["adjustment_mode"], self.set["alpha"]
         self.clipped = []
         self.used = {layer: [0.0] * n for layer, n in zip(LAYERS, SIZES[1:], strict=False)}
         self.claims = {layer: [0.0] * n for layer, n in zip(LAYERS, SIZES[1:], strict=False)}
@@ -48,12 +62,24 @@ class Official:
         for layer in LAYERS:
             self.bank[layer][self.task] = self.e[layer]
             for i, e in enumerate(self.e[layer].tolist()):
-                mask = 1.0 if e > 0 else 0.0
+                mask = self.mask(e)
                 self.used[layer][i] = max(self.used[layer][i], mask)
-                self.claims[layer][i] += mask
+                self.claims[layer][i] += 1.0 if self.set["no_sum"] else mask
+
+    def mask(self, e):
+        if self.set["test_mask"] == "sigmoid":
+            return torch.sigmoid(torch.tensor(self.s_max * e, dtype=torch.float64)).item()
+        return 1.0 if e > 0 else 0.0
+
+    def predicted(self, x):
+        """Logits of the working task, under its mask."""
+        leaves = self.w | {f"head.{name}": leaf for name, leaf in self.head.items()}
+        gates = {layer: [self.mask(e) for e in self.e[layer].tolist()] for layer in LAYERS}
+        return torch.stack([torch.stack(self.forward(leaves, gates, example)) for example in x])
 
     def step(self, b, x, y, noise):
-        s = 1 / self.s_max + (self.s_max - 1 / self.s_max) * (b - 1) / (PER_EPOCH - 1)  # b from 1
+        share = {"paper": (b - 1) / (PER_EPOCH - 1), "official": (b - 1) / PER_EPOCH, "constant": 1}  # b from 1
+        s = 1 / self.s_max + (self.s_max - 1 / self.s_max) * share[self.set["anneal"]]
         leaves = {n: w.clone().requires_grad_() for n, w in self.w.items() if n.startswith("hidden")}
         leaves |= {f"head.{n}": w.clone().requires_grad_() for n, w in self.head.items()}
         leaves |= {f"e.{n}": e.clone().requires_grad_() for n, e in self.e.items()}
@@ -73,6 +99,7 @@ class Official:
         factor = min(1.0, CLIP / (norm + 1e-6))
         self.clipped.append(factor < 1)
 
+        limit = self.set["embedding_clamp"]
         for name, grad in grads.items():
             move = -LR * factor * grad
             if name in rates and self.scale_at == "updates":
@@ -83,24 +110,44 @@ class Official:
             elif name.startswith("head"):
                 self.head[name[5:]] = new
             else:
-                self.e[name[2:]] = torch.tensor([min(max(e, -6.0), 6.0) for e in new.tolist()], dtype=torch.float64)
+                self.e[name[2:]] = torch.tensor([min(max(e, -limit), limit) for e in new.tolist()], dtype=torch.float64)
+
+    def forward(self, leaves, gates, example):
+        h = list(example)
+        for layer in LAYERS:
+            weight, bias = leaves[f"{layer}.weight"], leaves[f"{layer}.bias"]
+            sums = [sum(weight[i, j] * h[j] for j in range(len(h))) + bias[i] for i in range(len(bias))]
+            if self.set["gate_position"] == "pre_act":
+                h = [torch.tanh(z * gates[layer][i]) for i, z in enumerate(sums)]
+            else:
+                h = [torch.tanh(z) * gates[layer][i] for i, z in enumerate(sums)]
+        weight, bias = leaves["head.weight"], leaves["head.bias"]
+        return [sum(weight[k, j] * h[j] for j in range(len(h))) + bias[k] for k in range(len(bias))]
 
     def loss(self, leaves, s, x, y):
         gates = {layer: [torch.sigmoid(s * e) for e in leaves[f"e.{layer}"]] for layer in LAYERS}
         total = 0.0
         for example, label in zip(x, y.tolist(), strict=True):
-            h = list(example)
-            for layer in LAYERS:
-                weight, bias = leaves[f"{layer}.weight"], leaves[f"{layer}.bias"]
-                sums = [sum(weight[i, j] * h[j] for j in range(len(h))) + bias[i] for i in range(len(bias))]
-                h = [torch.relu(z) * gates[layer][i] for i, z in enumerate(sums)]
-            weight, bias = leaves["head.weight"], leaves["head.bias"]
-            logits = [sum(weight[k, j] * h[j] for j in range(len(h))) + bias[k] for k in range(len(bias))]
+            logits = self.forward(leaves, gates, example)
             total = total + torch.log(sum(torch.exp(z) for z in logits)) - logits[label]
-        units = [(gates[layer][i], self.used[layer][i]) for layer in LAYERS for i in range(len(gates[layer]))]
-        free = sum(1 - a for _, a in units)
-        regulariser = sum(m * (1 - a) for m, a in units) / free if free > 0 else 0.0
-        return total / len(x) + FACTOR * regulariser
+        self.regulariser = self.penalty(gates)
+        return total / len(x) + FACTOR * self.regulariser
+
+    def penalty(self, gates):
+        layers = [list(zip(gates[layer], self.used[layer], strict=True)) for layer in LAYERS]
+        units = [pair for layer in layers for pair in layer]
+        if self.set["mask_sparsity_reg_mode"] == "uniform":
+            parts = []
+            for layer in layers:
+                free = sum(1 - a for _, a in layer)
+                excess = torch.relu(sum(m * (1 - a) for m, a in layer) - len(layer) / TASKS)
+                parts.append(excess / free if free > 0 else 0.0 * excess)
+            return sum(parts) / len(parts)
+        free, taken = sum(1 - a for _, a in units), sum(a for _, a in units)
+        alone = sum(m * (1 - a) for m, a in units) / free if free > 0 else 0.0 * units[0][0]
+        if self.set["mask_sparsity_reg_mode"] == "cross" and taken > 0:
+            return (alone + 1 - sum(m * a for m, a in units) / taken) / 2
+        return alone
 
     def rate(self, name, leaves, s, noise):
         layer, kind = name.split(".")
@@ -118,7 +165,8 @@ class Official:
                 elif self.mode == "hat_const_alpha":
                     rate[at] = self.alpha * used + (1 - used)
                 elif self.mode == "adahat":
-                    r = self.alpha / (EPSILON + self.free_share(layer, leaves, s))
+                    free = 0.0 if self.set["no_reg"] else self.free_share(layer, leaves, s)
+                    r = self.alpha / (EPSILON + free)
                     rate[at] = r / (claims + r)
         return rate
 
@@ -148,12 +196,21 @@ def largest_difference(official: Official, params, state) -> float:
 @pytest.mark.parametrize("s_max", [20.0, 400.0])
 @pytest.mark.parametrize("mode", MODES)
 def test_a_life_of_three_tasks_is_the_official_one(mode, s_max, scale_at):
-    model = cl.mlp(SIZES[0], SIZES[1:3], til(TASKS, SIZES[3]), dtype=torch.float64)
-    settings = {"s_max": s_max, "adjustment_mode": mode, "epsilon": EPSILON, "clip_norm": CLIP, "scale_at": scale_at}
-    algorithm = hat(model, cl.sgd(LR), num_tasks=TASKS, mask_sparsity_reg_factor=FACTOR, **settings, **MODES[mode])
+    live(s_max, scale_at, {"adjustment_mode": mode} | MODES[mode])
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_so_it_is_in_every_variant(variant):
+    live(20.0, "updates", VARIANTS[variant])
+
+
+def live(s_max, scale_at, settings):
+    """Three tasks of both, compared at every step."""
+    model = cl.mlp(SIZES[0], SIZES[1:3], til(TASKS, SIZES[3]), activation="tanh", dtype=torch.float64)
+    numbers = {"s_max": s_max, "epsilon": EPSILON, "clip_norm": CLIP, "mask_sparsity_reg_factor": FACTOR}
+    algorithm = hat(model, cl.sgd(LR), num_tasks=TASKS, scale_at=scale_at, **numbers, **settings)
     params, state = algorithm.init(key(1))
-    alpha = MODES[mode].get("alpha")
-    official = Official(params, state.attention.bank, state.head.bank, s_max, mode, alpha, scale_at)
+    official = Official(params, state.attention.bank, state.head.bank, s_max, scale_at, settings)
     for task in range(TASKS):
         about = Task(torch.tensor(task), torch.tensor(PER_EPOCH), torch.tensor(STEPS // PER_EPOCH))
         params, state = algorithm.begin_task(params, state, about)
@@ -163,8 +220,10 @@ def test_a_life_of_three_tasks_is_the_official_one(mode, s_max, scale_at):
             x, y = normal(data, (SIZE, SIZES[0]), dtype=torch.float64), randint(data, (SIZE,), 0, SIZES[3])
             official.step(step % PER_EPOCH + 1, x, y, draws(state, params))
             batch = Batch(x, y, torch.tensor(task), torch.ones(SIZE, dtype=torch.float64))
-            params, state, _ = algorithm.step(params, state, batch)
+            params, state, told = algorithm.step(params, state, batch)
             assert largest_difference(official, params, state) < 1e-9, f"task {task}, step {step}"
+            assert abs(told["regulariser"] - official.regulariser) < 1e-9
+        torch.testing.assert_close(algorithm.predict(params, state, x, torch.tensor(task)), official.predicted(x))
         params, state = algorithm.end_task(params, state)
         official.end()
     assert 0 < sum(official.clipped) < TASKS * STEPS

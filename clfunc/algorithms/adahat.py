@@ -33,7 +33,7 @@ def adahat(
         epsilon: Keeps the rate finite where a layer has no free unit, > 0.
         no_reg, no_sum: The paper's two ablations: without the free share, and with all tasks counted on every weight.
     """
-    return hat(
+    algorithm = hat(
         model,
         tx,
         num_tasks=num_tasks,
@@ -47,3 +47,4 @@ def adahat(
         scale_at=scale_at,
         freeze_head_after=freeze_head_after,
     )
+    return algorithm._replace(settings=algorithm.settings | {"name": "adahat"})

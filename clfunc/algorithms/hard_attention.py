@@ -10,9 +10,10 @@ At batch b of the B of an epoch, with an embedding e for each unit and task, and
     after the task: mask = 1 where e > 0;  used = max(used, mask)
 
 Departs from [1]: masks are steps, not sigmoid(s_max e), and what may not move is held after the optimiser as well as before
-it, so that an earlier task's logits keep their very bits under any optimiser. That promise needs a head of its own for each
-task (`til`): one that tasks share (`cil`, `dil`) is not masked, and forgets unless `freeze_head_after` stops it. A task met
-again finds its embedding, and changes only what no task used, itself included.
+it, so that an earlier task's logits keep their very bits under any optimiser, while numbers stay finite. That promise needs a
+head of its own for each task (`til`): one that tasks share (`cil`, `dil`) is not masked, and forgets unless
+`freeze_head_after` stops it. `predict` opens the gates of the task it is told, under `cil` and `dil` too. A task met again
+finds its embedding, and changes only what no task used, itself included.
 
 [1] Serra et al. 2018, arXiv:1801.01423
 """

@@ -6,8 +6,6 @@ gates), `clfunc.sparsity` (the regularisers), `clfunc.adjustment` (how far a use
 [1] Serra et al. 2018, arXiv:1801.01423
 """
 
-import warnings
-
 from clfunc import sparsity
 from clfunc.algorithms.hard_attention import hard_attention
 from clfunc.embeddings import check_gates, task_embeddings
@@ -58,9 +56,6 @@ def hat(
         ValueError: A mode unknown, a number out of range, an alpha missing, a model or head that cannot be protected.
     """
     check_gates(model, num_tasks, gate_position, freeze_head_after)
-    if model.head.paradigm in ("cil", "dil") and freeze_head_after is None:
-        shared = f"hat does not protect the {model.head.paradigm} head, which tasks share: it forgets"
-        warnings.warn(shared + "; freeze_head_after=1 freezes it after the first task", stacklevel=2)
     regulariser = sparsity.regulariser_named(mask_sparsity_reg_mode, num_tasks)
     embeddings = task_embeddings(
         num_tasks, s_max, clamp_threshold, embedding_clamp, task_embedding_init_mode, anneal, test_mask, no_sum

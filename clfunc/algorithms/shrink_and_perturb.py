@@ -44,19 +44,23 @@ def shrink_and_perturb(
     """`inner`, its parameters shrunk and perturbed at each `task` but the first, or after each `step`.
 
     Args:
-        inner: Any algorithm.
+        inner: Any algorithm but those that promise to leave weights alone (`hat`, `fix`).
         shrink: Share of each parameter taken off, in [0, 1]; 0 takes nothing off.
         sigma: Scale of the noise, >= 0; 0 adds none, and with shrink=0 this is `inner`.
         noise: `normal`, N(0, 1), or `init`, the parameters of a network drawn afresh (slow to compile at each step).
         every: `task` or `step`. A head that waits for its task is not touched.
 
     Raises:
-        ValueError: A number out of its range, another noise or time.
+        ValueError: A number out of its range, another noise or time, an `inner` that freezes weights.
     """
     share, scale = scalar(shrink, "shrink", 0, 1), scalar(sigma, "sigma", 0)
     for name, value, known in (("noise", noise, _NOISES), ("every", every, _TIMES)):
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}, given {value!r}")
+    if inner.settings.get("name") in ("hat", "adahat", "fix"):
+        raise ValueError(
+            f"shrink_and_perturb moves every weight, and {inner.settings['name']} freezes some: wrap another"
+        )
     lifted = lift(inner)
 
     def init(key: Key) -> tuple[Params, ShrinkState]:

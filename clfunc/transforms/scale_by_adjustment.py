@@ -74,6 +74,8 @@ def scale_by_adjustment(
     choice(scale_at, "scale_at", PLACES)
     if mode in ("hat_const_alpha", "adahat") and alpha is None:
         raise ValueError(f"adjustment_mode={mode!r} needs alpha, given none: 1e-6 is AdaHAT's own")
+    if mode in ("hat", "hat_random", "hat_const_1") and alpha is not None:
+        raise ValueError(f"adjustment_mode={mode!r} has no alpha, given {alpha}: leave it out, or use adahat")
     high = 1.0 if mode == "hat_const_alpha" else float("inf")
     strength = () if alpha is None else scalar(alpha, "alpha", 0, high, above=mode == "adahat")
     tiny = scalar(epsilon, "epsilon", 0, above=True)
