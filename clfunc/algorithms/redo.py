@@ -9,7 +9,7 @@ restarts at each task unless it is carried. The count of steps goes on.
 """
 
 from clfunc.algorithms.finetuning import finetuning
-from clfunc.transforms import reset_dormant
+from clfunc.transforms.reset_dormant import reset_dormant
 from clfunc.types import Algorithm, Model, Number, Transform
 
 

@@ -9,7 +9,7 @@ What is known of the units goes on.
 """
 
 from clfunc.algorithms.finetuning import finetuning
-from clfunc.transforms import reset_silent
+from clfunc.transforms.reset_silent import reset_silent
 from clfunc.types import Algorithm, Model, Number, Transform
 
 
