@@ -41,7 +41,9 @@ def lowest(values: Float[Tensor, " units"], slots: int, count: Tensor) -> Choice
 
 def marked(reset: Bool[Tensor, " units"]) -> Choice:
     """Any number of units; each has a slot to itself, so a group needs as many slots as it has units."""
-    return Choice(reset, torch.arange(len(reset), device=reset.device))
+    # `any` changes nothing but the schedule: by way of one number, what is reduced over a batch is not fused into the loops
+    # over weights, where Inductor (2.13, C++) takes a donated write for a reader and stops with a KeyError
+    return Choice(reset & reset.any(), torch.arange(len(reset), device=reset.device))
 
 
 def into(model: Model, group: str) -> list[tuple[str, Wire]]:
