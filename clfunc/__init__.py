@@ -26,7 +26,9 @@ from clfunc.algorithms import hat as hat
 from clfunc.algorithms import independent as independent
 from clfunc.algorithms import joint as joint
 from clfunc.algorithms import l2_init as l2_init
+from clfunc.algorithms import redo as redo
 from clfunc.algorithms import reduce_on_plateau as reduce_on_plateau
+from clfunc.algorithms import self_normalized_resets as self_normalized_resets
 from clfunc.algorithms import shrink_and_perturb as shrink_and_perturb
 from clfunc.algorithms import single as single
 from clfunc.driver import run as run
@@ -51,6 +53,8 @@ from clfunc.transforms import clip_by_global_norm as clip_by_global_norm
 from clfunc.transforms import clip_by_value as clip_by_value
 from clfunc.transforms import mask_updates as mask_updates
 from clfunc.transforms import reinit as reinit
+from clfunc.transforms import reset_dormant as reset_dormant
+from clfunc.transforms import reset_silent as reset_silent
 from clfunc.transforms import scale as scale
 from clfunc.transforms import scale_by_adjustment as scale_by_adjustment
 from clfunc.transforms import schedules as schedules

@@ -137,8 +137,8 @@ def check_gates(model: Model, num_tasks: int, gate_position: str, freeze_head_af
             f" and a {head.paradigm} head"
         )
     if "head" not in head.owns and head.num_tasks > 1 and freeze_head_after is None:
-        shared = f"hat does not protect the {head.paradigm} head, which tasks share: it forgets"
-        warnings.warn(shared + "; freeze_head_after=1 freezes it after the first task", stacklevel=3)
+        said = f"hat does not protect the {head.paradigm} head, which tasks share: it forgets"
+        warnings.warn(said + "; freeze_head_after=1 freezes it after the first task", stacklevel=3)
     if gate_position == "pre_act" and model.settings.get("activation") == "sigmoid":
         raise ValueError("gate_position='pre_act' leaves a shut unit at sigmoid(0) = 0.5: use post_act")
     shared = [wire.path for wire in model.wires if wire.reset == "one" and wire.path[0] not in head.owns]

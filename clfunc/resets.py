@@ -21,7 +21,7 @@ from torch import Tensor
 from clfunc import tree
 from clfunc.masks import along
 from clfunc.random import uniform
-from clfunc.types import Key, Model, Params, Wire
+from clfunc.types import Key, Model, Params, State, Updates, Wire
 
 
 class Choice(NamedTuple):
@@ -39,6 +39,13 @@ def lowest(values: Float[Tensor, " units"], slots: int, count: Tensor) -> Choice
     return Choice(hit.any(1), (hit * place).sum(1))
 
 
+def marked(reset: Bool[Tensor, " units"]) -> Choice:
+    """Any number of units; each has a slot to itself, so a group needs as many slots as it has units."""
+    # `any` changes nothing but the schedule: by way of one number, what is reduced over a batch is not fused into the loops
+    # over weights, where Inductor (2.13, C++) takes a donated write for a reader and stops with a KeyError
+    return Choice(reset & reset.any(), torch.arange(len(reset), device=reset.device))
+
+
 def into(model: Model, group: str) -> list[tuple[str, Wire]]:
     """The wires that feed a group, with the names of their weights."""
     return [(".".join(wire.path), wire) for wire in model.wires if wire.post == group]
@@ -47,6 +54,13 @@ def into(model: Model, group: str) -> list[tuple[str, Wire]]:
 def out_of(model: Model, group: str) -> list[tuple[str, Wire]]:
     """The wires that a group feeds, with the names of their weights."""
     return [(".".join(wire.path), wire) for wire in model.wires if wire.pre == group]
+
+
+def check_wires(model: Model, name: str) -> None:
+    """Raise ValueError unless every group of the model can be reset."""
+    for group in model.units:
+        if not (into(model, group) and out_of(model, group)):
+            raise ValueError(f"{name} needs wires into and out of every group of units, {group} lacks some")
 
 
 def _drawn(model: Model) -> Iterator[tuple[str, Wire]]:
@@ -98,6 +112,25 @@ def renew(
                 flat[bias] = flat[bias] + (leaf * gone).sum(_but_outputs(wire, leaf.ndim))
             flat[name] = torch.where(along(reset, axis, leaf.ndim, wire.spread), 0.0, leaf)
     return tree.map_items(lambda name, _: flat[name], params)
+
+
+def rewrite(
+    model: Model,
+    params: Params,
+    updates: Updates,
+    memory: State,
+    choices: Mapping[str, Choice],
+    rows: Mapping[str, Tensor],
+    transfer: Mapping[str, Tensor] | None = None,
+) -> tuple[Updates, State]:
+    """Updates that also reset the units of `choices`, and the optimiser's memory with what it knew of them cleared."""
+    moved = tree.add(params, updates)
+    renewed = renew(model, moved, choices, rows, transfer)
+    # where nothing was reset the update is the inner one, to the bit
+    updates = tree.map(lambda n, m, p, u: torch.where(n == m, u, n - p), renewed, moved, params, updates)
+    gone = touched(model, params, choices)
+    memory = tree.map_like(lambda m, reset: torch.where(reset, 0, m), params, memory, gone)
+    return updates, memory
 
 
 def bias_of(name: str) -> str:

@@ -12,13 +12,14 @@ AFTER = {"hidden1": "hidden2", "hidden2": "head"}
 class Network:
     """Weights as lists of lists would be: float64 tensors, written one entry at a time."""
 
-    def __init__(self, params):
+    def __init__(self, params, activation=torch.tanh):
+        self.activation = activation
         self.w = {name: leaf["weight"].clone() for name, leaf in params.items()}
         self.b = {name: leaf["bias"].clone() for name, leaf in params.items()}
 
     def forward(self, x, w, b):
-        h1 = torch.tanh(x @ w["hidden1"].T + b["hidden1"])
-        h2 = torch.tanh(h1 @ w["hidden2"].T + b["hidden2"])
+        h1 = self.activation(x @ w["hidden1"].T + b["hidden1"])
+        h2 = self.activation(h1 @ w["hidden2"].T + b["hidden2"])
         return h2 @ w["head"].T + b["head"], {"hidden1": h1, "hidden2": h2}
 
     def gradients(self, x, y):

@@ -139,7 +139,7 @@ def test_a_picture_of_a_convolution_s_rates_is_of_its_channels():
     }
     pictures = adjustment.pictures(rates)
     assert list(pictures) == ["rate.conv.weight"]
-    torch.testing.assert_close(pictures["rate.conv.weight"], channels)
+    torch.testing.assert_close(pictures["rate.conv.weight"], torch.tensor([[1.0, 0.0], [0.5, 1.0]]))
     assert adjustment.pictures({"w": torch.ones(300, 10)})["rate.w"].shape == (128, 10)
 
 

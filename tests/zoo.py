@@ -93,6 +93,20 @@ cases = (
     Case("cbp_arxiv2023", lambda m, tx: algorithms.cbp_arxiv2023(m, tx, replacement_rate=0.1, maturity_threshold=3)),
     Case("cbp_lop_conv", lambda m, tx: algorithms.cbp_lop_conv(m, tx, replacement_rate=0.1, maturity_threshold=3)),
     Case(
+        "redo",
+        lambda m, tx: algorithms.redo(m, tx, period=3, threshold=0.3),
+        neutral=lambda m, tx: algorithms.redo(m, tx, period=3, threshold=-1.0),
+        vary=lambda m, tx: algorithms.redo(m, tx, period=2, threshold=0.1),
+    ),
+    Case(
+        "self_normalized_resets",
+        lambda m, tx: algorithms.self_normalized_resets(m, tx, first_threshold=2, max_threshold=8),
+        neutral=lambda m, tx: algorithms.self_normalized_resets(m, tx, rejection_percentile=0.0, max_threshold=100),
+        vary=lambda m, tx: algorithms.self_normalized_resets(
+            m, tx, rejection_percentile=0.2, first_threshold=1, refresh_period=2, max_threshold=8
+        ),
+    ),
+    Case(
         "reduce_on_plateau",
         lambda m, tx: algorithms.reduce_on_plateau(algorithms.finetuning(m, tx), 0.5, patience=0, threshold=0.9),
         neutral=lambda m, tx: algorithms.reduce_on_plateau(algorithms.finetuning(m, tx), 1.0, patience=0),

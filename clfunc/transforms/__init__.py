@@ -9,6 +9,8 @@ from clfunc.transforms.clip import clip_by_global_norm as clip_by_global_norm
 from clfunc.transforms.clip import clip_by_value as clip_by_value
 from clfunc.transforms.mask import mask_updates as mask_updates
 from clfunc.transforms.reinit import reinit as reinit
+from clfunc.transforms.reset_dormant import reset_dormant as reset_dormant
+from clfunc.transforms.reset_silent import reset_silent as reset_silent
 from clfunc.transforms.scale import add_decayed_weights as add_decayed_weights
 from clfunc.transforms.scale import scale as scale
 from clfunc.transforms.scale_by_adjustment import scale_by_adjustment as scale_by_adjustment

@@ -5,6 +5,8 @@ from typing import Any
 from clfunc.random import split
 from clfunc.types import Context, Key, Params, State, Transform, Updates, keep_state
 
+RESETS = ("reinit", "reset_dormant", "reset_silent")
+
 
 def chain(*transforms: Transform) -> Transform:
     """Apply each transform to the updates that the one before it made; its state is the tuple of theirs.
@@ -12,13 +14,14 @@ def chain(*transforms: Transform) -> Transform:
     Order matters: what scales gradients stands before the optimiser, a mask that promises freezing after it.
 
     Raises:
-        ValueError: `reinit` is not the last of the chain (a later transform would change what it resets).
+        ValueError: What resets units is not the last of the chain (a later transform would change what it resets).
     """
     names = [tx.settings.get("name") for tx in transforms]
-    if "reinit" in names[:-1]:
-        raise ValueError(
-            f"reinit must come last in a chain, given {names}: wrap the optimiser, reinit(model, chain(...))"
-        )
+    for name in names[:-1]:
+        if name in RESETS:
+            raise ValueError(
+                f"{name} must come last in a chain, given {names}: wrap the optimiser, {name}(model, chain(...))"
+            )
 
     def init(key: Key, params: Params) -> State:
         keys = split(key, max(len(transforms), 1))

@@ -135,11 +135,8 @@ def reinit(
             known, score, means[group] = measure(rule, model, group, state, moved, context, drawn)
             units[group], choices[group] = choose(rule, group, state, known, score, context, drawn)
 
-        renewed = resets.renew(model, moved, choices, drawn, means if bias_transfer else None)
-        # where nothing was reset the update is the inner one, to the bit
-        updates = tree.map(lambda n, m, p, u: torch.where(n == m, u, n - p), renewed, moved, params, updates)
-        gone = resets.touched(model, params, choices)
-        memory = tree.map_like(lambda m, reset: torch.where(reset, 0, m), params, memory, gone)
+        transfer = means if bias_transfer else None
+        updates, memory = resets.rewrite(model, params, updates, memory, choices, drawn, transfer)
 
         return updates, state._replace(inner=memory, step=state.step + 1, units=units)
 
@@ -254,9 +251,7 @@ def _check(rule: Rule, model: Model) -> None:
             raise ValueError(f"{name} must be one of {', '.join(known)}, given {given!r}")
     if rule.budget == "one" and not rule.accumulate:
         raise ValueError("budget='one' saves up what is due: leave accumulate=True, or give another budget")
-    for group in model.units:
-        if not (resets.into(model, group) and resets.out_of(model, group)):
-            raise ValueError(f"reinit needs wires into and out of every group of units, {group} lacks some")
+    resets.check_wires(model, "reinit")
 
 
 def _check_biases(rule: Rule, model: Model, params: Params) -> None:
