@@ -105,7 +105,7 @@ def over_tasks(results: "dict[str, xarray.Dataset]", variable: str) -> "Figure":
     titles = list(dict.fromkeys(_title(data) if one else _scene(data) for data in results.values()))
     label = variable.replace("_", " ") + (" (%)" if percent > 1 else "")
     axes.set(xlabel="task" if variable.startswith("online") else "tasks trained", ylabel=label)
-    axes.set_title("; ".join(titles[:2]) + (", ..." if len(titles) > 2 else ""), fontsize=10)
+    figure.suptitle("; ".join(titles[:2]) + (", ..." if len(titles) > 2 else ""), fontsize=10, wrap=True)
     axes.set_xlim(0.6, most + 0.4)
     _task_ticks(axes.set_xticks, most, range(1, most + 1), first=1)
     _legend(axes)
@@ -211,7 +211,7 @@ def _band(
         with warnings.catch_warnings(action="ignore"):  # all NaN where a task ends
             spread = np.nanstd(values, 0, ddof=1)
         axes.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.18, linewidth=0)
-        if each and len(values) <= 32:
+        if each and len(values) <= 10:
             axes.plot(x, values.T, color=colour, alpha=0.25, linewidth=0.6)
     axes.plot(x, mean, color=colour, linestyle=dashes, marker=marker, markersize=4, linewidth=1.6, label=label)
 
