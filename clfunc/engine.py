@@ -71,8 +71,9 @@ def scan(
 def _compiled(step: Step, carry: Any, xs: Any, unroll: int, ys: list[Any]) -> tuple[Any, int]:
     steps = len(tree.leaves(xs)[0]) // unroll * unroll
     moves = _moves(step, carry, tree.index(xs, 0))
-    program = _program(step, unroll, moves)
     leaves, structure = tree.flatten(carry)
+    kinds = tuple((leaf.shape, leaf.stride(), leaf.dtype, leaf.device) for leaf in (*leaves, *tree.leaves(xs)))
+    program = _program(step, unroll, moves, (str(structure), kinds))
     carry = tree.unflatten(_owned(leaves, moves), structure)
     for start in range(0, steps, unroll):
         ys.append(program(carry, tree.index(xs, slice(start, start + unroll))))
@@ -90,7 +91,7 @@ def _owned(leaves: list[Tensor], moves: tuple[str, ...]) -> list[Tensor]:
 
 
 @functools.lru_cache(maxsize=32)
-def _program(step: Step, unroll: int, moves: tuple[str, ...]) -> Callable[[Any, Any], Any]:
+def _program(step: Step, unroll: int, moves: tuple[str, ...], shapes: Any) -> Callable[[Any, Any], Any]:
     """`unroll` steps as one compiled function that writes the carry's moving leaves in place and returns the ys."""
 
     def chunk(carry: Any, xs: Any) -> Any:
@@ -106,7 +107,9 @@ def _program(step: Step, unroll: int, moves: tuple[str, ...]) -> Callable[[Any, 
         return tree.stack(ys)
 
     chunk.__code__ = chunk.__code__.replace()  # torch counts (and limits) compiled variants by code object
-    return torch.compile(chunk, fullgraph=True, dynamic=False)
+    # a program is kept by all that its guards would check, so it needs none: they cost more than a small step
+    unguarded: dict[str, Any] = {"guard_filter_fn": lambda guards: [False] * len(guards)}
+    return torch.compile(chunk, fullgraph=True, dynamic=False, options=unguarded)
 
 
 _known_moves: dict[tuple[Step, str], tuple[str, ...]] = {}

@@ -102,7 +102,7 @@ def renew(
         reset, slot = choices[group]
         for name, wire in into(model, group):
             leaf, axis = flat[name], wire.post_axis or 0
-            fresh = _fresh(wire, leaf, rows[name][slot] if wire.reset == "draw" else None)
+            fresh = _fresh(wire, leaf, _by_slot(rows[name], slot) if wire.reset == "draw" else None)
             flat[name] = torch.where(along(reset, axis, leaf.ndim), fresh, leaf)
         for name, wire in out_of(model, group):
             leaf, axis = flat[name], wire.pre_axis or 0
@@ -141,6 +141,11 @@ def bias_of(name: str) -> str:
 def _but_outputs(wire: Wire, ndim: int) -> list[int]:
     """The axes to sum over for what each output receives; a head's outputs are all but its inputs."""
     return [wire.pre_axis or 0] if wire.post is None else [axis for axis in range(ndim) if axis != wire.post_axis]
+
+
+def _by_slot(rows: Tensor, slot: Tensor) -> Tensor:
+    """The row of noise that each unit would take, `[units, fan_in]`: with one slot, the same for all, and no lookup."""
+    return rows.expand(len(slot), -1) if len(rows) == 1 else rows[slot]
 
 
 def _fresh(wire: Wire, leaf: Tensor, noise: Tensor | None) -> Tensor | float:

@@ -48,6 +48,7 @@ class Units(NamedTuple):
     age: Int[Tensor, " units"]  # steps since the last reset
     utility: Float[Tensor, " units"]
     mean: Float[Tensor, " units"]  # of the feature
+    seen: Float[Tensor, " units"]  # 1 - decay^age, as a running mean of ones: what running means have seen
     budget: Scalar  # resets due, float64
     replaced: Scalar  # resets so far
 
@@ -157,7 +158,7 @@ def told(state: ReinitState) -> dict[str, Tensor]:
 def newborn(n: int, like: Tensor) -> Units:
     """`n` units that have not lived, in the dtype of the parameters."""
     zeros, none = like.new_zeros(n), torch.zeros((), dtype=torch.int64, device=like.device)
-    return Units(zeros.to(torch.int64), zeros, zeros.clone(), none.to(torch.float64), none)
+    return Units(zeros.to(torch.int64), zeros, zeros.clone(), zeros.to(torch.float64), none.to(torch.float64), none)
 
 
 def draw(rule: Rule, model: Model, state: ReinitState, params: Params) -> dict[str, Tensor]:
@@ -183,18 +184,18 @@ def measure(
     old, eta, lagged = state.units[group], state.utility_decay_rate, rule.estimate == "lagged"
     feature = context.features[group]
     feature = feature.reshape(*feature.shape[:2], -1)  # [batch, units, positions]
-    age = old.age + 1
-    share = 1.0 if rule.estimate == "plain" else (1 - eta ** age.to(torch.float64)).to(feature.dtype)
+    age, seen = old.age + 1, eta * old.seen + (1 - eta)
+    share = 1.0 if rule.estimate == "plain" else seen.to(feature.dtype)
 
     mean = eta * old.mean + (1 - eta) * feature.mean((0, 2))
     centre = (old.mean if lagged else mean) / share
     if rule.utility == "random":
-        return old._replace(age=age, mean=mean), drawn[f"utility {group}"], centre
+        return old._replace(age=age, mean=mean, seen=seen), drawn[f"utility {group}"], centre
     now = utility_of(rule.utility, model, weights, group, feature, centre)
     utility = eta * old.utility + (1 - eta) * now
     score = (old.utility if lagged else utility) / share
 
-    return old._replace(age=age, utility=utility, mean=mean), score, centre
+    return old._replace(age=age, utility=utility, mean=mean, seen=seen), score, centre
 
 
 def choose(
@@ -212,9 +213,8 @@ def choose(
     choice = resets.lowest(torch.where(eligible, score, torch.inf), rule.slots[group], count)
     choice = choice._replace(reset=choice.reset & eligible)  # a score may be infinite too, or not a number
 
-    age, utility, mean = (torch.where(choice.reset, 0, x) for x in (units.age, units.utility, units.mean))
-    replaced = units.replaced + choice.reset.sum()
-    return units._replace(age=age, utility=utility, mean=mean, replaced=replaced), choice
+    gone = {name: torch.where(choice.reset, 0, getattr(units, name)) for name in ("age", "utility", "mean", "seen")}
+    return units._replace(**gone, replaced=units.replaced + choice.reset.sum()), choice
 
 
 def due(
