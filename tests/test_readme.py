@@ -15,6 +15,9 @@ def test_the_examples_run_as_they_stand(tmp_path, monkeypatch, capsys):
     assert space["result"].average_accuracy[1] > 0.7
     assert space["logits"].shape == (64, 10) and float(space["metrics"]["loss"]) < 2
     assert (tmp_path / "results" / "finetuning" / "summary.json").is_file()
+    exec(BLOCKS[3], space)
+    assert space["result"].config["algorithm"] == "hat" and (space["result"].backward_transfer == 0).all()
+    assert (tmp_path / "results" / "hat" / "figures" / "probe_capacity.png").is_file()
 
 
 def test_the_algorithm_shown_is_the_librarys_and_its_row_the_tests():
