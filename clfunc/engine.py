@@ -22,6 +22,7 @@ engines: tuple[str, ...] = ("auto", "eager", "compile")
 Step = Callable[[Any, Any], tuple[Any, Any]]
 
 _COMPILE_SECONDS = 20.0  # what a first compile may cost (4 to 25 s), for `auto` to weigh
+_SMALL = 2**16  # entries below which a leaf is copied rather than compiled for as it lies
 _TINY = 2**22  # parameters x examples below which a step is mostly overhead, and several are worth one program
 
 
@@ -72,6 +73,8 @@ def _compiled(step: Step, carry: Any, xs: Any, unroll: int, ys: list[Any]) -> tu
     steps = len(tree.leaves(xs)[0]) // unroll * unroll
     moves = _moves(step, carry, tree.index(xs, 0))
     leaves, structure = tree.flatten(carry)
+    # a number that all runs share may be expanded in one task and not in the next: no reason for another program
+    leaves = [leaf.contiguous() if leaf.numel() < _SMALL else leaf for leaf in leaves]
     kinds = tuple((leaf.shape, leaf.stride(), leaf.dtype, leaf.device) for leaf in (*leaves, *tree.leaves(xs)))
     program = _program(step, unroll, moves, (str(structure), kinds))
     carry = tree.unflatten(_owned(leaves, moves), structure)
