@@ -41,7 +41,7 @@ CASES = {
         Case("tiny", "finetuning", (5,), 1, (100,), 1024, 0.01, data="bits", init="kaiming"),
         Case("tiny_cbp", "cbp", (5,), 1, (100,), 1024, 0.01, data="bits", init="kaiming"),
         Case("online", "finetuning", (100, 100), 1, (32,), 256, 0.01, init="kaiming"),
-        Case("convnet", "finetuning", (128,), 64, (8,), 8, 0.05, channels=(32, 64)),
+        Case("convnet", "finetuning", (128,), 64, (8,), 4, 0.05, channels=(32, 64)),
     )
 }
 

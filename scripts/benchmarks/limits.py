@@ -2,7 +2,7 @@
 
 A layer of n units with k inputs, on m rows (examples, times positions for a convolution), is three products: forward
 [m, k][k, n], the weight's gradient [n, m][m, k], and, but for the first layer, the input's [m, n][n, k]. All runs are one
-batched product. In batches of one each weight is read going forward and going back, and written once.
+batched product. In batches of one each weight is read and written once.
 """
 
 from collections.abc import Callable
@@ -58,13 +58,13 @@ def _sizes(job: Job) -> list[tuple[int, int, int]]:
 
 
 def _traffic(job: Job) -> Callable[[int], None]:
-    """Two reads and a write of every weight at once, in at least `_SMALLEST` bytes, for their share of that."""
+    """Every weight scaled in place, in a buffer of at least `_SMALLEST` bytes, for the weights' share of that."""
     floats = sum(leaf.numel() for leaf in cl.tree.leaves(job.params))
     size = max(floats, _SMALLEST // 4)
-    a, b, out = (torch.randn(size, device=job.stream.train.device) for _ in range(3))
+    buffer = torch.ones(size, device=job.stream.train.device)
 
     def work(steps: int) -> None:
         for _ in range(max(1, round(steps * floats / size))):
-            torch.add(a, b, out=out)
+            buffer.mul_(1.0)
 
     return work

@@ -10,7 +10,7 @@ import torch
 from benchmarks.cases import Job, entries, hurried
 from benchmarks.contender import Contender, Weights
 
-CHECKED = 4  # steps of a check
+CHECKED = 6  # steps of a check
 TOLERANCE = 5e-3  # of how far a tensor moved in them: in float32 a unit at the edge of its ReLU may fall either way
 
 
