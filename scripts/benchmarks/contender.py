@@ -12,7 +12,7 @@ from clfunc.driver import _Loop, _make_step  # what users run, not a copy of it
 from clfunc.evaluate import bare
 from clfunc.types import Params, State
 
-Weights = dict[str, Tensor]  # by dotted name, with an axis of runs
+Weights = dict[str, Tensor]  # by dotted name, with an axis of runs; also the utilities of continual backprop
 
 
 class Contender(NamedTuple):
@@ -39,7 +39,9 @@ def own(job: Job, engine: str, unroll: int | None = None) -> tuple[Contender, en
         return cl.scan(step, carry, entries, engine=plan.engine, unroll=plan.unroll)[0]
 
     def weights(carry: Any) -> Weights:
-        return dict(cl.tree.items(job.many(carry[0])))
+        params, state = job.many(carry[:2])
+        groups = state.opt.units if job.case.method == "cbp" else {}
+        return dict(cl.tree.items(params)) | {f"utility.{group}": units.utility for group, units in groups.items()}
 
     first = job.stream.train[..., : job.case.batch]
     plan = engines.plan(engine, step, start(job.params, job.state, False), first, 1)

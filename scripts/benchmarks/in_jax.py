@@ -53,8 +53,9 @@ def in_jax(job: Job) -> Contender:
         return carry
 
     def weights(carry: Tree) -> Weights:
-        named = cl.tree.items(cl.tree.map(np.asarray, carry["params"]))
-        return {name: torch.tensor(leaf) for name, leaf in named}
+        named = dict(cl.tree.items(carry["params"]))
+        named |= {f"utility.{group}": units["utility"] for group, units in carry.get("units", {}).items()}
+        return {name: torch.tensor(np.asarray(leaf)) for name, leaf in named.items()}
 
     return Contender("jax", job.runs, start, advance, weights)
 
@@ -83,13 +84,11 @@ def _forward(params: Tree, x: jax.Array, gates: Tree = None) -> tuple[jax.Array,
     features = {}
     for name in (name for name in params if name not in ("head", "embedding")):
         weight, bias = params[name]["weight"], params[name]["bias"]
-        if weight.ndim == 4:
-            h = _convolved(x, weight) + bias[:, None, None]
-        else:
-            h = x.reshape(len(x), -1) @ weight.T + bias
+        image = weight.ndim == 4
+        h = _convolved(x, weight) + bias[:, None, None] if image else x.reshape(len(x), -1) @ weight.T + bias
         h = jax.nn.relu(h)
         features[name] = x = h if gates is None else h * gates[name]
-        if weight.ndim == 4:
+        if image:
             batch, units, height, width = x.shape
             x = x.reshape(batch, units, height // 2, 2, width // 2, 2).max((3, 5))
     return x @ params["head"]["weight"].T + params["head"]["bias"], features

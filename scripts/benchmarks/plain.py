@@ -77,8 +77,10 @@ def looped(job: Job, name: str, batches: Callable[[Tensor], Batches]) -> Contend
 
 
 def weights(loop: Loop) -> Weights:
-    named = ((name.removeprefix("layers."), leaf) for name, leaf in loop.net.named_parameters())
-    return {name: leaf.detach().clone()[None] for name, leaf in named}
+    named = {name.removeprefix("layers."): leaf for name, leaf in loop.net.named_parameters()}
+    if isinstance(loop.memory, Cbp):
+        named |= {f"utility.{group}": units[1] for group, units in loop.memory.units.items()}
+    return {name: leaf.detach().clone()[None] for name, leaf in named.items()}
 
 
 def on_device(job: Job) -> Callable[[Tensor], Batches]:
