@@ -142,12 +142,19 @@ def _cache(keep: bool) -> Iterator[None]:
 
 
 def _write(setting: Setting, row: Row) -> None:
-    line = json.dumps({k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in row.items()})
+    line = json.dumps(_rounded(row))
     print(line, flush=True)
     if setting.json is not None:
         setting.json.parent.mkdir(parents=True, exist_ok=True)
         with setting.json.open("a") as file:
             file.write(line + "\n")
+
+
+def _rounded(value: Any) -> Any:
+    """Numbers to four digits."""
+    if isinstance(value, dict):
+        return {name: _rounded(entry) for name, entry in value.items()}
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def _show(rows: list[Row]) -> None:

@@ -11,7 +11,7 @@ from benchmarks.cases import Job, entries, hurried
 from benchmarks.contender import Contender, Weights
 
 CHECKED = 6  # steps of a check
-TOLERANCE = 5e-3  # of how far a tensor moved in them: in float32 a unit at the edge of its ReLU may fall either way
+TOLERANCE = 5e-3  # of how far a tensor moved in them
 
 
 def start(contender: Contender, job: Job, checking: bool = False) -> Any:
@@ -23,10 +23,11 @@ def start(contender: Contender, job: Job, checking: bool = False) -> Any:
 def check(job: Job, contenders: Sequence[Contender]) -> dict[str, float]:
     """How far each contender's weights are from the first one's after a few steps, as a share of how far those moved.
 
-    The worst over weights, of the runs that a contender trains.
+    The worst over weights, of the runs that a contender trains the median; a single run may be off ten times as far, since in
+    float32 a unit at the edge of its ReLU, or two equal pixels under a maximum, may fall either way.
 
     Raises:
-        SystemExit: A contender is off by more than `TOLERANCE`, or does not train.
+        SystemExit: A contender is off by more than `TOLERANCE`, or its reference does not train.
     """
     batches, first = entries(job, CHECKED, seed=1), contenders[0]
     begun = first.weights(start(first, job, True))
@@ -47,7 +48,10 @@ def _distance(begun: Weights, reference: Weights, weights: Weights) -> float:
     for name, there in reference.items():
         here = weights[name].to(there.device)
         gap, moved = here - there[: len(here)], there[: len(here)] - begun[name][: len(here)]
-        worst = max(worst, float(gap.norm() / moved.norm()))
+        shares = gap.flatten(1).norm(dim=1) / moved.flatten(1).norm(dim=1)
+        if not shares.isfinite().all():
+            raise SystemExit(f"{name} did not move, or is not finite")
+        worst = max(worst, float(shares.median()), float(shares.max() / 10))
     return worst
 
 
