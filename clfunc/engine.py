@@ -86,7 +86,8 @@ def _compiled(step: Step, carry: Any, xs: Any, unroll: int, ys: list[Any]) -> tu
     kinds = tuple((leaf.shape, leaf.stride(), leaf.dtype, leaf.device) for leaf in (*leaves, *(p[0] for p in parts)))
     program = _program(step, unroll, moves, _Forms(structure, form), kinds)
     owned = _owned(leaves, moves)
-    ys += [program(*owned, *part) for part in zip(*parts, strict=True)]
+    told = [program.run(*owned, *part) for part in zip(*parts, strict=True)]
+    ys.append(program.told([torch.cat(pieces) for pieces in zip(*told, strict=True)]))
     return tree.unflatten(owned, structure), steps
 
 
@@ -110,33 +111,44 @@ class _Forms(NamedTuple):
         return hash((str(self.carry), str(self.xs)))
 
 
-@functools.lru_cache(maxsize=32)
-def _program(step: Step, unroll: int, moves: tuple[str, ...], forms: _Forms, kinds: Any) -> Callable[..., Any]:
-    """`unroll` steps as one function of all leaves, compiled at its first call; it writes those that move, and returns ys."""
-    count, compiled, told = len(moves), None, None
+class _Program:
+    """`unroll` steps as one function of all leaves, compiled at its first call: it writes those that move."""
 
-    def chunk(*leaves: Tensor) -> list[Tensor]:
-        nonlocal told
-        carry, xs = tree.unflatten(list(leaves[:count]), forms.carry), tree.unflatten(list(leaves[count:]), forms.xs)
-        ys = []
-        for i in range(unroll):
-            carry, y = step(carry, tree.index(xs, i))
+    def __init__(self, step: Step, unroll: int, moves: tuple[str, ...], forms: _Forms) -> None:
+        self.step, self.unroll, self.moves, self.forms = step, unroll, moves, forms
+        self.compiled: Callable[..., list[Tensor]] | None = None
+        self.ys: Any = None  # their form
+
+    def run(self, *leaves: Tensor) -> list[Tensor]:
+        """Do the steps; the leaves of their ys."""
+        if self.compiled is None:
+            self.compiled = _inductor(self._chunk, leaves, self.unroll)
+        return self.compiled(*leaves)
+
+    def told(self, leaves: list[Tensor]) -> Any:
+        """The ys that leaves make."""
+        return tree.unflatten(leaves, self.ys)
+
+    def _chunk(self, *leaves: Tensor) -> list[Tensor]:
+        count, ys = len(self.moves), []
+        carry = tree.unflatten(list(leaves[:count]), self.forms.carry)
+        xs = tree.unflatten(list(leaves[count:]), self.forms.xs)
+        for i in range(self.unroll):
+            carry, y = self.step(carry, tree.index(xs, i))
             ys.append(y)
-        new = [leaf.clone() if how == "borrowed" else leaf for leaf, how in zip(tree.leaves(carry), moves, strict=True)]
-        for buffer, value, how in zip(leaves, new, moves, strict=False):
+        pairs = zip(tree.leaves(carry), self.moves, strict=True)
+        new = [leaf.clone() if how == "borrowed" else leaf for leaf, how in pairs]
+        for buffer, value, how in zip(leaves, new, self.moves, strict=False):
             if how != "fixed":
                 # through a view: torch 2.13 loses what is written to a 0-d float64 input of a compiled function itself
                 buffer[None].copy_(value[None])
-        found, told = tree.flatten(tree.stack(ys))
+        found, self.ys = tree.flatten(tree.stack(ys))
         return found
 
-    def program(*leaves: Tensor) -> Any:
-        nonlocal compiled
-        if compiled is None:
-            compiled = _inductor(chunk, leaves, unroll)
-        return tree.unflatten(compiled(*leaves), told)
 
-    return program
+@functools.lru_cache(maxsize=32)
+def _program(step: Step, unroll: int, moves: tuple[str, ...], forms: _Forms, kinds: Any) -> _Program:
+    return _Program(step, unroll, moves, forms)
 
 
 def _inductor(chunk: Callable[..., Any], leaves: tuple[Tensor, ...], unroll: int) -> Callable[..., Any]:
