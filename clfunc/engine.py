@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from clfunc import tree
+from clfunc.types import choice
 
 Engine = Literal["auto", "eager", "compile"]
 engines: tuple[str, ...] = ("auto", "eager", "compile")
@@ -202,9 +203,7 @@ def plan(engine: str, step: Step, carry: Any, x: Any, steps: int) -> Plan:
     Raises:
         ValueError: An unknown engine.
     """
-    if engine not in engines:
-        raise ValueError(f"engine must be one of {', '.join(engines)}, given {engine!r}")
-    if engine == "eager":
+    if choice(engine, "engine", engines) == "eager":
         return Plan("eager", 1, "as asked")
     unroll = _unroll(step, carry, x)
     if engine == "compile":

@@ -27,8 +27,8 @@ ALGORITHMS = _factories(algorithms, "model")
 WRAPPERS = _factories(algorithms, "inner")
 OPTIMIZERS = {name: getattr(transforms, name) for name in ("sgd", "adam", "adamw", "upgd")}
 MODELS = _factories(models, "inputs")
-SCENARIOS = {name: getattr(scenarios, name) for name in ("permuted", "split", "rotated", "combined")}
-SCENARIOS["slowly_changing_regression"] = scenarios.slowly_changing_regression
+_STREAMS = ("permuted", "split", "rotated", "combined", "slowly_changing_regression")
+SCENARIOS = {name: getattr(scenarios, name) for name in _STREAMS}
 DATASETS = dict.fromkeys(datasets.names, datasets.load)
 
 

@@ -33,9 +33,7 @@ def activation_named(
 ) -> Callable[[Tensor], Tensor]:
     """The activation of this name, also among `more` that only one model takes; ValueError lists those there are."""
     known = activations | dict(more or {})
-    if name not in known:
-        raise ValueError(f"activation must be one of {', '.join(known)}, given {name!r}")
-    return known[name]
+    return known[choice(name, "activation", known)]
 
 
 def check_widths(name: str, widths: Sequence[int], *, empty: bool = False) -> None:
