@@ -31,11 +31,14 @@ LAYERS = {
     "sweep": 4,
     "evaluate": 4,
     "progress": 4,
+    "memory": 4,
     "results": 5,
     "plots": 5,
+    "merge": 5,
     "driver": 6,
-    "cli": 7,
-    "testing": 7,
+    "chunks": 7,
+    "cli": 8,
+    "testing": 8,
 }
 FILES = sorted(ROOT.rglob("*.py"))
 COMPOSITIONS = {"finetuning", "hard_attention", "hat"}  # what another algorithm may be made of

@@ -4,7 +4,7 @@ Examples stay as they are stored, on the device. A task is lists of rows and a f
 permutation, an angle's sampling table, a label table). A batch is made of indices, inside the step's program.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -80,6 +80,17 @@ class Scenario(NamedTuple):
             data=tree.to(self.data, device),
             train=lambda phase: tree.to(self.train(phase), device),
             test=lambda task: tree.to(self.test(task), device),
+        )
+
+    def part(self, runs: Sequence[int]) -> "Scenario":
+        """The scenario of some of its runs, by number; as it is where all runs share it."""
+        if self.runs is None:
+            return self
+        chosen = torch.tensor(list(runs))
+        return self._replace(
+            train=lambda phase: tree.index(self.train(phase), chosen),
+            test=lambda task: tree.index(self.test(task), chosen),
+            runs=len(chosen),
         )
 
 
