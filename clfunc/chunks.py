@@ -20,35 +20,24 @@ import torch
 
 from clfunc import memory, plots, results, tree
 from clfunc.driver import check, run
-from clfunc.evaluate import AT_ONCE, bare, over_runs, score, with_runs
-from clfunc.files import check_writable, write
+from clfunc.files import check_writable, write, write_text
 from clfunc.merge import mark_of, merge, pack, unpack
 from clfunc.progress import Progress
+from clfunc.rehearsal import measure
 from clfunc.results import Result
-from clfunc.scenarios import Scenario, Stream
-from clfunc.sweep import members, part, plain, sweep
-from clfunc.types import Algorithm, Keys, Params, State, Task
+from clfunc.scenarios import Scenario
+from clfunc.sweep import part, plain
+from clfunc.types import Algorithm, Keys
 
-_SHARE = 0.5  # of the memory that there is: processes were seen to take up to 1.7 times what their tensors do
 Runs = Sequence[int]
 
 
-class Need(NamedTuple):
-    """Bytes that a sweep takes: so many whatever its size, and so many more for each run."""
-
-    fixed: int
-    each: int
-
-    def fit(self, room: int) -> int:
-        """The runs that fit in so many bytes, at least one."""
-        return max(1, int(_SHARE * room - self.fixed) // max(1, self.each))
-
-
 class Plan(NamedTuple):
-    """The runs of each chunk, and why."""
+    """The runs of each chunk, why, and the engine of all, where that was chosen."""
 
     chunks: list[range]
     why: str
+    engine: str = ""
 
 
 def run_chunks(
@@ -77,39 +66,42 @@ def run_chunks(
     Raises:
         ValueError: As `run` does; a key for one run only; `runs_at_once` not a positive number.
     """
-    cut = plan(algorithm, scenario, key, runs_at_once, how.get("batch_size", 64), how.get("device"))
-    if out is not None:
-        check_writable(Path(out))
-    with Progress(progress, 0, 0, 0) as bar:
-        bar.say(cut.why)
-    began = time.perf_counter()
+    shelf = Shelf(out, algorithm, mark(algorithm, scenario, key, how, config) if out is not None else "")
     told: dict[str, Any] = {"progress": progress, "config": config}
-    shelf = Shelf(Path(out) if out is not None else None, algorithm, mark(algorithm, scenario, key, how, config))
+    began = time.perf_counter()
+    found = shelf.plan(len(key), runs_at_once) if key.ndim == 2 else None
+    chosen = found or plan(algorithm, scenario, key, runs_at_once, how.get("batch_size", 64), how.get("device"))
+    say(chosen.why, progress)
+    if len(chosen.chunks) == 1 and found is None:
+        return run(algorithm, scenario, key, out=out, **how, **told)
     done: list[Result] = []
-    for runs in cut.chunks:
-        found = shelf.find(runs)
-        if found is None:
-            engine = {"engine": done[0].engine} if done else {}  # what the first chose goes for all
-            found = run(part(algorithm, runs), scenario.part(runs), key[list(runs)], **(how | told | engine))
-            shelf.keep(runs, found)
-        done.append(to_cpu(found))
-    result = whole(done, algorithm, cut.chunks)._replace(wall_seconds=time.perf_counter() - began)
-    return finish(result, shelf)
+    for runs in chosen.chunks:
+        result = shelf.find(runs)
+        if result is None:
+            engine = {"engine": chosen.engine} if chosen.engine else {}  # what the first chose goes for all
+            result = run(part(algorithm, runs), scenario.part(runs), key[list(runs)], **(how | told | engine))
+            chosen = chosen._replace(engine=result.engine)
+            shelf.keep(runs, pack(result, shelf.name(runs)), chosen)
+        done.append(to_cpu(result))
+    return finish(done, algorithm, chosen, shelf, began)
 
 
-def whole(done: Sequence[Result], algorithm: Algorithm, chunks: Sequence[Runs]) -> Result:
-    """The merged result, which says how it was cut."""
-    merged = merge(done, algorithm, chunks)
-    return merged._replace(config=merged.config | {"chunks": [len(runs) for runs in chunks]})
+def say(line: str, aloud: bool = True) -> None:
+    """A line on standard error, as `run` says its engine."""
+    with Progress(aloud, 0, 0, 0) as bar:
+        bar.say(line)
 
 
-def finish(result: Result, shelf: "Shelf") -> Result:
-    """Write what `run` writes, and let the chunks go."""
+def finish(done: Sequence[Result], algorithm: Algorithm, plan: Plan, shelf: "Shelf", began: float) -> Result:
+    """The merged result, which says how it was cut; what `run` writes is written, and the chunks let go."""
+    merged = merge(done, algorithm, plan.chunks)
+    config = merged.config | {"chunks": [len(runs) for runs in plan.chunks]}
+    merged = merged._replace(config=config, wall_seconds=time.perf_counter() - began)
     if shelf.out is not None:
-        results.save(result, shelf.out)
-        plots.save(results.to_xarray(result), shelf.out / "figures")
+        results.save(merged, shelf.out)
+        plots.save(results.to_xarray(merged), shelf.out / "figures")
         shelf.clear()
-    return result
+    return merged
 
 
 def plan(
@@ -120,8 +112,9 @@ def plan(
     batch_size: int = 64,
     device: "torch.device | str | None" = None,
     devices: int = 1,
+    sharing: int = 1,
 ) -> Plan:
-    """Where to cut: chunks of `runs_at_once`, or of what fits on one of `devices` devices that share the runs.
+    """Where to cut: chunks of `runs_at_once`, or of what fits on one of `devices` devices, `sharing` of them in one memory.
 
     Raises:
         ValueError: A key for one run only; `runs_at_once` not a positive number.
@@ -136,7 +129,7 @@ def plan(
         chunks = cut(runs, runs_at_once)
         return Plan(chunks, f"chunks: {_shown(chunks)} (as asked)")
     where = torch.device(device) if device is not None else key.device
-    room, needs = memory.available(where), measure(algorithm, scenario, key.to(where), batch_size)
+    room, needs = memory.available(where) // sharing, measure(algorithm, scenario, key.to(where), batch_size)
     need = min(needs, key=lambda need: need.fit(room))
     chunks = cut(runs, min(need.fit(room), math.ceil(runs / devices)))
     sizes = f"{_bytes(need.fixed)} and {_bytes(need.each)} a run, of {_bytes(room)} that {where} has free"
@@ -147,66 +140,6 @@ def cut(runs: int, at_once: int) -> list[range]:
     """`range(runs)` in as few chunks of at most `at_once` as there can be, all of one size but the last."""
     size = math.ceil(runs / math.ceil(runs / at_once))
     return [range(start, min(start + size, runs)) for start in range(0, runs, size)]
-
-
-def measure(algorithm: Algorithm, scenario: Scenario, key: Keys, batch_size: int) -> tuple[Need, Need]:
-    """What training takes and what testing takes, from rehearsals of one run and of two.
-
-    Testing goes through a number of examples at a time, whatever the number of runs, so it adds to what runs hold an amount
-    that one run tells.
-    """
-    near, runs = scenario.to(key.device), len(key)
-    one = _begin(algorithm, near, key, 1)
-    alone, held = _held(one) + memory.peak(lambda: _train(one, batch_size), key.device), _held(one)
-    each = alone
-    if runs > 1:
-        two = _begin(algorithm, near, key, 2)
-        each = _held(two) + memory.peak(lambda: _train(two, batch_size), key.device) - alone
-    tested = near.test(0).test.shape[-1]
-    batch = memory.peak(lambda: _test(one), key.device) * min(AT_ONCE, runs * tested) // max(1, min(AT_ONCE, tested))
-    return Need(max(0, alone - each), max(1, each)), Need(batch, max(1, held))
-
-
-class _Begun(NamedTuple):
-    """A few runs, about to train their first task."""
-
-    algorithm: Algorithm
-    scenario: Scenario
-    stream: Stream
-    params: Params
-    state: State
-    runs: int
-
-
-def _begin(algorithm: Algorithm, scenario: Scenario, keys: Keys, runs: int) -> _Begun:
-    chosen = list(range(runs))
-    few = part(algorithm, chosen) if members(algorithm) else sweep([algorithm] * runs)
-    own = scenario.part(chosen)
-    with torch.no_grad():
-        stream = with_runs(own, own.train(0), runs)
-        task = Task(stream.task, *(torch.ones_like(stream.task) for _ in range(2)))
-        return _Begun(few, own, stream, *few.begin_task(*few.init(keys[chosen]), task), runs)
-
-
-def _held(begun: _Begun) -> int:
-    return sum(leaf.nbytes for leaf in tree.leaves((begun.params, begun.state, begun.stream)))
-
-
-def _train(begun: _Begun, batch_size: int) -> None:
-    """Take two steps as `run` does, with an epoch's entries drawn, and what came before the steps still there."""
-    make, params, state = over_runs(begun.scenario.batch, begun.runs, (None, 0, 0)), begun.params, begun.state
-    with torch.no_grad():
-        epoch = begun.stream.train.clone()
-        entries = epoch[:, torch.arange(batch_size, device=epoch.device) % epoch.shape[-1]]
-        for _ in range(2):
-            batch = make(begun.scenario.data, bare(begun.stream), entries)
-            params, state, _ = begun.algorithm.step(params, state, batch)
-
-
-def _test(begun: _Begun) -> None:
-    stream = with_runs(begun.scenario, begun.scenario.test(0), begun.runs)
-    with torch.no_grad():
-        score(begun.algorithm, begun.scenario, begun.params, begun.state, stream, runs=begun.runs)
 
 
 def to_cpu(result: Result) -> Result:
@@ -231,49 +164,73 @@ def mark(algorithm: Algorithm, scenario: Scenario, key: Keys, how: dict[str, Any
     return digest.hexdigest()
 
 
+_PLACES = ("out", "progress", "device", "devices", "runs_at_once", "cluster", "cluster_address")
+
+
 def _unplaced(config: dict[str, Any]) -> dict[str, Any]:
     """Without what a command line says of places and devices rather than of runs."""
-    arguments = {n: v for n, v in config.get("arguments", {}).items() if n not in ("out", "progress", "device")}
-    return config | {"arguments": arguments}
+    return config | {"arguments": {n: v for n, v in config.get("arguments", {}).items() if n not in _PLACES}}
 
 
 class Shelf:
-    """The folder of the chunks that are done; without `out`, an empty one."""
+    """The folder of the chunks that are done, and of how the sweep was cut; without `out`, an empty one."""
 
-    def __init__(self, out: "Path | None", algorithm: Algorithm, mark: str) -> None:
-        self.out, self.algorithm, self.mark = out, algorithm, mark
+    def __init__(self, out: "str | Path | None", algorithm: Algorithm, mark: str) -> None:
+        if out is not None:
+            check_writable(Path(out))
+        self.out, self.algorithm, self.mark = Path(out) if out is not None else None, algorithm, mark
 
-    def path(self, runs: Runs) -> "Path | None":
-        name = f"{runs[0]}-{runs[-1]}-{len(runs)}.safetensors"
+    def path(self, name: str) -> "Path | None":
         return self.out / "chunks" / name if self.out is not None else None
+
+    def name(self, runs: Runs) -> str:
+        """What these runs of this very sweep are known by."""
+        return f"{self.mark} {list(runs)}"
+
+    def plan(self, runs: int, runs_at_once: "int | str") -> "Plan | None":
+        """How this sweep was cut when it was last begun, if it was, and not otherwise than is asked now."""
+        if self.out is None:
+            return None
+        folder = self.out / "chunks"
+        try:
+            found = json.loads((folder / "plan.json").read_text())
+            size, engine = int(found["size"]), str(found["engine"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        chunks = cut(runs, size) if size > 0 else []
+        asked = runs_at_once == "auto" or chunks == cut(runs, int(runs_at_once))
+        done = sum(self.find(chunk) is not None for chunk in chunks)
+        if found.get("mark") != self.mark or not asked or not done:
+            return None
+        return Plan(chunks, f"chunks: {_shown(chunks)}, {done} of {len(chunks)} done before (in {folder})", engine)
 
     def find(self, runs: Runs) -> "Result | None":
         """The result of this chunk, if it is there, whole, and of this very sweep."""
-        path = self.path(runs)
+        path = self.path(_file(runs))
         if path is None or not path.is_file():
             return None
         try:
             data = path.read_bytes()
-            return unpack(data, self.algorithm) if mark_of(data) == self._of(runs) else None
+            return unpack(data, self.algorithm) if mark_of(data) == self.name(runs) else None
         except ValueError:
             return None
 
-    def keep(self, runs: Runs, result: Result) -> None:
-        self.put(runs, pack(result, self._of(runs)))
-
-    def put(self, runs: Runs, data: bytes) -> None:
+    def keep(self, runs: Runs, data: bytes, plan: Plan) -> None:
         """Put what `pack` made of a chunk's result in its place, whole or not at all."""
-        path = self.path(runs)
-        if path is not None:
+        path, note = self.path(_file(runs)), self.path("plan.json")
+        if path is not None and note is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
+            words = {"mark": self.mark, "size": len(plan.chunks[0]), "engine": plan.engine}
+            write_text(note, json.dumps(words) + "\n")
             write(path, lambda temporary: Path(temporary).write_bytes(data))
 
     def clear(self) -> None:
         if self.out is not None:
             shutil.rmtree(self.out / "chunks", ignore_errors=True)
 
-    def _of(self, runs: Runs) -> str:
-        return f"{self.mark} {list(runs)}"
+
+def _file(runs: Runs) -> str:
+    return f"{runs[0]}-{runs[-1]}.safetensors"
 
 
 def _shown(chunks: Sequence[range]) -> str:

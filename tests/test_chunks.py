@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from clfunc import chunks, finetuning, memory, merge, mlp, run, scenarios, sgd, sweep, tree
-from clfunc.chunks import Need, cut, measure, plan, run_chunks
+from clfunc.chunks import Plan, cut, plan, run_chunks
 from clfunc.random import key, split
+from clfunc.rehearsal import Need, measure
 from clfunc.sweep import part
 from clfunc.testing import toy_stream
 from clfunc.testing.play import toy_data
@@ -157,7 +158,7 @@ def test_chunks_that_are_done_are_not_run_again(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run_chunks(algorithm, scenario, KEYS, **options)
     kept = sorted(path.name for path in (tmp_path / "chunks").iterdir())
-    assert kept == ["0-2-3.safetensors", "3-5-3.safetensors"] and not (tmp_path / "results.nc").exists()
+    assert kept == ["0-2.safetensors", "3-5.safetensors", "plan.json"] and not (tmp_path / "results.nc").exists()
 
     monkeypatch.setattr(chunks, "run", lambda *args, **how: ran.append(args[2]) or real(*args, **how))
     resumed = run_chunks(algorithm, scenario, KEYS, **options)
@@ -170,7 +171,7 @@ def test_chunks_of_another_sweep_or_spoilt_ones_are_run_again(tmp_path):
     algorithm, scenario = job()
     shelf = chunks.Shelf(tmp_path, algorithm, chunks.mark(algorithm, scenario, KEYS, QUIET, None))
     result = run(part(algorithm, range(3)), scenario.part(range(3)), KEYS[:3], **QUIET)
-    shelf.keep(range(3), result)
+    shelf.keep(range(3), merge.pack(result, shelf.name(range(3))), Plan(cut(7, 3), "", "eager"))
     assert same(tensors(shelf.find(range(3))), tensors(result)) and shelf.find(range(2)) is None
     others = {
         chunks.mark(*args)
@@ -185,7 +186,8 @@ def test_chunks_of_another_sweep_or_spoilt_ones_are_run_again(tmp_path):
     }
     assert len(others) == 6
     assert chunks.Shelf(tmp_path, algorithm, "another").find(range(3)) is None
-    path = shelf.path(range(3))
+    assert shelf.plan(7, 3).chunks == shelf.plan(7, "auto").chunks == cut(7, 3) and shelf.plan(7, 4) is None
+    path = tmp_path / "chunks" / "0-2.safetensors"
     path.write_bytes(path.read_bytes()[:-10])
     assert shelf.find(range(3)) is None
 

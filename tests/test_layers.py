@@ -32,11 +32,13 @@ LAYERS = {
     "evaluate": 4,
     "progress": 4,
     "memory": 4,
+    "rehearsal": 5,
     "results": 5,
     "plots": 5,
     "merge": 5,
     "driver": 6,
     "chunks": 7,
+    "cluster": 7,
     "cli": 8,
     "testing": 8,
 }
