@@ -50,7 +50,7 @@ def test_the_chunks_of_a_sweep_leave_what_the_sweep_leaves(size, shared):
     merged = run_chunks(algorithm, scenario, KEYS, runs_at_once=size, epochs=2, probe_every=5, **QUIET)
     assert tree.structure(tensors(merged)) == tree.structure(tensors(whole))
     torch.testing.assert_close(tensors(merged), tensors(whole), rtol=0, atol=1e-10, equal_nan=True)
-    assert merged.config == whole.config | {"chunks": [len(runs) for runs in cut(7, size)]}
+    assert merged.config == whole.config | ({"chunks": [len(runs) for runs in cut(7, size)]} if size < 7 else {})
     assert merged.coordinates == whole.coordinates and merged.steps == whole.steps
 
 
