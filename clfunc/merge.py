@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from clfunc import tree
+from clfunc.events import Event
 from clfunc.results import Curve, Result
 from clfunc.sweep import coordinates, part, plain
 from clfunc.types import Algorithm
 
 _CURVES = ("training", "validation", "probes")
+_EACH = ("keys", "seeds", "requests", "skip")  # in the configuration, an entry for each run
 _PLAIN = ("config", "coordinates", "steps", "train_seconds", "wall_seconds", "engine")
 
 
@@ -23,36 +25,57 @@ def merge(results: Sequence[Result], algorithm: Algorithm, runs: Sequence[Sequen
 
     Seconds add up. Nothing but the runs may differ between the results, which are those of `part(algorithm, runs[i])`.
     """
-    first = results[0]
-
-    def joined(of: Callable[[Result], Any], axis: int) -> Any:
-        return tree.map(lambda *leaves: torch.cat(leaves, axis), *(of(result) for result in results))
-
-    def curve(name: str) -> Curve:
-        return getattr(first, name)._replace(values=joined(lambda result: getattr(result, name).values, 1))
-
-    chosen = part(algorithm, [run for some in runs for run in some])
-    config = first.config | {"settings": plain(chosen.settings)}
-    config |= {name: [x for result in results for x in result.config[name]] for name in ("keys", "seeds")}
-    curves: dict[str, Any] = {name: curve(name) for name in _CURVES}
-    return first._replace(
-        accuracy=joined(lambda result: result.accuracy, -1),
-        params=joined(lambda result: result.params, 0),
-        state=joined(lambda result: result.state, 0),
-        pictures=joined(lambda result: result.pictures, 0),
-        config=config,
-        coordinates=coordinates(chosen),
+    merged, every = (
+        _along_runs(lambda axis, *leaves: torch.cat(leaves, axis), results),
+        [i for some in runs for i in some],
+    )
+    events = [
+        event._replace(tasks=tuple(tasks for result in results for tasks in result.events[number].tasks))
+        for number, event in enumerate(results[0].events)
+    ]
+    config = {name: [x for result in results for x in result.config[name]] for name in _EACH if name in merged.config}
+    return _named(merged, algorithm, every, config)._replace(
+        events=tuple(events),
         train_seconds=sum(result.train_seconds for result in results),
         wall_seconds=sum(result.wall_seconds for result in results),
-        **curves,
     )
+
+
+def select(result: Result, algorithm: Algorithm, runs: Sequence[int], kept: Sequence[int]) -> Result:
+    """The entries `kept` of the result of `part(algorithm, runs)`, by number among `runs`."""
+    at = torch.tensor(list(kept))
+    events = tuple(e._replace(tasks=tuple(e.tasks[i] for i in kept) if e.tasks else ()) for e in result.events)
+    config = {name: [result.config[name][i] for i in kept] for name in _EACH if result.config.get(name)}
+    chosen = _along_runs(lambda axis, leaf: leaf.index_select(axis, at.to(leaf.device)), [result])
+    return _named(chosen._replace(events=events), algorithm, [runs[i] for i in kept], config)
+
+
+def _named(result: Result, algorithm: Algorithm, runs: Sequence[int], config: dict[str, Any]) -> Result:
+    chosen = part(algorithm, runs)
+    told = result.config | config | {"settings": plain(chosen.settings)}
+    return result._replace(config=told, coordinates=coordinates(chosen))
+
+
+def _along_runs(f: Callable[..., Tensor], results: Sequence[Result]) -> Result:
+    """`f(axis of the runs, *leaves)` of everything in results that has such an axis."""
+
+    def joined(name: str, axis: int) -> Any:
+        return tree.map(lambda *leaves: f(axis, *leaves), *(getattr(result, name) for result in results))
+
+    def curve(name: str) -> Curve:
+        values = tree.map(lambda *leaves: f(1, *leaves), *(getattr(result, name).values for result in results))
+        return getattr(results[0], name)._replace(values=values)
+
+    fields: dict[str, Any] = {name: curve(name) for name in _CURVES}
+    fields |= {name: joined(name, 0) for name in ("params", "state", "pictures", "snapshots")}
+    return results[0]._replace(accuracy=joined("accuracy", -1), **fields)
 
 
 def pack(result: Result, mark: str = "") -> bytes:
     """A result of many runs as the bytes of a safetensors file; `mark` says what it is a result of."""
-    trees = {name: getattr(result, name) for name in result._fields if name not in _PLAIN}
+    trees = {name: getattr(result, name) for name in result._fields if name not in (*_PLAIN, "events")}
     tensors = {name: leaf.detach().cpu().contiguous().clone() for name, leaf in tree.items(trees)}
-    numbers = {name: getattr(result, name) for name in _PLAIN}
+    numbers = {name: getattr(result, name) for name in _PLAIN} | {"events": result.events}
     words = {"mark": mark, "result": json.dumps(numbers), "order": json.dumps(list(tensors))}  # safetensors sorts
     return safe.save(tensors, words)
 
@@ -70,6 +93,12 @@ def unpack(data: bytes, algorithm: Algorithm) -> Result:
         params, state = part(algorithm, [0]).init(torch.zeros(2, dtype=torch.int64))
         trees: dict[str, Any] = {name: _curve(tensors, name) for name in _CURVES}
         trees |= {"params": _nested(tensors, "params", params), "state": _nested(tensors, "state", state)}
+        events = tuple(Event(kind, task, tuple(map(tuple, tasks))) for kind, task, tasks in numbers.pop("events"))
+        count = sum(event.kind == "unlearned" for event in events)
+        trees |= {
+            "events": events,
+            "snapshots": tuple(_nested(tensors, f"snapshots.{i}", (params, state)) for i in range(count)),
+        }
         return Result(accuracy=tensors["accuracy"], pictures=_below(tensors, "pictures."), **trees, **numbers)
     except (KeyError, TypeError, safetensors.SafetensorError) as error:
         raise ValueError(f"not the result of a part of this sweep: {error}") from error

@@ -1,6 +1,6 @@
 """What a sweep takes, found by beginning one: the memory of each run, and the engine that pays."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -9,7 +9,8 @@ from clfunc import memory, tree
 from clfunc.evaluate import AT_ONCE, bare, over_runs, score, with_runs
 from clfunc.scenarios import Scenario, Stream
 from clfunc.sweep import members, part, sweep
-from clfunc.types import Algorithm, Keys, Metrics, Params, State, Task
+from clfunc.training import make_step
+from clfunc.types import Algorithm, Keys, Params, State, Task
 
 _SHARE = 0.5  # of the memory that there is: processes were seen to take up to 1.7 times what their tensors do
 
@@ -88,13 +89,7 @@ def _test(begun: _Begun) -> None:
 def choose(algorithm: Algorithm, scenario: Scenario, key: Keys, batch_size: int, epochs: int) -> str:
     """The engine that `auto` comes to for these runs on this machine."""
     begun = _begin(algorithm, scenario.to(key.device), key, len(key))
-    make = over_runs(scenario.batch, begun.runs, (None, 0, 0))
-
-    def step(carry: Any, entries: Any) -> tuple[Any, Metrics]:
-        params, state, data, stream = carry
-        params, state, metrics = begun.algorithm.step(params, state, make(data, stream, entries))
-        return (params, state, data, stream), metrics
-
+    step = make_step(begun.algorithm, begun.scenario, begun.runs)
     lengths = (scenario.train(phase).train.shape[-1] for phase in range(len(scenario.phases)))
     steps = epochs * sum(-(-length // batch_size) for length in lengths)
     carry = (begun.params, begun.state, begun.scenario.data, bare(begun.stream))
