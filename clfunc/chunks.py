@@ -22,7 +22,7 @@ from clfunc import memory, plots, results, tree
 from clfunc.driver import check, run
 from clfunc.files import check_writable, write, write_text
 from clfunc.merge import mark_of, merge, pack, unpack
-from clfunc.progress import Progress
+from clfunc.progress import say
 from clfunc.rehearsal import measure
 from clfunc.results import Result
 from clfunc.scenarios import Scenario
@@ -84,12 +84,6 @@ def run_chunks(
             shelf.keep(runs, pack(result, shelf.name(runs)), chosen)
         done.append(to_cpu(result))
     return finish(done, algorithm, chosen, shelf, began)
-
-
-def say(line: str, aloud: bool = True) -> None:
-    """A line on standard error, as `run` says its engine."""
-    with Progress(aloud, 0, 0, 0) as bar:
-        bar.say(line)
 
 
 def finish(done: Sequence[Result], algorithm: Algorithm, plan: Plan, shelf: "Shelf", began: float) -> Result:

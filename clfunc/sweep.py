@@ -81,6 +81,15 @@ def coordinates(algorithm: Algorithm) -> dict[str, list[float]]:
     return {unique[name]: [row[name] for row in rows] for name in differing}
 
 
+def configurations(algorithm: Algorithm, runs: int) -> list[list[int]]:
+    """The runs of each configuration, by number: those that differ in nothing but their seeds."""
+    rows = algorithm.settings["members"] if members(algorithm) else [{}] * runs
+    found: dict[tuple[float, ...], list[int]] = {}
+    for run, settings in enumerate(rows):
+        found.setdefault(tuple(numbers(settings).values()), []).append(run)
+    return list(found.values())
+
+
 def numbers(settings: Settings) -> dict[str, float]:
     """The settings that may differ within a sweep, by dotted name."""
     return {name: float(leaf) for name, leaf in tree.items(settings) if isinstance(leaf, Tensor)}

@@ -16,6 +16,7 @@ from clfunc import chunks, cluster, rehearsal
 from clfunc.cli import build
 from clfunc.driver import run
 from clfunc.merge import pack, unpack
+from clfunc.progress import say
 from clfunc.results import Result
 from clfunc.sweep import part
 
@@ -78,7 +79,7 @@ def _spread(args: build.Run, job: build.Job, at_once: "int | str", machines: clu
     plan = shelf.plan(len(job.key), at_once)
     if plan is None:
         plan = _planned(args, job, at_once, machines)
-    chunks.say(plan.why, args.progress)
+    say(plan.why, args.progress)
     done = {number: shelf.find(runs) for number, runs in enumerate(plan.chunks)}
     left = [number for number, found in done.items() if found is None]
     jobs = [(told, list(plan.chunks[n]), plan.engine, shelf.name(plan.chunks[n]), threads) for n in left]
@@ -87,7 +88,7 @@ def _spread(args: build.Run, job: build.Job, at_once: "int | str", machines: clu
         shelf.keep(runs, data, plan)
         done[left[number]] = unpack(data, algorithm)
         counted = sum(result is not None for result in done.values())
-        chunks.say(f"chunk {counted}/{len(plan.chunks)}: runs {runs[0] + 1} to {runs[-1] + 1} are done", args.progress)
+        say(f"chunk {counted}/{len(plan.chunks)}: runs {runs[0] + 1} to {runs[-1] + 1} are done", args.progress)
     return chunks.finish([r for _, r in sorted(done.items()) if r is not None], algorithm, plan, shelf, began)
 
 
