@@ -27,11 +27,12 @@ from clfunc.types import Algorithm, Keys
 
 
 def interval(values: Tensor) -> float:
-    """The width of the 95% confidence interval of the mean; infinite for fewer than two values. NaN does not count."""
+    """The width of the 95% confidence interval of the mean; infinite for fewer than three values, as two may agree
+    by chance. NaN does not count."""
     from scipy.stats import t
 
     kept = values[~values.isnan()].to(torch.float64)
-    if len(kept) < 2:
+    if len(kept) < 3:
         return torch.inf
     return float(2 * t.ppf(0.975, len(kept) - 1) * kept.std() / len(kept) ** 0.5)
 
@@ -69,7 +70,7 @@ def run_until(
     check(
         algorithm, scenario, key, how.get("epochs", 1), how.get("batch_size", 64), evaluate=how.get("evaluate", "seen")
     )
-    _refuse(scenario, key, width, batch, how)
+    check_until(scenario, key, width, batch, how)
     if out is not None:
         check_writable(Path(out))
     groups = configurations(algorithm, len(key))
@@ -99,7 +100,8 @@ def run_until(
     return result
 
 
-def _refuse(scenario: Scenario, key: Keys, width: float, batch: int, how: dict[str, Any]) -> None:
+def check_until(scenario: Scenario, key: Keys, width: float, batch: int, how: dict[str, Any]) -> None:
+    """Raise ValueError for what has no interval."""
     if key.ndim != 2:
         raise ValueError(f"seeds are added to a sweep: key must be [runs, 2], given {list(key.shape)}")
     if not 0 < width < torch.inf:

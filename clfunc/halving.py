@@ -15,7 +15,6 @@ Departs from [1] in that a unit of budget is a task rather than a step, so whoev
 [1] Jamieson & Talwalkar 2016, arXiv:1502.07943   [2] Li et al. 2018, arXiv:1603.06560
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,8 +74,7 @@ def halve(
         ValueError: As `run` does; fewer than two configurations or tasks; `eta` out of range.
     """
     check(algorithm, scenario, key, how.get("epochs", 1), how.get("batch_size", 64))
-    race = _Race(configurations(algorithm, len(key)) if members(algorithm) else [])
-    _refuse(race.alive, scenario, eta)
+    race = _Race(check_halving(algorithm, scenario, key, eta))
     if out is not None:
         check_writable(Path(out))
     told, by = [], "valid" if scenario.test(0).valid.shape[-1] else "test"
@@ -105,15 +103,16 @@ def rungs(configurations: int, eta: int, tasks: int) -> list[int]:
     return sorted(stop for stop in stops if stop < tasks)
 
 
-def _refuse(alive: Sequence[Any], scenario: Scenario, eta: int) -> None:
+def check_halving(algorithm: Algorithm, scenario: Scenario, key: Keys, eta: int) -> list[list[int]]:
+    """The configurations, as their runs; ValueError where they cannot be halved."""
+    found = configurations(algorithm, len(key)) if members(algorithm) else []
     if eta < 2:
         raise ValueError(f"eta must be at least 2, given {eta}")
-    if len(alive) < eta:
-        raise ValueError(f"halving with eta={eta} needs a sweep of {eta} configurations or more, given {len(alive)}")
+    if len(found) < eta:
+        raise ValueError(f"halving with eta={eta} needs a sweep of {eta} configurations or more, given {len(found)}")
     if len(scenario.phases) < 2:
-        raise ValueError(
-            f"halving needs two tasks or more, trained one after the other, given {len(scenario.phases)} phase"
-        )
+        raise ValueError("halving needs two tasks or more, trained one after the other, given one phase of training")
+    return found
 
 
 def _go_on(race: _Race, algorithm: Algorithm, scenario: Scenario, key: Keys, stop: int, how: dict[str, Any]) -> _Race:

@@ -82,6 +82,13 @@ def test_a_machine_of_the_cluster_says_how_to_cut_and_which_engine_pays(tmp_path
         ("--runs-at-once 0", "--runs-at-once must be auto or a number from 1, given '0'"),
         ("--runs-at-once some", "--runs-at-once must be auto or a number from 1, given 'some'"),
         ("--devices cpu", "--devices takes several"),
+        ("--devices cpu,cpu --cluster ray", "--cluster and --devices do not go together"),
+        ("--halving --until-ci 1", "--halving and --until-ci do not go together"),
+        ("--halving --runs-at-once 2", "--halving runs all that is left at once"),
+        ("--halving --eta 1", "eta must be at least 2, given 1"),
+        ("--halving", "halving with eta=3 needs a sweep of 3 configurations or more, given 2"),
+        ("--until-ci 0", "width must be a number of percentage points above 0, given 0.0"),
+        ("--until-ci 1 --max-seeds 2", "--max-seeds must be at least --seeds, which is 3, given 2"),
         ("--devices cpu,tpu9", "--devices must be auto, cpu or a device that torch can use, given 'tpu9'"),
     ],
 )

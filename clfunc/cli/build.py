@@ -88,6 +88,15 @@ class Sweep(Run):
 
     grid: Repeated = ()
     """NAME=V1,V2,...: numbers to try for a setting. Repeat for a grid."""
+    halving: bool = False
+    """Stop the worse configurations after some of the tasks: at each rung one in --eta goes on."""
+    eta: int = 3
+    """Of --halving."""
+    until_ci: float | None = None
+    """Add --seeds seeds at a time to each configuration, until the 95% confidence interval of its average accuracy is
+    narrower than so many percentage points from end to end."""
+    max_seeds: int = 64
+    """Of --until-ci: the most seeds for a configuration."""
     cluster: Literal["none", "ray"] = "none"
     """Run the chunks as tasks of a Ray cluster: that of --cluster-address or RAY_ADDRESS, or one of this machine alone."""
     cluster_address: str | None = None
@@ -151,16 +160,26 @@ def job(args: Run) -> Job:
             raise ValueError("--out must name a folder of its own, given the current one")
         check_writable(args.out)
     where = device(args.device)
+    seeds = _seeds(args)
     members = [dict(point) for point in product(*([(name, v) for v in values] for name, values in grids))]
-    keys = torch.stack([key(args.seed + i, where) for _ in members for i in range(args.seeds)])
+    keys = torch.stack([key(args.seed + i, where) for _ in members for i in range(seeds)])
     many = len(keys) > 1
     scenario = _scenario(args, routed["scenario"], keys if many else keys[0], where)
     made = [_algorithm(args, scenario, factories, registry.route(settings | member, factories)) for member in members]
-    algorithm = sweep([m for m in made for _ in range(args.seeds)]) if many else made[0]
+    algorithm = sweep([m for m in made for _ in range(seeds)]) if many else made[0]
     evaluate = int(args.evaluate) if args.evaluate.isdigit() else args.evaluate
     asked = Job(algorithm, scenario, keys if many else keys[0], where, evaluate)
     check(algorithm, scenario, asked.key, args.epochs, args.batch_size, args.engine, evaluate, args.probe_every)
     return asked
+
+
+def _seeds(args: Run) -> int:
+    """How many seeds each configuration may have."""
+    if not isinstance(args, Sweep) or args.until_ci is None:
+        return args.seeds
+    if args.max_seeds < args.seeds:
+        raise ValueError(f"--max-seeds must be at least --seeds, which is {args.seeds}, given {args.max_seeds}")
+    return args.max_seeds
 
 
 def _scenario(args: Run, settings: Mapping[str, Any], keys: Keys, device: torch.device) -> Scenario:

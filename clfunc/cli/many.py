@@ -14,7 +14,9 @@ import torch
 
 from clfunc import chunks, cluster, rehearsal
 from clfunc.cli import build
+from clfunc.confidence import check_until, run_until
 from clfunc.driver import run
+from clfunc.halving import check_halving, halve
 from clfunc.merge import pack, unpack
 from clfunc.progress import say
 from clfunc.results import Result
@@ -28,22 +30,41 @@ def prepare(args: build.Run, job: build.Job) -> Callable[[], Result]:
         ValueError: Anything wrong with that, in one line.
     """
     how = {"out": args.out, "progress": args.progress} | options(args, job)
-    if job.key.ndim == 1:
-        return lambda: run(job.algorithm, job.scenario, job.key, **how)
-    at_once = runs_at_once(args)
+    at_once, wanted = runs_at_once(args), (job.algorithm, job.scenario, job.key)
     devices = [device.strip() for device in args.devices.split(",") if device.strip()]
     for device in devices:
         build.device(device, "--devices")
-    machines: Callable[[], cluster.Machines] | None = None
-    if isinstance(args, build.Sweep) and args.cluster == "ray":
-        machines = lambda: cluster.ray_cluster(args.cluster_address, args.device, torch.get_num_threads())  # noqa: E731
-    elif len(devices) > 1:
-        machines = lambda: cluster.processes(devices)  # noqa: E731
-    if machines is not None:
-        return lambda: _spread(args, job, at_once, machines())
-    if devices:
+    if len(devices) == 1:
         raise ValueError("--devices takes several, joined by commas: give one to --device")
-    return lambda: chunks.run_chunks(job.algorithm, job.scenario, job.key, runs_at_once=at_once, **how)
+    _refuse_both(args)
+    if isinstance(args, build.Sweep) and args.halving:
+        check_halving(job.algorithm, job.scenario, job.key, args.eta)
+        return lambda: halve(*wanted, eta=args.eta, **how)
+    if isinstance(args, build.Sweep) and args.until_ci is not None:
+        width, batch = args.until_ci, args.seeds
+        check_until(job.scenario, job.key, width, batch, how)
+        return lambda: run_until(*wanted, width, batch=batch, runs_at_once=at_once, **how)
+    if job.key.ndim == 1:
+        return lambda: run(*wanted, **how)
+    if isinstance(args, build.Sweep) and args.cluster == "ray":
+        place, threads = (args.cluster_address, args.device), torch.get_num_threads()
+        return lambda: _spread(args, job, at_once, cluster.ray_cluster(*place, threads))
+    if devices:
+        return lambda: _spread(args, job, at_once, cluster.processes(devices))
+    return lambda: chunks.run_chunks(*wanted, runs_at_once=at_once, **how)
+
+
+def _refuse_both(args: build.Run) -> None:
+    """Raise ValueError for ways of running that do not go together."""
+    if not isinstance(args, build.Sweep):
+        return
+    spread = {"--cluster": args.cluster != "none", "--devices": bool(args.devices)}
+    ways = {"--halving": args.halving, "--until-ci": args.until_ci is not None} | spread
+    given = [flag for flag, on in ways.items() if on]
+    if len(given) > 1:
+        raise ValueError(f"{' and '.join(given)} do not go together: give one of them")
+    if args.halving and args.runs_at_once != "auto":
+        raise ValueError("--halving runs all that is left at once: leave out --runs-at-once")
 
 
 def runs_at_once(args: build.Run) -> "int | str":
