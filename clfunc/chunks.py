@@ -26,7 +26,7 @@ from clfunc.progress import say
 from clfunc.rehearsal import measure
 from clfunc.results import Result
 from clfunc.scenarios import Scenario
-from clfunc.sweep import part, plain
+from clfunc.sweep import members, part, plain, sweep
 from clfunc.types import Algorithm, Keys
 
 Runs = Sequence[int]
@@ -75,11 +75,14 @@ def run_chunks(
     if len(chosen.chunks) == 1 and found is None:
         return run(algorithm, scenario, key, out=out, **how, **told)
     done: list[Result] = []
+    many = (
+        algorithm if members(algorithm) else sweep([algorithm] * len(key))
+    )  # once, so that chunks share its functions
     for runs in chosen.chunks:
         result = shelf.find(runs)
         if result is None:
             engine = {"engine": chosen.engine} if chosen.engine else {}  # what the first chose goes for all
-            result = run(part(algorithm, runs), scenario.part(runs), key[list(runs)], **(how | told | engine))
+            result = run(part(many, runs), scenario.part(runs), key[list(runs)], **(how | told | engine))
             chosen = chosen._replace(engine=result.engine)
             shelf.keep(runs, pack(result, shelf.name(runs)), chosen)
         done.append(to_cpu(result))

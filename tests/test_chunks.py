@@ -5,6 +5,7 @@ import torch
 
 from clfunc import chunks, finetuning, memory, merge, mlp, run, scenarios, sgd, sweep, tree
 from clfunc.chunks import Plan, cut, plan, run_chunks
+from clfunc.engine import _program
 from clfunc.random import key, split
 from clfunc.rehearsal import Need, measure
 from clfunc.sweep import part
@@ -207,3 +208,16 @@ def test_what_cannot_be_cut_is_refused_in_one_line(change, message):
     with pytest.raises(ValueError, match=message) as error:
         run_chunks(**arguments)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.compiled
+def test_chunks_of_one_size_share_one_program_and_leave_what_the_sweep_leaves():
+    algorithm, scenario = job()
+    options = QUIET | {"engine": "compile"}
+    eager = run_chunks(algorithm, scenario, KEYS, runs_at_once=2, **QUIET)
+    before = _program.cache_info().misses
+    compiled = run_chunks(part(algorithm, range(6)), scenario.part(range(6)), KEYS[:6], runs_at_once=2, **options)
+    assert _program.cache_info().misses == before + 1
+    kept = torch.arange(6)
+    torch.testing.assert_close(compiled.params, tree.index(eager.params, kept), rtol=0, atol=1e-9)
+    torch.testing.assert_close(compiled.accuracy, eager.accuracy[..., kept], rtol=0, atol=1e-9, equal_nan=True)

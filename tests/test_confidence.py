@@ -1,5 +1,6 @@
 """Seeds until an interval is narrow: the interval itself, who stops when, and what is refused."""
 
+import functools
 import json
 
 import pytest
@@ -25,6 +26,12 @@ def job():
     return sweep([build(lr) for lr in (1e-9, 0.1) for _ in range(6)]), scenario
 
 
+@functools.lru_cache
+def everything():
+    algorithm, scenario = job()
+    return run(algorithm, scenario, KEYS, **QUIET)
+
+
 def test_the_interval_is_students():
     # mean 3, s = 1.5811, t(0.975, 4) = 2.7764: 3 +- 1.9632
     assert interval(torch.tensor([1.0, 2, 3, 4, 5])) == pytest.approx(2 * 2.776445 * 1.581139 / 5**0.5, rel=1e-6)
@@ -37,7 +44,7 @@ def test_the_interval_is_students():
 def test_each_configuration_takes_batches_of_seeds_until_its_interval_is_narrow(width, batch):
     algorithm, scenario = job()
     result = run_until(algorithm, scenario, KEYS, width, batch=batch, **QUIET)
-    whole = run(algorithm, scenario, KEYS, **QUIET)
+    whole = everything()
     taken = []
     for start in (0, 6):
         values, count = whole.average_accuracy[start : start + 6], 0

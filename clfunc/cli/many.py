@@ -5,6 +5,8 @@ as safetensors.
 """
 
 import dataclasses
+import functools
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +22,7 @@ from clfunc.halving import check_halving, halve
 from clfunc.merge import pack, unpack
 from clfunc.progress import say
 from clfunc.results import Result
-from clfunc.sweep import part
+from clfunc.sweep import members, part, sweep
 
 
 def prepare(args: build.Run, job: build.Job) -> Callable[[], Result]:
@@ -131,10 +133,20 @@ def _sent(args: build.Run) -> dict[str, Any]:
 def _received(sent: dict[str, Any], threads: int, device: str) -> tuple[build.Run, build.Job, dict[str, Any]]:
     """On the other side: the arguments, the job on this device, and what `run` takes, with the arguments as they were."""
     torch.set_num_threads(threads)
-    words = {name: value for name, value in sent.items() if name != "command"}
+    return _rebuilt(json.dumps(sent), device)
+
+
+@functools.lru_cache(maxsize=1)
+def _rebuilt(sent: str, device: str) -> tuple[build.Run, build.Job, dict[str, Any]]:
+    """The same for all chunks of a job, so that they share what was compiled for it."""
+    words = json.loads(sent)
+    kind = getattr(build, words.pop("command"))
+    lists = {name: tuple(value) for name, value in words.items() if isinstance(value, list)}
     paths = {name: None if words[name] is None else Path(words[name]) for name in ("out", "data_root")}
-    args = getattr(build, sent["command"])(**(words | paths))
+    args = kind(**(words | lists | paths))
     job = build.job(dataclasses.replace(args, device=device, out=None))
+    if job.key.ndim == 2 and not members(job.algorithm):
+        job = dataclasses.replace(job, algorithm=sweep([job.algorithm] * len(job.key)))
     return args, job, options(args, job)
 
 

@@ -67,12 +67,7 @@ class Scenario(NamedTuple):
 
     def batch(self, data: Examples, stream: Stream, entries: Tensor, weight: Tensor | None = None) -> Batch:
         """The batch of these entries of a stream's lists (without a runs axis: under `vmap` where there is one)."""
-        rows, task, view = entries, stream.task, stream.view
-        if self.mixed and stream.view["labels"].ndim == 2:
-            rows, task = entries % data.y.shape[0], entries // data.y.shape[0]
-            view = tree.map(lambda table: table[task], view)
-        x, y = self.view(view, data.x[rows], data.y[rows])
-        return Batch(x, y, task, x.new_ones(x.shape[0]) if weight is None else weight)
+        return make_batch(self.view, self.mixed, data, stream, entries, weight)
 
     def to(self, device: "torch.device | str | None") -> "Scenario":
         """The same scenario with its examples and streams on `device`."""
@@ -92,6 +87,23 @@ class Scenario(NamedTuple):
             test=lambda task: tree.index(self.test(task), chosen),
             runs=len(chosen),
         )
+
+
+def make_batch(
+    view: Callable[[View, Tensor, Tensor], tuple[Tensor, Tensor]],
+    mixed: bool,
+    data: Examples,
+    stream: Stream,
+    entries: Tensor,
+    weight: Tensor | None = None,
+) -> Batch:
+    """`Scenario.batch`, by all that it needs of a scenario."""
+    rows, task, tables = entries, stream.task, stream.view
+    if mixed and tables["labels"].ndim == 2:
+        rows, task = entries % data.y.shape[0], entries // data.y.shape[0]
+        tables = tree.map(lambda table: table[task], tables)
+    x, y = view(tables, data.x[rows], data.y[rows])
+    return Batch(x, y, task, x.new_ones(x.shape[0]) if weight is None else weight)
 
 
 def epoch_entries(key: Key, stream: Stream, count: int) -> Int[Tensor, " count"]:
