@@ -121,7 +121,11 @@ def _go_on(race: _Race, algorithm: Algorithm, scenario: Scenario, key: Keys, sto
     if before is not None:
         start, how = (before.params, before.state), how | {"engine": before.engine}
         few = few._replace(init=lambda keys: start)
-    skip = [task for task in range(1, scenario.num_tasks + 1) if not race.task < task <= stop]
+    tasks, gone = (
+        range(1, scenario.num_tasks + 1),
+        before.diverged >= 0 if before is not None else [False] * len(race.runs),
+    )
+    skip = [[task for task in tasks if out or not race.task < task <= stop] for out in gone]
     result = run(few, scenario.part(race.runs), key[race.runs], skip=skip, **how)
     return race._replace(result=_after(before, result, race.task) if before is not None else result, task=stop)
 
@@ -134,8 +138,12 @@ def _after(before: Result, result: Result, task: int) -> Result:
             return first if len(first.step) else then
         return tree.map(lambda a, b: torch.cat([a, b]), first, then._replace(step=then.step + before.steps))
 
+    gone = before.diverged >= 0
+    diverged = torch.where(result.diverged >= 0, result.diverged + before.steps, -1)
+    after = torch.where(gone, torch.nan, result.accuracy[task:])
     return result._replace(
-        accuracy=torch.cat([before.accuracy[:task], result.accuracy[task:]]),
+        accuracy=torch.cat([before.accuracy[:task], after]),
+        diverged=torch.where(gone, before.diverged, diverged),
         training=joined(before.training, result.training),
         validation=joined(before.validation, result.validation),
         probes=joined(before.probes, result.probes),
@@ -156,7 +164,7 @@ def _scores(race: _Race, algorithm: Algorithm, scenario: Scenario, by: Any) -> T
         for task in range(race.task):
             stream = with_runs(near, near.test(task), runs)
             found.append(sign * score(few, near, params, state, stream, by, runs)[name].cpu())
-    return torch.stack(found).mean(0)
+    return torch.where(race.result.diverged >= 0, torch.nan, torch.stack(found).mean(0))
 
 
 def _cut(race: _Race, algorithm: Algorithm, scores: Tensor, keep: int) -> tuple[_Race, list[dict[str, Any]]]:

@@ -67,7 +67,7 @@ def _along_runs(f: Callable[..., Tensor], results: Sequence[Result]) -> Result:
         return getattr(results[0], name)._replace(values=values)
 
     fields: dict[str, Any] = {name: curve(name) for name in _CURVES}
-    fields |= {name: joined(name, 0) for name in ("params", "state", "pictures", "snapshots")}
+    fields |= {name: joined(name, 0) for name in ("params", "state", "pictures", "snapshots", "diverged")}
     return results[0]._replace(accuracy=joined("accuracy", -1), **fields)
 
 
@@ -99,7 +99,8 @@ def unpack(data: bytes, algorithm: Algorithm) -> Result:
             "events": events,
             "snapshots": tuple(_nested(tensors, f"snapshots.{i}", (params, state)) for i in range(count)),
         }
-        return Result(accuracy=tensors["accuracy"], pictures=_below(tensors, "pictures."), **trees, **numbers)
+        trees |= {name: tensors[name] for name in ("accuracy", "diverged")}
+        return Result(pictures=_below(tensors, "pictures."), **trees, **numbers)
     except (KeyError, TypeError, safetensors.SafetensorError) as error:
         raise ValueError(f"not the result of a part of this sweep: {error}") from error
 

@@ -44,7 +44,7 @@ def expected(algorithm, scenario, stops, eta, part, **options):
                     batch = scenario.batch(scenario.data, stream, getattr(stream, part))
                     logits = algorithm_of(scenario).predict(params, state, batch.x, batch.task)
                     right = (logits.argmax(-1) == batch.y).double().mean().item()
-                    values.append(-math.inf if logits.isnan().any() else right)
+                    values.append(-math.inf if result.diverged[r] >= 0 else right)
             means.append(sum(values) / len(values))
         keep = max(1, len(alive) // eta)
         best = sorted(range(len(alive)), key=lambda i: -means[i])[:keep]
@@ -107,6 +107,18 @@ def test_the_configuration_tells_what_each_rung_found():
     assert [sum(one["kept"] for one in rung["configurations"]) for rung in (first, second)] == [2, 1]
     scores = sorted((one["score"] or -1, one["kept"]) for one in first["configurations"])
     assert [kept for _, kept in scores] == [False, False, True, True]
+
+
+def test_a_run_that_diverges_beside_a_good_one_stays_as_it_was():
+    scenario = scenarios.permuted(toy_data(), 3, key(2))
+    algorithm = sweep([build(scenario, lr) for lr in (0.1, 1e300, 1e301)])
+    result = halve(algorithm, scenario, KEYS[:3], eta=3, **QUIET)
+    assert result.coordinates == {} and result.config["settings"]["members"][0]["tx"]["lr"] == 0.1
+    both = halve(sweep([build(scenario, lr) for lr in (1e300, 1e301)]), scenario, KEYS[:2], eta=2, **QUIET)
+    whole = run(build(scenario, 1e300), scenario, KEYS[:1], **QUIET)
+    assert both.diverged.tolist() == whole.diverged.tolist() and both.diverged[0] >= 0
+    torch.testing.assert_close(both.accuracy, whole.accuracy, equal_nan=True)
+    torch.testing.assert_close(both.params, whole.params)
 
 
 def test_runs_that_differ_in_their_seeds_only_are_one_configuration():
