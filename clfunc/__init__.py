@@ -10,11 +10,14 @@ from clfunc import metrics as metrics
 from clfunc import models as models
 from clfunc import plasticity as plasticity
 from clfunc import random as random
+from clfunc import requests as requests
 from clfunc import scenarios as scenarios
 from clfunc import transforms as transforms
 from clfunc import tree as tree
 from clfunc import types as types
 from clfunc.algorithms import adahat as adahat
+from clfunc.algorithms import amnesiac as amnesiac
+from clfunc.algorithms import amnesiac_hat as amnesiac_hat
 from clfunc.algorithms import cbp as cbp
 from clfunc.algorithms import cbp_arxiv2023 as cbp_arxiv2023
 from clfunc.algorithms import cbp_lop_conv as cbp_lop_conv
@@ -41,6 +44,7 @@ from clfunc.heads import til as til
 from clfunc.models import convnet as convnet
 from clfunc.models import mlp as mlp
 from clfunc.models import resnet as resnet
+from clfunc.requests import Request as Request
 from clfunc.results import Result as Result
 from clfunc.scenarios import datasets as datasets
 from clfunc.sweep import sweep as sweep

@@ -21,6 +21,9 @@ LAYERS = {
     "losses": 2,
     "heads": 2,
     "lift": 2,
+    "records": 2,
+    "repair": 2,
+    "requests": 2,
     "models": 2,
     "transforms": 2,
     "metrics": 2,
@@ -47,7 +50,7 @@ LAYERS = {
     "testing": 8,
 }
 FILES = sorted(ROOT.rglob("*.py"))
-COMPOSITIONS = {"finetuning", "hard_attention", "hat"}  # what another algorithm may be made of
+COMPOSITIONS = {"finetuning", "hard_attention", "hat", "amnesiac"}  # what another algorithm may be made of
 
 
 def _name(path):

@@ -103,7 +103,7 @@ def make_batch(
         rows, task = entries % data.y.shape[0], entries // data.y.shape[0]
         tables = tree.map(lambda table: table[task], tables)
     x, y = view(tables, data.x[rows], data.y[rows])
-    return Batch(x, y, task, x.new_ones(x.shape[0]) if weight is None else weight)
+    return Batch(x, y, task, x.new_ones(x.shape[0]) if weight is None else weight, rows)
 
 
 def epoch_entries(key: Key, stream: Stream, count: int) -> Int[Tensor, " count"]:
