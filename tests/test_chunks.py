@@ -213,10 +213,12 @@ def test_what_cannot_be_cut_is_refused_in_one_line(change, message):
 @pytest.mark.compiled
 def test_chunks_of_one_size_share_one_program_and_leave_what_the_sweep_leaves():
     algorithm, scenario = job()
-    options = QUIET | {"engine": "compile"}
-    eager = run_chunks(algorithm, scenario, KEYS, runs_at_once=2, **QUIET)
+    plain = QUIET | {"batch_size": 4}  # twelve steps: enough for a program of eight
+    eager = run_chunks(algorithm, scenario, KEYS, runs_at_once=2, **plain)
     before = _program.cache_info().misses
-    compiled = run_chunks(part(algorithm, range(6)), scenario.part(range(6)), KEYS[:6], runs_at_once=2, **options)
+    compiled = run_chunks(
+        part(algorithm, range(6)), scenario.part(range(6)), KEYS[:6], runs_at_once=2, **(plain | {"engine": "compile"})
+    )
     assert _program.cache_info().misses == before + 1
     kept = torch.arange(6)
     torch.testing.assert_close(compiled.params, tree.index(eager.params, kept), rtol=0, atol=1e-9)
