@@ -34,8 +34,11 @@ from clfunc.algorithms import reduce_on_plateau as reduce_on_plateau
 from clfunc.algorithms import self_normalized_resets as self_normalized_resets
 from clfunc.algorithms import shrink_and_perturb as shrink_and_perturb
 from clfunc.algorithms import single as single
+from clfunc.chunks import run_chunks as run_chunks
+from clfunc.confidence import run_until as run_until
 from clfunc.driver import run as run
 from clfunc.engine import scan as scan
+from clfunc.halving import halve as halve
 from clfunc.heads import cil as cil
 from clfunc.heads import dil as dil
 from clfunc.heads import mtl as mtl

@@ -76,6 +76,10 @@ class Run:
     """Folder for results and figures; nothing is written without."""
     progress: bool = True
     """Show a progress bar."""
+    runs_at_once: str = "auto"
+    """Cut the runs into chunks of so many; auto measures what fits in memory, and says so."""
+    devices: str = ""
+    """Share the chunks among these devices, joined by commas: a process for each. --device is used if not given."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +88,19 @@ class Sweep(Run):
 
     grid: Repeated = ()
     """NAME=V1,V2,...: numbers to try for a setting. Repeat for a grid."""
+    halving: bool = False
+    """Stop the worse configurations after some of the tasks: at each rung one in --eta goes on."""
+    eta: int = 3
+    """Of --halving."""
+    until_ci: float | None = None
+    """Add --seeds seeds at a time to each configuration, until the 95% confidence interval of its average accuracy is
+    narrower than so many percentage points from end to end."""
+    max_seeds: int = 64
+    """Of --until-ci: the most seeds for a configuration."""
+    cluster: Literal["none", "ray"] = "none"
+    """Run the chunks as tasks of a Ray cluster: that of --cluster-address or RAY_ADDRESS, or one of this machine alone."""
+    cluster_address: str | None = None
+    """HOST:PORT of the Ray cluster, or auto."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,17 +159,27 @@ def job(args: Run) -> Job:
         if args.out == Path():
             raise ValueError("--out must name a folder of its own, given the current one")
         check_writable(args.out)
-    device = _device(args.device)
+    where = device(args.device)
+    seeds = _seeds(args)
     members = [dict(point) for point in product(*([(name, v) for v in values] for name, values in grids))]
-    keys = torch.stack([key(args.seed + i, device) for _ in members for i in range(args.seeds)])
+    keys = torch.stack([key(args.seed + i, where) for _ in members for i in range(seeds)])
     many = len(keys) > 1
-    scenario = _scenario(args, routed["scenario"], keys if many else keys[0], device)
+    scenario = _scenario(args, routed["scenario"], keys if many else keys[0], where)
     made = [_algorithm(args, scenario, factories, registry.route(settings | member, factories)) for member in members]
-    algorithm = sweep([m for m in made for _ in range(args.seeds)]) if many else made[0]
+    algorithm = sweep([m for m in made for _ in range(seeds)]) if many else made[0]
     evaluate = int(args.evaluate) if args.evaluate.isdigit() else args.evaluate
-    asked = Job(algorithm, scenario, keys if many else keys[0], device, evaluate)
+    asked = Job(algorithm, scenario, keys if many else keys[0], where, evaluate)
     check(algorithm, scenario, asked.key, args.epochs, args.batch_size, args.engine, evaluate, args.probe_every)
     return asked
+
+
+def _seeds(args: Run) -> int:
+    """How many seeds each configuration may have."""
+    if not isinstance(args, Sweep) or args.until_ci is None:
+        return args.seeds
+    if args.max_seeds < args.seeds:
+        raise ValueError(f"--max-seeds must be at least --seeds, which is {args.seeds}, given {args.max_seeds}")
+    return args.max_seeds
 
 
 def _scenario(args: Run, settings: Mapping[str, Any], keys: Keys, device: torch.device) -> Scenario:
@@ -211,15 +238,16 @@ def _grid(pair: str) -> tuple[str, list[Any]]:
     return name, found
 
 
-def _device(name: str) -> torch.device:
+def device(name: str, flag: str = "--device") -> torch.device:
+    """The device of this name; ValueError where torch cannot use it."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
+        found = torch.device(name)
+        torch.empty(0, device=found)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
-            f"--device must be auto, cpu or a device that torch can use, given {name!r}: {reason}"
+            f"{flag} must be auto, cpu or a device that torch can use, given {name!r}: {reason}"
         ) from error
-    return device
+    return found

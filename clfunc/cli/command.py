@@ -1,7 +1,6 @@
 """The entry point: parse, build, run. Exit codes: 0 done, 1 the run failed, 2 the arguments were wrong."""
 
 import contextlib
-import dataclasses
 import io
 import os
 import re
@@ -15,8 +14,7 @@ import tyro
 from rich.console import Console
 
 from clfunc import results
-from clfunc.cli import build, tables
-from clfunc.driver import run
+from clfunc.cli import build, many, tables
 from clfunc.files import check_writable
 
 Command = (
@@ -78,24 +76,12 @@ def _prepare(command: "build.Run | build.Report | build.List") -> Callable[[], N
         check_writable(out)
         return lambda: tables.report(command.results, out, console)
     job = build.job(command)
-    return lambda: _train(command, job, console)
+    work = many.prepare(command, job)
+    return lambda: _train(command, work, console)
 
 
-def _train(args: build.Run, job: build.Job, console: Console) -> None:
-    arguments = {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(args).items()}
-    result = run(
-        job.algorithm,
-        job.scenario,
-        job.key,
-        epochs=args.epochs,
-        batch_size=args.batch_size,
-        engine=args.engine,
-        evaluate=job.evaluate,
-        probe_every=args.probe_every,
-        out=args.out,
-        progress=args.progress,
-        config={"arguments": arguments},
-    )
+def _train(args: build.Run, work: Callable[[], results.Result], console: Console) -> None:
+    result = work()
     console.print(tables.results_table({result.config["algorithm"]: results.to_xarray(result)}))
     rate = result.steps / max(result.train_seconds, 1e-9)
     runs, where = len(result.config["seeds"]), f"; results and figures in {args.out}" if args.out else ""
