@@ -10,7 +10,7 @@ import torch
 import tyro
 
 from clfunc import scenarios
-from clfunc.cli import registry
+from clfunc.cli import memory, registry
 from clfunc.driver import check
 from clfunc.files import check_writable
 from clfunc.random import key
@@ -19,6 +19,7 @@ from clfunc.sweep import sweep
 from clfunc.transforms import carry
 from clfunc.types import Algorithm, Keys
 
+_MOST = 10**9  # of anything that is counted
 Repeated = tyro.conf.UseAppendAction[tuple[str, ...]]
 
 
@@ -121,6 +122,8 @@ def job(args: Run) -> Job:
     for name, number in (("--seeds", args.seeds), ("--epochs", args.epochs), ("--batch-size", args.batch_size)):
         if number < 1:
             raise ValueError(f"{name} must be at least 1, given {number}")
+        if number > _MOST:
+            raise ValueError(f"{name} must be at most {_MOST}, given {number}")
     factories = {
         "algorithm": registry.named("algorithm", args.algorithm, registry.ALGORITHMS),
         **{f"wrap {name}": registry.named("wrap", name, registry.WRAPPERS) for name in args.wrap},
@@ -144,10 +147,13 @@ def job(args: Run) -> Job:
         check_writable(args.out)
     device = _device(args.device)
     members = [dict(point) for point in product(*([(name, v) for v in values] for name, values in grids))]
+    runs = len(members) * args.seeds
+    memory.check_counts(args.tasks or 5, runs, device)
     keys = torch.stack([key(args.seed + i, device) for _ in members for i in range(args.seeds)])
-    many = len(keys) > 1
+    many = runs > 1
     scenario = _scenario(args, routed["scenario"], keys if many else keys[0], device)
     made = [_algorithm(args, scenario, factories, registry.route(settings | member, factories)) for member in members]
+    memory.check_fits(made[0], scenario, runs, args.batch_size, device)
     algorithm = sweep([m for m in made for _ in range(args.seeds)]) if many else made[0]
     evaluate = int(args.evaluate) if args.evaluate.isdigit() else args.evaluate
     asked = Job(algorithm, scenario, keys if many else keys[0], device, evaluate)

@@ -26,6 +26,8 @@ Command = (
     | Annotated[build.List, tyro.conf.subcommand("list")]
 )
 
+_LONGEST = 1000  # characters of a message
+
 
 def entry() -> None:
     """The installed command."""
@@ -61,9 +63,14 @@ def _main(argv: Sequence[str]) -> int:
 
 
 def _complain(error: BaseException, code: int, more: str = "") -> int:
-    line = " ".join(str(error).split()) or type(error).__name__
-    print(f"clfunc: {line}{more}", file=sys.stderr)
+    print(f"clfunc: {_line(str(error)) or type(error).__name__}{more}", file=sys.stderr)
     return code
+
+
+def _line(text: str) -> str:
+    """A message as one printable line, its end left out where it goes on and on."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= _LONGEST else line[:_LONGEST] + " ..."
 
 
 def _prepare(command: "build.Run | build.Report | build.List") -> Callable[[], None]:
@@ -115,10 +122,13 @@ def _parse(argv: Sequence[str]) -> "build.Run | build.Report | build.List":
     except SystemExit as stop:
         if stop.code in (None, 0):
             raise
-        plain = re.sub(r"\x1b\[[0-9;]*m", "", said.getvalue())
-        words = " ".join(re.sub(r"[^\x20-\x7e]", " ", plain).split())  # without the box around them
-        words = re.sub(
-            r"^(Parsing error|Unrecognized options|Invalid choice|Value error|Missing subcommand) ", "", words
-        )
-        print("clfunc: " + re.split("For full helptext|Argument helptext", words)[0].strip(), file=sys.stderr)
+        print(f"clfunc: {_line(_plain(said.getvalue()))}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _plain(said: str) -> str:
+    """What the parser says, without its colours, the box around it, and advice on reading help."""
+    words = re.sub(r"\x1b\[[0-9;]*m|[\u2500-\u257f]|-{5,}", " ", said)
+    words = re.split("For full helptext|Argument helptext", " ".join(words.split()))[0]
+    words = re.sub(r"^(Parsing error|Unrecognized options|Invalid choice|Value error|Missing subcommand) ", "", words)
+    return re.sub(r"no type matching \{None\}\|(\S+) could be instantiated from \[(.*?)\]\. Got.*", r"takes \1, given \2", words)
