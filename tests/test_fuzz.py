@@ -11,6 +11,7 @@ import gzip
 import io
 import os
 import resource
+import signal
 import struct
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from clfunc.scenarios import datasets
 from clfunc.types import Task
 
 ROOM = 2 * 2**30  # bytes that a case may take
+HANGS = 60  # seconds after which a case is given up
 
 
 def law(examples, **strategies):
@@ -43,6 +45,10 @@ def law(examples, **strategies):
     return decorate
 
 
+def _hangs(*_):
+    raise SystemError("the case hangs")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def confined():
     """At most `ROOM` more memory than now, and digits read once."""
@@ -52,7 +58,9 @@ def confined():
     patch = pytest.MonkeyPatch()
     patch.setattr(datasets, "_digits", functools.lru_cache(datasets._digits))
     resource.setrlimit(resource.RLIMIT_AS, (now + ROOM, before[1]))
+    handler = signal.signal(signal.SIGALRM, _hangs)
     yield
+    signal.signal(signal.SIGALRM, handler)
     resource.setrlimit(resource.RLIMIT_AS, before)
     patch.undo()
 
@@ -69,8 +77,12 @@ def place(tmp_path_factory):
 def told(argv):
     """Exit code, standard output, standard error."""
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main(argv)
+    signal.alarm(HANGS)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = main(argv)
+    finally:
+        signal.alarm(0)
     return code, out.getvalue(), err.getvalue()
 
 
@@ -213,6 +225,7 @@ HUGE = [
     "--model resnet --set channels=[1000000,3]",
     "--model convnet --set channels=[1000000000]",
     "--model convnet --set kernel=1000000001",
+    "--model resnet --set blocks=1000000000",
     "--scenario slowly_changing_regression --set period=1000000000000",
     "--scenario slowly_changing_regression --set features=1000000000",
     "--scenario slowly_changing_regression --set inputs=1000000000 --set slow=999999999",

@@ -28,11 +28,26 @@ def check_fits(algorithm: Algorithm, scenario: Scenario, runs: int, batch_size: 
 
     `algorithm` is that of one run. Its tensors are made without their memory, on the device `meta`.
     """
-    tensors = tree.leaves(algorithm.init(key(0, "meta")))
-    learner = sum(leaf.numel() * leaf.element_size() for leaf in tensors)
-    example = 8 + 4 * math.prod(scenario.inputs)
+    others = 8 * len(scenario.data.y) + batch_size * (8 + 4 * math.prod(scenario.inputs))
+    if runs * (_generous(algorithm, scenario) + others) < available(device):
+        return
+    learner = sum(leaf.numel() * leaf.element_size() for leaf in tree.leaves(algorithm.init(key(0, "meta"))))
     asked = f"{runs} run(s) of {learner / 1e9:.3g} GB each in batches of {batch_size}"
-    _check(runs * (learner + 8 * len(scenario.data.y) + batch_size * example), device, asked)
+    _check(runs * (learner + others), device, asked)
+
+
+def _generous(algorithm: Algorithm, scenario: Scenario) -> int:
+    """More bytes than a learner needs: eight copies a task of a network in which each unit feeds each other by a kernel.
+
+    Where even these fit, the two seconds are saved that torch 2.13 takes to import what computes on `meta`.
+    """
+    settings = algorithm.settings
+    while "model" not in settings:
+        settings = settings["inner"]
+    model = settings["model"]
+    channels = sum(model.get("channels", ())) * 2 * model.get("blocks", 1)
+    units = math.prod(scenario.inputs) + sum(scenario.classes) + sum(model["hidden"]) + channels
+    return 8 * 4 * scenario.num_tasks * max(3, model.get("kernel", 3)) ** 2 * units**2
 
 
 def _check(size: int, device: torch.device, asked: str) -> None:
