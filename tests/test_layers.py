@@ -32,6 +32,7 @@ LAYERS = {
     "evaluate": 4,
     "progress": 4,
     "results": 5,
+    "archive": 5,
     "plots": 5,
     "driver": 6,
     "cli": 7,

@@ -79,11 +79,11 @@ def _prepare(command: "build.Run | build.Report | build.List") -> Callable[[], N
     if isinstance(command, build.List):
         return lambda: tables.list_all(console)
     if isinstance(command, build.Report):
-        tables.check_results(command.results)
+        named = tables.load_results(command.results)
         beside = os.path.commonpath([str(path.absolute().parent) for path in command.results])
         out = command.out or Path(beside) / "report"
         check_writable(out)
-        return lambda: tables.report(command.results, out, console)
+        return lambda: tables.report(named, out, console)
     job = build.job(command)
     return lambda: _train(command, job, console)
 
@@ -131,4 +131,6 @@ def _plain(said: str) -> str:
     words = re.sub(r"\x1b\[[0-9;]*m|[\u2500-\u257f]|-{5,}", " ", said)
     words = re.split("For full helptext|Argument helptext", " ".join(words.split()))[0]
     words = re.sub(r"^(Parsing error|Unrecognized options|Invalid choice|Value error|Missing subcommand) ", "", words)
-    return re.sub(r"no type matching \{None\}\|(\S+) could be instantiated from \[(.*?)\]\. Got.*", r"takes \1, given \2", words)
+    return re.sub(
+        r"no type matching \{None\}\|(\S+) could be instantiated from \[(.*?)\]\. Got.*", r"takes \1, given \2", words
+    )
