@@ -57,7 +57,7 @@ def _check_axes(data: "xarray.Dataset") -> None:
             raise ValueError(f"{name} must be numbers over {', '.join(axes)}")
         if not data[name].size:
             raise ValueError(f"{name} is empty")
-    for name in data.variables:
+    for name in map(str, data.variables):
         if not np.issubdtype(data[name].dtype, np.number) and name not in ("kind", "unlearned"):
             raise ValueError(f"{name} holds no numbers")
     for name in _DESCRIBED:

@@ -5,15 +5,17 @@ Nothing is trained here. Memory is limited, so that what is huge must be refused
 
 import dataclasses
 
+import fuzzing
 import pytest
 import torch
-from fuzzing import accepted_or_refused, confined, law, place  # noqa: F401
+from fuzzing import accepted_or_refused, law
 from hypothesis import strategies as st
 
 from clfunc.cli import build, registry
 from clfunc.evaluate import over_runs, with_runs
 from clfunc.types import Task
 
+confined, place = fuzzing.confined, fuzzing.place
 pytestmark = pytest.mark.usefixtures("confined")
 
 

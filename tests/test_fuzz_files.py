@@ -5,13 +5,15 @@ import struct
 import subprocess
 import sys
 
+import fuzzing
 import numpy as np
 import pytest
-from fuzzing import accepted_or_refused, confined, law, place, told  # noqa: F401
+from fuzzing import accepted_or_refused, law, told
 from hypothesis import strategies as st
 
 from clfunc.scenarios.idx import read_idx
 
+confined, place = fuzzing.confined, fuzzing.place
 pytestmark = pytest.mark.usefixtures("confined")
 
 
