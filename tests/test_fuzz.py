@@ -100,7 +100,9 @@ def pairs(wild):
 def commands(wild, most):
     flags = st.one_of(*[given_flag(field, wild) for field in FLAGS], *[pairs(wild)] * 8)
     return st.builds(
-        lambda name, parts: [name, *sum(parts, [])], st.sampled_from(["run", "sweep"]), st.lists(flags, max_size=most)
+        lambda name, parts: [name, *(word for part in parts for word in part)],
+        st.sampled_from(["run", "sweep"]),
+        st.lists(flags, max_size=most),
     )
 
 
