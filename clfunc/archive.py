@@ -1,11 +1,19 @@
-"""What a run has left in its folder, read without trusting it: a file may be cut short, spoilt, edited or another's."""
+"""What a run has left in its folder, read without trusting it: a file may be cut short, spoilt, edited or another's.
 
+HDF5 hangs on some spoilt files. So `results.nc` ends with the SHA-256 of what comes before, which HDF5 does not mind; it is
+checked before HDF5 sees the file. A file without it (another program's) is read with the other checks alone.
+"""
+
+import hashlib
 import json
+import re
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from clfunc import files
 
 if TYPE_CHECKING:
     import xarray
@@ -13,6 +21,21 @@ if TYPE_CHECKING:
 _AXES = {"accuracy": ("run", "event", "tested"), "seed": ("run",)}
 _AXES |= dict.fromkeys(("average_accuracy", "backward_transfer", "forgetting"), ("run", "event"))
 _DESCRIBED = ("algorithm", "scenario", "dataset", "paradigm")
+
+_TRAILER = re.compile(rb"\nsha256 ([0-9a-f]{64})\n")
+_LENGTH = len(b"\nsha256 \n") + 64
+
+
+def write(data: "xarray.Dataset", folder: Path) -> None:
+    """Write `results.nc` with its checksum, whole or not at all."""
+
+    def writer(temporary: str) -> None:
+        data.to_netcdf(temporary, engine="h5netcdf")
+        found = hashlib.sha256(Path(temporary).read_bytes()).hexdigest()
+        with open(temporary, "ab") as file:
+            file.write(f"\nsha256 {found}\n".encode())
+
+    files.write(folder / "results.nc", writer)
 
 
 def load(folder: Path) -> "xarray.Dataset":
@@ -27,6 +50,7 @@ def load(folder: Path) -> "xarray.Dataset":
     if not path.is_file():
         raise ValueError(f"no results.nc in {folder}: give folders that --out named")
     try:
+        _check_sum(path)
         _check_promises(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a spoilt file may warn before it fails
@@ -36,6 +60,14 @@ def load(folder: Path) -> "xarray.Dataset":
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(f"{path} is not a sound file of results: {reason}") from error
     return data
+
+
+def _check_sum(path: Path) -> None:
+    """Raise ValueError if the file is not what its checksum was made of."""
+    held = path.read_bytes()
+    told = _TRAILER.fullmatch(held[-_LENGTH:])
+    if told and hashlib.sha256(held[:-_LENGTH]).hexdigest() != told[1].decode():
+        raise ValueError("its bytes are not those that were written")
 
 
 def _check_promises(path: Path) -> None:
