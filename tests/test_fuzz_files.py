@@ -155,7 +155,7 @@ def test_results_that_are_spoilt_though_no_reader_would_see_it_are_refused(finis
     flipped[-TRAILER - 20] ^= 1
     (finished[0] / "results.nc").write_bytes(flipped)
     with pytest.raises(
-        ValueError, match="results.nc is not a sound file of results: its bytes are not those that were written"
+        ValueError, match=r"results.nc is not a sound file of results: its bytes are not those that were written"
     ):
         archive.load(finished[0])
     (finished[0] / "results.nc").write_bytes(sound[:-TRAILER])
