@@ -93,7 +93,9 @@ def _named(data: "xarray.Dataset", axis: Any, i: int) -> str:
     return f"{words.get(str(axis), axis)} {data[axis].values[i] if axis in data.variables else i}"
 
 
-def leaves(a: Iterable[tuple[str, Any]], b: Iterable[tuple[str, Any]], runs: int = 1, step: float = np.inf) -> Iterator[Part]:
+def leaves(
+    a: Iterable[tuple[str, Any]], b: Iterable[tuple[str, Any]], runs: int = 1, step: float = np.inf
+) -> Iterator[Part]:
     """The named tensors that differ, in their order, each with the first run and entry; with several runs they are axis 0."""
     left, right = dict(a), dict(b)
     for name in left | right:

@@ -33,6 +33,7 @@ LAYERS = {
     "progress": 4,
     "results": 5,
     "archive": 5,
+    "difference": 5,
     "plots": 5,
     "driver": 6,
     "cli": 7,

@@ -98,6 +98,16 @@ class Report:
 
 
 @dataclasses.dataclass(frozen=True)
+class Diff:
+    """Name the first step, run and leaf at which two runs differ. Exit code 0: they do not; 1: they do."""
+
+    a: Annotated[Path, tyro.conf.Positional]
+    """Folder that `clfunc run --out` left."""
+    b: Annotated[Path, tyro.conf.Positional]
+    """Another."""
+
+
+@dataclasses.dataclass(frozen=True)
 class List:
     """Print algorithms, wrappers, optimizers, models, scenarios and data sets, with their settings and papers."""
 

@@ -1,4 +1,4 @@
-"""The entry point: parse, build, run. Exit codes: 0 done, 1 the run failed, 2 the arguments were wrong."""
+"""The entry point: parse, build, run. Exit codes: 0 done, 1 the run failed (or two runs differ), 2 the arguments were wrong."""
 
 import contextlib
 import dataclasses
@@ -14,7 +14,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from clfunc import results
+from clfunc import difference, results
 from clfunc.cli import build, tables
 from clfunc.driver import run
 from clfunc.files import check_writable
@@ -23,6 +23,7 @@ Command = (
     Annotated[build.Run, tyro.conf.subcommand("run")]
     | Annotated[build.Sweep, tyro.conf.subcommand("sweep")]
     | Annotated[build.Report, tyro.conf.subcommand("report")]
+    | Annotated[build.Diff, tyro.conf.subcommand("diff")]
     | Annotated[build.List, tyro.conf.subcommand("list")]
 )
 
@@ -51,7 +52,7 @@ def _main(argv: Sequence[str]) -> int:
     except (ValueError, OSError) as error:
         return _complain(error, 2)
     try:
-        work()
+        return work() or 0
     except KeyboardInterrupt:
         print("clfunc: interrupted", file=sys.stderr)
         return 1
@@ -59,7 +60,6 @@ def _main(argv: Sequence[str]) -> int:
         if os.environ.get("CLFUNC_TRACEBACK"):
             raise
         return _complain(error, 1, " (CLFUNC_TRACEBACK=1 shows where)")
-    return 0
 
 
 def _complain(error: BaseException, code: int, more: str = "") -> int:
@@ -73,8 +73,8 @@ def _line(text: str) -> str:
     return line if len(line) <= _LONGEST else line[:_LONGEST] + " ..."
 
 
-def _prepare(command: "build.Run | build.Report | build.List") -> Callable[[], None]:
-    """Check everything about a command; what is left to do, as a function."""
+def _prepare(command: "build.Run | build.Report | build.Diff | build.List") -> Callable[[], int | None]:
+    """Check everything about a command; what is left to do, as a function; it may give an exit code."""
     console = Console(width=None if sys.stdout.isatty() else 120)
     if isinstance(command, build.List):
         return lambda: tables.list_all(console)
@@ -84,6 +84,9 @@ def _prepare(command: "build.Run | build.Report | build.List") -> Callable[[], N
         out = command.out or Path(beside) / "report"
         check_writable(out)
         return lambda: tables.report(named, out, console)
+    if isinstance(command, build.Diff):
+        found = difference.folders(command.a, command.b)
+        return lambda: tables.differences(*found)
     job = build.job(command)
     return lambda: _train(command, job, console)
 
@@ -111,7 +114,7 @@ def _train(args: build.Run, job: build.Job, console: Console) -> None:
     )
 
 
-def _parse(argv: Sequence[str]) -> "build.Run | build.Report | build.List":
+def _parse(argv: Sequence[str]) -> "build.Run | build.Report | build.Diff | build.List":
     """Arguments as a dataclass. A mistake is one line on standard error and exit code 2."""
     said = io.StringIO()
     try:

@@ -120,6 +120,16 @@ def report(named: "dict[str, xarray.Dataset]", out: Path, console: Console) -> N
     console.print(f"figure: {plots.compare(named, out)}", highlight=False)
 
 
+def differences(settings: list[str], values: list[str]) -> int:
+    """Print in what two runs differ; the exit code."""
+    for line in settings:
+        print(f"setting {line}")
+    for line in values:
+        print(line)
+    print("results differ" if values else "no difference in results")
+    return 1 if values else 0
+
+
 def list_all(console: Console) -> None:
     """Print everything that has a name, with its settings and papers."""
     kinds = {"algorithms": registry.ALGORITHMS, "wrappers (--wrap)": registry.WRAPPERS}
