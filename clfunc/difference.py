@@ -105,7 +105,7 @@ def leaves(
             continue
         x, y = (side[name].detach().cpu() for side in (left, right))
         if x.shape != y.shape or x.dtype != y.dtype:
-            yield Part(step, name, None, " is", tuple(f"{v.dtype} {list(v.shape)}" for v in (x, y)))
+            yield Part(step, name, None, " is", (f"{x.dtype} {list(x.shape)}", f"{y.dtype} {list(y.shape)}"))
             continue
         places = (~((x == y) | ((x != x) & (y != y)))).nonzero()
         if len(places):
