@@ -15,14 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-<<<<<<< HEAD
 from clfunc import archive, metrics
-from clfunc.files import write_text
-=======
-from clfunc import metrics
 from clfunc.events import Event, over_events
-from clfunc.files import write, write_text
->>>>>>> driver
+from clfunc.files import write_text
 from clfunc.types import Params, State
 
 if TYPE_CHECKING:
