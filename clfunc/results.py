@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clfunc import metrics
+from clfunc import archive, metrics
 from clfunc.events import Event, over_events
-from clfunc.files import write, write_text
+from clfunc.files import write_text
 from clfunc.types import Params, State
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ def save(result: Result, out: Path) -> None:
     write_text(out / "config.json", json.dumps(result.config, indent=2) + "\n")
     write_text(out / "summary.json", json.dumps(summary(result), indent=2) + "\n")
     data = to_xarray(result)
-    write(out / "results.nc", lambda path: data.to_netcdf(path, engine="h5netcdf"))
+    archive.write(data, out)
     write_text(out / "accuracy.csv", accuracy_csv(data, list(result.coordinates)))
     write_text(out / "metrics.csv", metrics_csv(data, list(result.coordinates)))
 

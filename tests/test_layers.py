@@ -37,6 +37,8 @@ LAYERS = {
     "progress": 4,
     "memory": 4,
     "results": 5,
+    "archive": 5,
+    "difference": 5,
     "plots": 5,
     "merge": 5,
     "training": 6,

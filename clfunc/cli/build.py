@@ -10,7 +10,7 @@ import torch
 import tyro
 
 from clfunc import scenarios
-from clfunc.cli import registry
+from clfunc.cli import memory, registry
 from clfunc.driver import check
 from clfunc.files import check_writable
 from clfunc.random import key
@@ -19,6 +19,7 @@ from clfunc.sweep import sweep
 from clfunc.transforms import carry
 from clfunc.types import Algorithm, Keys
 
+_MOST = 10**9  # of anything that is counted
 Repeated = tyro.conf.UseAppendAction[tuple[str, ...]]
 
 
@@ -114,6 +115,16 @@ class Report:
 
 
 @dataclasses.dataclass(frozen=True)
+class Diff:
+    """Name the first step, run and leaf at which two runs differ. Exit code 0: they do not; 1: they do."""
+
+    a: Annotated[Path, tyro.conf.Positional]
+    """Folder that `clfunc run --out` left."""
+    b: Annotated[Path, tyro.conf.Positional]
+    """Another."""
+
+
+@dataclasses.dataclass(frozen=True)
 class List:
     """Print algorithms, wrappers, optimizers, models, scenarios and data sets, with their settings and papers."""
 
@@ -138,6 +149,8 @@ def job(args: Run) -> Job:
     for name, number in (("--seeds", args.seeds), ("--epochs", args.epochs), ("--batch-size", args.batch_size)):
         if number < 1:
             raise ValueError(f"{name} must be at least 1, given {number}")
+        if number > _MOST:
+            raise ValueError(f"{name} must be at most {_MOST}, given {number}")
     factories = {
         "algorithm": registry.named("algorithm", args.algorithm, registry.ALGORITHMS),
         **{f"wrap {name}": registry.named("wrap", name, registry.WRAPPERS) for name in args.wrap},
@@ -162,10 +175,13 @@ def job(args: Run) -> Job:
     where = device(args.device)
     seeds = _seeds(args)
     members = [dict(point) for point in product(*([(name, v) for v in values] for name, values in grids))]
+    runs = len(members) * seeds
+    many, at_once = runs > 1, args.runs_at_once
+    memory.check_counts(args.tasks or 5, runs, where)
     keys = torch.stack([key(args.seed + i, where) for _ in members for i in range(seeds)])
-    many = len(keys) > 1
     scenario = _scenario(args, routed["scenario"], keys if many else keys[0], where)
     made = [_algorithm(args, scenario, factories, registry.route(settings | member, factories)) for member in members]
+    memory.check_fits(made[0], scenario, min(runs, int(at_once)) if at_once.isdigit() else 1, args.batch_size, where)
     algorithm = sweep([m for m in made for _ in range(seeds)]) if many else made[0]
     evaluate = int(args.evaluate) if args.evaluate.isdigit() else args.evaluate
     asked = Job(algorithm, scenario, keys if many else keys[0], where, evaluate)

@@ -22,6 +22,8 @@ activations: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda x: x,
 }
 
+_WIDEST = 2**24  # so that no size overflows
+
 
 def crelu(h: Tensor) -> Tensor:
     """relu(h) and relu(-h) on a new last axis: two outputs a unit, of which one is alive wherever h is not 0."""
@@ -41,6 +43,8 @@ def check_widths(name: str, widths: Sequence[int], *, empty: bool = False) -> No
     if (not widths and not empty) or not all(isinstance(w, Integral) and w >= 1 for w in widths):
         count = "only widths" if empty else "at least one width"
         raise ValueError(f"{name} must hold {count} of at least 1, given {list(widths)}")
+    if widths and max(widths) > _WIDEST:
+        raise ValueError(f"{name} must hold widths of at most {_WIDEST}, given {max(widths)}")
 
 
 def check_rate(rate: float) -> None:
