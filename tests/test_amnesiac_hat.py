@@ -150,7 +150,7 @@ def naive_backup(forgotten):
     masks, seen, log = {}, {}, {"backup": None, "trace": None}
 
     def alone(before, made, after):
-        task, told = int(made.task), before[1].inner.inner.attention
+        told = before[1].inner.inner.attention
         if log["backup"] is None:
             return
         units = {
@@ -208,7 +208,7 @@ def loss_of(algorithm, carry, task):
 
 def naive_repair(forgotten):
     """Gradient descent on the examples kept, task by task, of the weights that a later task lost."""
-    model, (algorithm, carry) = net(), trained("repaired")
+    model = net()
     plain, before = trained("plain"), {}
     start = make("plain").init(key(0))
     for task in range(TASKS):
@@ -305,5 +305,5 @@ def test_impossible_arguments_are_refused_in_one_line(settings, message):
 
 def test_what_resets_units_cannot_train_backups():
     model = net()
-    with pytest.raises(ValueError, match="^amnesiac_hat cannot train backups with what resets units, given reinit$"):
+    with pytest.raises(ValueError, match=r"^amnesiac_hat cannot train backups with what resets units, given reinit$"):
         amnesiac_hat(model, reinit(model, sgd(0.1)), num_tasks=TASKS, compensate=True)

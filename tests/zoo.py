@@ -116,6 +116,20 @@ cases = (
             precision="float64",
         ),
     ),
+    Case(
+        "amnesiac_hat",
+        lambda m, tx: hat(m, tx, make=algorithms.amnesiac_hat, compensate=True, repair_steps=2, buffer_size=5),
+        vary=lambda m, tx: hat(
+            m,
+            tx,
+            make=algorithms.amnesiac_hat,
+            compensate=True,
+            repair_steps=2,
+            buffer_size=5,
+            repair_lr=0.1,
+            s_max=20.0,
+        ),
+    ),
     Case("amnesiac hat", lambda m, tx: algorithms.amnesiac(hat(m, tx), num_tasks=3)),
     Case(
         "reduce_on_plateau",
@@ -127,5 +141,5 @@ cases = (
 
 # what compiles to much the same program as another row: compiled by `scripts/test --all`
 SIMILAR = {"single", "fix freeze_heads", "upgd local", "shrink_and_perturb", "cbp_arxiv2023", "cbp_lop_conv", "random"}
-SIMILAR |= {"amnesiac cbp", "amnesiac hat"}
+SIMILAR |= {"amnesiac cbp", "amnesiac hat", "amnesiac_hat"}
 compiled_cases = [pytest.param(c, id=c.name, marks=pytest.mark.long if c.name in SIMILAR else ()) for c in cases]
