@@ -13,7 +13,21 @@ from torch import Tensor
 
 from clfunc import attention, tree
 from clfunc.attention import Units
-from clfunc.types import Key, Metrics, Model, Number, Scalar, Settings, Task, TaskId, choice, scalar
+from clfunc.types import (
+    Inputs,
+    Key,
+    Metrics,
+    Model,
+    Number,
+    Output,
+    Params,
+    Scalar,
+    Settings,
+    Task,
+    TaskId,
+    choice,
+    scalar,
+)
 
 
 class EmbeddingsState(NamedTuple):
@@ -119,6 +133,18 @@ def task_embeddings(
     settings: Settings = {"num_tasks": num_tasks, "task_embedding_init_mode": init_mode, "anneal": anneal}
     settings |= {"test_mask": test_mask, "no_sum": no_sum} | numbers
     return Embeddings(init, scale, compensate, constrain, masks, lookup, begin_task, end_task, metrics, settings)
+
+
+def gated(model: Model, embeddings: Embeddings, gate_position: str) -> Callable[..., Output]:
+    """`forward(params, state, x, task)`: the network behind the task's own gates and head; state has `head`, `attention`."""
+
+    def forward(params: Params, state: Any, x: Inputs, task: TaskId) -> Output:
+        own = embeddings.lookup(params["embedding"], state.attention, task)
+        gates = embeddings.masks(own, state.attention)
+        params = model.head.lookup(params, state.head, task)
+        return model.apply(params, x, task, gates=gates, gate_position=gate_position)
+
+    return forward
 
 
 def check_gates(model: Model, num_tasks: int, gate_position: str, freeze_head_after: int | None) -> None:

@@ -42,4 +42,12 @@ def lift(inner: Algorithm) -> Algorithm:
             params, new = inner_unlearn(params, state.inner, tasks)
             return params, state._replace(inner=new)
 
-    return Algorithm(inner.init, step, predict, begin_task, end_epoch, end_task, probe, unlearn, inner.settings)
+    features = None
+    if inner.features is not None:
+        inner_features = inner.features
+
+        def features(params, state, x, task):
+            return inner_features(params, state.inner, x, task)
+
+    functions = (inner.init, step, predict, begin_task, end_epoch, end_task, probe, unlearn)
+    return Algorithm(*functions, inner.settings, features)

@@ -50,6 +50,11 @@ class Output(NamedTuple):
     logits: Float[Tensor, "batch classes"]
     features: dict[str, Tensor]
 
+    @property
+    def last(self) -> Float[Tensor, "batch units"]:
+        """The last hidden layer's features, all positions and parts side by side."""
+        return list(self.features.values())[-1].flatten(1)
+
 
 class Wire(NamedTuple):
     """One parameter tensor, seen as a bundle of unit-to-unit connections. Static."""
@@ -144,6 +149,9 @@ class Algorithm(NamedTuple):
     probe: Callable[[Params, State, Batch], dict[str, Tensor]] | None = None
     unlearn: Callable[[Params, State, Tensor], tuple[Params, State]] | None = None
     settings: Settings = {}
+    features: Callable[[Params, State, Inputs, TaskId], Tensor] | None = (
+        None  # what `predict` gives its head: [batch, units]
+    )
 
 
 def choice(value: str, name: str, options: Iterable[str]) -> str:

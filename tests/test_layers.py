@@ -25,6 +25,7 @@ LAYERS = {
     "transforms": 2,
     "metrics": 2,
     "plasticity": 2,
+    "unlearning": 2,
     "algorithms": 3,
     "scenarios": 3,
     "engine": 4,

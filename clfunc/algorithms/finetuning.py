@@ -72,6 +72,9 @@ def finetuning(model: Model, tx: Transform, *, loss: Callable[..., Tensor] | Non
         logits = model.apply(model.head.lookup(params, state.head, task), x, task).logits
         return model.head.mask(state.head, logits, task)
 
+    def features(params: Params, state: FinetuningState, x: Inputs, task: TaskId) -> Tensor:
+        return model.apply(model.head.lookup(params, state.head, task), x, task).last
+
     def begin_task(params: Params, state: FinetuningState, task: Task) -> tuple[Params, FinetuningState]:
         params, head = model.head.begin_task(params, state.head, task.id)
         opt = forget(tx.begin_task(state.opt, params), params, model.head.owns)
@@ -93,4 +96,6 @@ def finetuning(model: Model, tx: Transform, *, loss: Callable[..., Tensor] | Non
         return plasticity.measure(seen, params) | {"gradient_norm": plasticity.gradient_norm(gradient)}
 
     settings = {"name": "finetuning", "model": model.settings, "tx": tx.settings}
-    return Algorithm(init, step, predict, begin_task, end_task=end_task, probe=probe, settings=settings)
+    return Algorithm(
+        init, step, predict, begin_task, end_task=end_task, probe=probe, settings=settings, features=features
+    )
