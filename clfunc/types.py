@@ -69,6 +69,21 @@ class Wire(NamedTuple):
     bound: float = 0.0  # draw from U(-bound, bound), as init does
 
 
+def keep_state(state: State, params: Params) -> State:
+    """A transform's begin_task that changes nothing."""
+    return state
+
+
+def keep(params: Params, state: State, *_: Any) -> tuple[Params, State]:
+    """An algorithm's hook that changes nothing."""
+    return params, state
+
+
+def nothing(params: Params, state: State) -> Params:
+    """What each task has for itself, where tasks share everything."""
+    return {}
+
+
 class Head(NamedTuple):
     """The last layer and what it owes to the task: which head trains, where the others wait, which classes count.
 
@@ -89,6 +104,8 @@ class Head(NamedTuple):
     loss: Callable[..., Tensor]  # (logits, y, weight) -> 0-d: what the head is trained by
     measure: Callable[..., Metrics]  # (logits, y, weight) -> how good they are, in the head's own terms
     owns: tuple[str, ...] = ()  # groups of params that a task has for itself: in `params` while it trains, else parked
+    own: Callable[[Params, State], Params] = nothing  # those groups, of all tasks: `[tasks, ...]`
+    restore: Callable[[Params, State, Params, Tensor], tuple[Params, State]] = keep  # see `Algorithm`
 
 
 class Model(NamedTuple):
@@ -111,16 +128,6 @@ class Context(NamedTuple):
     used: dict[str, Float[Tensor, " units"]]  # 1 where earlier tasks own the unit; zeros where no algorithm masks
     claims: dict[str, Float[Tensor, " units"]] = {}  # how many earlier tasks use the unit; zeros likewise
     gates: dict[str, Float[Tensor, " units"]] = {}  # what the unit's output was multiplied by; ones where nothing gates
-
-
-def keep_state(state: State, params: Params) -> State:
-    """A transform's begin_task that changes nothing."""
-    return state
-
-
-def keep(params: Params, state: State, *_: Any) -> tuple[Params, State]:
-    """An algorithm's hook that changes nothing."""
-    return params, state
 
 
 class Transform(NamedTuple):
@@ -149,9 +156,13 @@ class Algorithm(NamedTuple):
     probe: Callable[[Params, State, Batch], dict[str, Tensor]] | None = None
     unlearn: Callable[[Params, State, Tensor], tuple[Params, State]] | None = None
     settings: Settings = {}
-    features: Callable[[Params, State, Inputs, TaskId], Tensor] | None = (
-        None  # what `predict` gives its head: [batch, units]
+    # what the network gives its head in `predict`, [batch, units]
+    features: Callable[[Params, State, Inputs, TaskId], Tensor] | None = None
+    own: Callable[[Params, State], Params] = nothing  # groups of params that each task has for itself: `[tasks, ...]`
+    restore: Callable[[Params, State, Params, Tensor], tuple[Params, State]] = (
+        keep  # (params, state, own, gone): `own` in
     )
+    # their place, and the tasks of `gone` (Bool[tasks]) as if they had not been trained
 
 
 def choice(value: str, name: str, options: Iterable[str]) -> str:

@@ -74,7 +74,7 @@ BAD = {
     "--set dropout_rate=1": "dropout_rate must be in [0, 1), given 1",
     "--set nesterov=true": "nesterov needs momentum",
     "--hidden 0": "hidden must hold at least one width of at least 1, given [0]",
-    "--wrap nonsense": "--wrap must be one of reduce_on_plateau, shrink_and_perturb, given 'nonsense'",
+    "--wrap nonsense": "--wrap must be one of amnesiac, reduce_on_plateau, shrink_and_perturb, given 'nonsense'",
     "--model nonsense": "--model must be one of convnet, mlp, resnet, given 'nonsense'",
     "--model mlp --set norm=group": "norm must be layer or none, given 'group'",
     "--model resnet --set norm=batch": "norm must be layer, group or none, given 'batch'",

@@ -21,6 +21,7 @@ LAYERS = {
     "losses": 2,
     "heads": 2,
     "lift": 2,
+    "records": 2,
     "models": 2,
     "transforms": 2,
     "metrics": 2,

@@ -19,14 +19,14 @@ finds its embedding, and changes only what no task used, itself included.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.func import grad_and_value
 
 from clfunc import adjustment, attention, tree
-from clfunc.embeddings import Embeddings, EmbeddingsState, gated
+from clfunc.embeddings import Embeddings, EmbeddingsState, gated, own_and_restore
 from clfunc.heads import forget
 from clfunc.random import split
 from clfunc.types import (
@@ -140,10 +140,10 @@ def hard_attention(
         mode, no_reg = inner.settings["adjustment_mode"], inner.settings["no_reg"]
         rates = adjustment.rates(model, params, context, state.key, mode, state.opt.alpha, state.opt.epsilon, no_reg)
         units = {f"{word}.{g}": m for word, all in (("mask", own), ("used", attend.used)) for g, m in all.items()}
-        return units | adjustment.pictures(rates) | {"capacity": adjustment.capacity(rates, params)}
+        return units | adjustment.told(rates, params)
 
     settings = inner.settings | embeddings.settings | {"name": "hat", "model": model.settings}
     settings |= {"mask_sparsity_reg_factor": factor}
     settings |= {"gate_position": gate_position, "freeze_head_after": freeze_head_after}
-    hooks: dict[str, Any] = {"end_task": end_task, "probe": probe, "features": features}
+    hooks = own_and_restore(model.head, embeddings) | {"end_task": end_task, "probe": probe, "features": features}
     return Algorithm(init, step, predict, begin_task, settings=settings, **hooks)

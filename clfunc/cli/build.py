@@ -191,11 +191,15 @@ def _algorithm(
 ) -> Algorithm:
     tx = factories["optimizer"](**routed["optimizer"])
     model = factories["model"](scenario.inputs, args.hidden, scenario.head(), **routed["model"])
-    needs = "num_tasks" in factories["algorithm"].__annotations__
-    fixed = {"num_tasks": scenario.num_tasks} if needs else {}
-    algorithm = factories["algorithm"](model, carry(tx) if args.carry else tx, **fixed, **routed["algorithm"])
+
+    def made(kind: str, *parts: Any) -> Algorithm:
+        needs = "num_tasks" in factories[kind].__annotations__
+        fixed = {"num_tasks": scenario.num_tasks} if needs else {}
+        return factories[kind](*parts, **fixed, **routed[kind])
+
+    algorithm = made("algorithm", model, carry(tx) if args.carry else tx)
     for name in args.wrap:
-        algorithm = factories[f"wrap {name}"](algorithm, **routed[f"wrap {name}"])
+        algorithm = made(f"wrap {name}", algorithm)
     return algorithm
 
 
