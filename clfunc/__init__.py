@@ -33,6 +33,7 @@ from clfunc.algorithms import reduce_on_plateau as reduce_on_plateau
 from clfunc.algorithms import self_normalized_resets as self_normalized_resets
 from clfunc.algorithms import shrink_and_perturb as shrink_and_perturb
 from clfunc.algorithms import single as single
+from clfunc.audit import audit as audit
 from clfunc.driver import run as run
 from clfunc.engine import scan as scan
 from clfunc.heads import cil as cil

@@ -35,7 +35,9 @@ LAYERS = {
     "progress": 4,
     "results": 5,
     "plots": 5,
+    "audit_plots": 5,
     "driver": 6,
+    "audit": 6,
     "cli": 7,
     "testing": 7,
 }

@@ -15,13 +15,14 @@ import tyro
 from rich.console import Console
 
 from clfunc import results
-from clfunc.cli import build, tables
+from clfunc.cli import build, tables, unlearn
 from clfunc.driver import run
 from clfunc.files import check_writable
 
 Command = (
     Annotated[build.Run, tyro.conf.subcommand("run")]
     | Annotated[build.Sweep, tyro.conf.subcommand("sweep")]
+    | Annotated[build.Unlearn, tyro.conf.subcommand("unlearn")]
     | Annotated[build.Report, tyro.conf.subcommand("report")]
     | Annotated[build.List, tyro.conf.subcommand("list")]
 )
@@ -78,6 +79,8 @@ def _prepare(command: "build.Run | build.Report | build.List") -> Callable[[], N
         check_writable(out)
         return lambda: tables.report(command.results, out, console)
     job = build.job(command)
+    if isinstance(command, build.Unlearn):
+        return lambda: unlearn.work(command, job, console)
     return lambda: _train(command, job, console)
 
 
