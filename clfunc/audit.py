@@ -88,7 +88,8 @@ def plan(algorithm: Algorithm, scenario: Scenario, key: Keys, requests: Mapping[
     events = [e for e in course(scenario, able, None, requests, ()).events if e.kind == "unlearned"]
     if not events:
         raise ValueError(f"requests must name a task to forget, as {{2: [1]}} does, given {dict(requests)}")
-    gone, stages = [], []
+    gone: list[int] = []
+    stages = []
     for event in events:
         gone += event.tasks[0]
         stages.append(Stage(event.task, tuple(sorted(gone))))
@@ -131,7 +132,7 @@ def audit(
     result = run(
         planned.algorithm, picked(scenario, seeds), planned.key, requests=asked, skip=skip, config=config, **how
     )
-    result = result._replace(coordinates={"member": planned.member} | result.coordinates)
+    result = result._replace(coordinates={"member": planned.member, **result.coordinates})
     found = Audit(result, planned.stages, measures(planned, result))
     if out is not None:
         save(found, Path(out))

@@ -97,4 +97,4 @@ def by_member(data: "xarray.Dataset", variable: str, member: str) -> np.ndarray:
     by_event = data[variable].dims[1] == "event"
     events = np.flatnonzero(data["kind"].values == "unlearned") if by_event else stages
     values = data[variable].values
-    return np.stack([values[own == name, event] for name, event in zip(names, events, strict=True)])
+    return np.stack([values[own == name][:, event] for name, event in zip(names, events, strict=True)])

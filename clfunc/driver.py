@@ -5,24 +5,20 @@ Nothing in the loop asks the device for a value: metrics stay there until an epo
 
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from clfunc import engine as engines
-from clfunc import plots, results, tree
-from clfunc.evaluate import bare, over_runs, score, with_runs
+from clfunc import plots, results
+from clfunc.events import Requests, Skip, course
 from clfunc.files import check_writable
 from clfunc.progress import Progress
-from clfunc.random import fold_in, split
-from clfunc.results import Curve, Result
-from clfunc.scenarios import Scenario, Stream, epoch_entries
+from clfunc.results import Result
+from clfunc.scenarios import Scenario
 from clfunc.sweep import coordinates, members, plain, sweep
-from clfunc.types import Algorithm, Key, Keys, Metrics, Params, State, Task
-
-_PROBED = 256  # examples that a probe looks at
-_POINTS = 1000  # of a training curve, at most about so many
+from clfunc.training import Loop, Trainer
+from clfunc.types import Algorithm, Keys
 
 
 def run(
@@ -35,6 +31,8 @@ def run(
     engine: str = "auto",
     evaluate: str | int = "seen",
     probe_every: int | None = None,
+    requests: Requests = (),
+    skip: Skip = (),
     device: torch.device | str | None = None,
     out: str | Path | None = None,
     progress: bool = True,
@@ -52,194 +50,59 @@ def run(
         evaluate: After each task, test all tasks `seen`, the `current` one, all seen ones every n tasks (and at the end), or
             `none`.
         probe_every: Call the algorithm's `probe`, if it has one, about every so many steps too, not just after each task.
+        requests: What to unlearn and when, `{2: [1], 4: [2, 3]}` to forget task 1 after task 2 and so on (from 1, as in all
+            labels); shared by all runs, or a list with a mapping for each. All tasks seen are tested after it.
+        skip: Tasks that are never trained, from 1; shared by all runs, or a list with a set for each.
         device: Where to run; the key's device if not given.
         out: A folder for results and figures; nothing is written without.
         progress: Show a progress bar and the engine's choice.
         config: What else to record in config.json, such as the command line.
 
     Raises:
-        ValueError: A number out of range, an algorithm whose head does not fit the scenario, an `out` not writable.
+        ValueError: A number out of range, an algorithm whose head does not fit the scenario, a request that cannot be met,
+            an `out` not writable.
     """
     runs = key.shape[0] if key.ndim == 2 else None
     check(algorithm, scenario, key, epochs, batch_size, engine, evaluate, probe_every)
     if out is not None:
         check_writable(Path(out))
-    about = _config(algorithm, scenario, key, epochs, batch_size, engine) | (config or {})
+    events = course(scenario, algorithm, runs, requests, skip)
+    about = _config(algorithm, scenario, key, epochs, batch_size, engine) | events.plain() | (config or {})
     results.check_config(about)
     began = time.perf_counter()
     many = algorithm if runs is None or members(algorithm) else sweep([algorithm] * runs)
     where = torch.device(device) if device is not None else key.device
     lengths = (scenario.train(phase).train.shape[-1] for phase in range(len(scenario.phases)))
     steps = [-(-length // batch_size) for length in lengths]
-    loop = _Loop(many, scenario.to(where), runs, epochs, batch_size, evaluate, steps, probe_every)
+    width = _find(algorithm.settings, "num_tasks") or scenario.num_tasks
+    loop = Loop(many, scenario.to(where), runs, epochs, batch_size, evaluate, steps, events, width, probe_every)
 
-    with torch.no_grad(), Progress(progress, epochs * sum(steps), len(scenario.phases), epochs) as bar:
-        fields = loop.run(key.to(where), engine, bar)
+    with torch.no_grad(), Progress(progress, loop.planned_steps(), len(scenario.phases), epochs) as bar:
+        trainer = Trainer(loop, engine, bar)
+        at = trainer.run(key.to(where))
 
-    wall = time.perf_counter() - began
+    used = trainer.plan.engine if trainer.plan else engine
     result = Result(
-        **fields, config=about | {"engine": fields["engine"]}, coordinates=coordinates(algorithm), wall_seconds=wall
+        accuracy=at.accuracy,
+        training=at.training,
+        validation=at.validation,
+        params=at.params,
+        state=at.state,
+        config=about | {"engine": used},
+        coordinates=coordinates(algorithm),
+        steps=at.done,
+        train_seconds=at.seconds,
+        wall_seconds=time.perf_counter() - began,
+        engine=used,
+        probes=at.probes,
+        pictures=at.pictures,
+        events=events.events,
+        snapshots=at.snapshots,
     )
     if out is not None:
         results.save(result, Path(out))
         plots.save(results.to_xarray(result), Path(out) / "figures")
     return result
-
-
-class _Loop(NamedTuple):
-    """The loops of one call of `run`, over phases (tasks trained), epochs and steps."""
-
-    algorithm: Algorithm
-    scenario: Scenario
-    runs: int | None
-    epochs: int
-    batch_size: int
-    evaluate: str | int
-    steps: list[int]  # of an epoch, for each phase
-    probe_every: int | None = None
-
-    def run(self, key: Keys, engine: str, bar: Progress) -> dict[str, Any]:
-        start, order = over_runs(lambda k: tuple(split(k).unbind()), self.runs)(key)
-        params, state = tree.to(self.algorithm.init(start), key.device)
-        runs_axis = () if self.runs is None else (self.runs,)
-        shape = (self.scenario.phases[-1], self.scenario.num_tasks, *runs_axis)
-        accuracy = torch.full(shape, torch.nan, dtype=torch.float64)
-        trainer = _Trainer(self, engine, bar)
-
-        for phase, steps in enumerate(self.steps):
-            stream = with_runs(self.scenario, self.scenario.train(phase), self.runs)
-            task = Task(stream.task, *(torch.full_like(stream.task, n) for n in (steps, self.epochs)))
-            params, state = self.algorithm.begin_task(params, state, task)
-            for epoch in range(self.epochs):
-                entries = self.entries(order, phase, epoch, stream, steps)
-                params, state, told = trainer.epoch(params, state, stream, entries, phase, epoch)
-                params, state = self.algorithm.end_epoch(params, state, told)
-            params, state = self.algorithm.end_task(params, state)
-            trainer.probe(params, state, stream, entries, phase)
-            for tested in self.tested(phase):
-                bar.note(f"task {phase + 1}/{len(self.scenario.phases)} testing task {tested + 1}")
-                found = score(self.algorithm, self.scenario, params, state, self.test(tested), runs=self.runs)
-                accuracy[self.scenario.phases[phase] - 1, tested] = found["accuracy"].cpu()
-        return {"params": params, "state": state, "accuracy": accuracy} | trainer.fields()
-
-    def test(self, task: int) -> Stream:
-        return with_runs(self.scenario, self.scenario.test(task), self.runs)
-
-    def entries(self, order: Keys, phase: int, epoch: int, stream: Stream, steps: int) -> Tensor:
-        """The epoch's entries, `[steps, *runs, batch]`, from a key of their own, so that any epoch can be drawn again."""
-        size = (steps, self.batch_size)
-
-        def draw(key: Key, stream: Stream) -> Tensor:
-            return epoch_entries(fold_in(key, phase, epoch), stream, size[0] * size[1]).reshape(size)
-
-        entries = over_runs(draw, self.runs)(order, stream)
-        return entries if self.runs is None else entries.movedim(1, 0).contiguous()
-
-    def tested(self, phase: int) -> range:
-        """The tasks to test after a phase."""
-        seen, last = self.scenario.phases[phase], phase == len(self.scenario.phases) - 1
-        if self.evaluate == "none":
-            return range(0)
-        if self.evaluate == "current":
-            return range(0 if self.scenario.mixed else seen - 1, seen)
-        if isinstance(self.evaluate, int) and not last and (phase + 1) % self.evaluate:
-            return range(0)
-        return range(seen)
-
-
-class _Trainer:
-    """Runs epochs with the engine that was planned, and keeps the curves."""
-
-    def __init__(self, loop: _Loop, engine: str, bar: Progress) -> None:
-        self.loop, self.engine, self.bar = loop, engine, bar
-        self.plan: engines.Plan | None = None
-        self.done, self.seconds = 0, 0.0
-        self.total = loop.epochs * sum(loop.steps)
-        self.every = max(1, self.total // _POINTS)
-        self.training: list[Curve] = []
-        self.validation: list[Curve] = []
-        self.probes: list[Curve] = []
-        self.pictures: dict[str, Tensor] = {}
-        self.step = _make_step(loop)
-
-    def epoch(
-        self, params: Params, state: State, stream: Stream, entries: Tensor, phase: int, epoch: int
-    ) -> tuple[Params, State, Metrics]:
-        """Train for one epoch; also what `end_epoch` is told: the validation metrics, or the mean training ones."""
-        loop, carry = self.loop, (params, state, self.loop.scenario.data, bare(stream))
-        if self.plan is None:
-            self.plan = engines.plan(self.engine, self.step, carry, entries[0], self.total)
-            self.bar.say(f"engine: {self.plan.engine}, steps a call: {self.plan.unroll} ({self.plan.why})")
-            self.bar.note("compiling" if self.plan.engine == "compile" else "starting")
-        plan, began, logged, before = self.plan, time.perf_counter(), [], self.done
-        for segment in entries.split(_segment(entries, plan.unroll, loop.probe_every)):
-            carry, metrics = engines.scan(
-                self.step, carry, segment, engine=plan.engine, unroll=plan.unroll, log_every=self.every
-            )
-            ends = torch.arange(self.every, len(segment) + self.every, self.every).clamp(max=len(segment))
-            logged.append(Curve(self.done + ends, torch.full_like(ends, phase), metrics))
-            self.done += len(segment)
-            self.bar.advance(len(segment), phase, epoch)
-            if loop.probe_every and self.done // loop.probe_every > (self.done - len(segment)) // loop.probe_every:
-                self.probe(carry[0], carry[1], stream, entries[: self.done - before], phase)
-        params, state = carry[:2]
-        curve = tree.to(_joined(logged), "cpu")
-        self.training.append(curve)
-        self.seconds += time.perf_counter() - began
-        if not stream.valid.shape[-1]:
-            return params, state, tree.map(lambda v: v.mean(0).to(entries.device), curve.values)
-        told = score(loop.algorithm, loop.scenario, params, state, stream, "valid", loop.runs)
-        self.validation.append(Curve(curve.step[-1:], curve.task[-1:], tree.map(lambda v: v[None].cpu(), told)))
-        return params, state, told
-
-    def probe(self, params: Params, state: State, stream: Stream, entries: Tensor, phase: int) -> None:
-        """Keep what the algorithm tells of itself: its numbers and vectors over time, its pictures as of now.
-
-        It is shown the examples of the last steps, `_PROBED` of them or a batch, whichever is more.
-        """
-        loop = self.loop
-        if loop.algorithm.probe is None:
-            return
-        make = over_runs(loop.scenario.batch, loop.runs, (None, 0, 0))
-        shown = entries[-max(1, _PROBED // loop.batch_size) :].movedim(0, -2).flatten(-2)
-        told = tree.to(loop.algorithm.probe(params, state, make(loop.scenario.data, bare(stream), shown)), "cpu")
-        flat = 1 if loop.runs is None else 2
-        self.pictures = {name: v for name, v in told.items() if v.ndim > flat}
-        values = {name: v[None] for name, v in told.items() if v.ndim <= flat}
-        self.probes.append(Curve(torch.tensor([self.done]), torch.tensor([phase]), values))
-
-    def fields(self) -> dict[str, Any]:
-        """What the trainer adds to the result."""
-        curves = {"training": _joined(self.training), "validation": _joined(self.validation)}
-        curves["probes"] = _joined(self.probes)
-        engine = self.plan.engine if self.plan else self.engine
-        counts = {"steps": self.done, "train_seconds": self.seconds, "engine": engine}
-        return curves | counts | {"pictures": self.pictures}
-
-
-def _make_step(loop: _Loop) -> engines.Step:
-    """One step on a list of entries; the examples and the task's view ride in the carry, untouched."""
-    batch = over_runs(loop.scenario.batch, loop.runs, (None, 0, 0))
-
-    def step(carry: Any, entries: Tensor) -> tuple[Any, Metrics]:
-        params, state, data, stream = carry
-        params, state, metrics = loop.algorithm.step(params, state, batch(data, stream, entries))
-        return (params, state, data, stream), metrics
-
-    return step
-
-
-def _segment(entries: Tensor, unroll: int, probe_every: int | None) -> int:
-    """Steps between two moves of the progress bar or probes: whole chunks, and fewer the more a step has to do."""
-    wanted = min(1024, max(1, 2**17 // entries[0].numel()), probe_every or 1024)
-    return -(-wanted // unroll) * unroll
-
-
-def _joined(curves: list[Curve]) -> Curve:
-    if not curves:
-        none = torch.zeros(0, dtype=torch.int64)
-        return Curve(none, none, {})
-    return tree.map(lambda *parts: torch.cat(parts), *curves)
 
 
 def check(

@@ -70,8 +70,8 @@ def accuracy_matrix(data: "xarray.Dataset") -> "Figure":
             ink = "white" if value < 72 else "black"
             axes.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=8, color=ink)
         _task_ticks(axes.set_xticks, columns, range(1, columns + 1))
-        _task_ticks(axes.set_yticks, rows, data["event"].values[shown])
-        axes.set(xlabel="tested on task", ylabel="after training task")
+        _task_ticks(axes.set_yticks, rows, _event_labels(data)[shown])
+        axes.set(xlabel="tested on task", ylabel="after training task" if _only_trained(data) else "after")
         axes.set_title(label, fontsize=10)
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
@@ -104,12 +104,28 @@ def over_tasks(results: "dict[str, xarray.Dataset]", variable: str) -> "Figure":
     one = len(results) == 1
     titles = list(dict.fromkeys(_title(data) if one else _scene(data) for data in results.values()))
     label = variable.replace("_", " ") + (" (%)" if percent > 1 else "")
-    axes.set(xlabel="task" if variable.startswith("online") else "tasks trained", ylabel=label)
+    plain = all(_only_trained(data) for data in results.values())
+    xlabel = "task" if variable.startswith("online") else "tasks trained" if plain else "event"
+    axes.set(xlabel=xlabel, ylabel=label)
     figure.suptitle("; ".join(titles[:2]) + (", ..." if len(titles) > 2 else ""), fontsize=10, wrap=True)
     axes.set_xlim(0.6, most + 0.4)
-    _task_ticks(axes.set_xticks, most, range(1, most + 1), first=1)
+    longest = max(results.values(), key=lambda data: data.sizes["event"])
+    _task_ticks(axes.set_xticks, most, _event_labels(longest), first=1)
     _legend(axes)
     return figure
+
+
+def _only_trained(data: "xarray.Dataset") -> bool:
+    return "kind" not in data.coords or not (data["kind"].values == "unlearned").any()
+
+
+def _event_labels(data: "xarray.Dataset") -> np.ndarray:
+    """The number of each task trained; for an unlearning what any run forgets."""
+    if _only_trained(data):
+        return data["event"].values
+    gone = [np.flatnonzero(tasks) + 1 for tasks in np.any(data["unlearned"].values, axis=0)]
+    pairs = zip(data["kind"].values, data["task"].values, gone, strict=True)
+    return np.array([str(t) if kind == "trained" else "forget " + ", ".join(map(str, g)) for kind, t, g in pairs])
 
 
 def curve(data: "xarray.Dataset", *names: str) -> "Figure":

@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from clfunc import metrics
+from clfunc.events import Event, over_events
 from clfunc.files import write, write_text
 from clfunc.types import Params, State
 
@@ -34,43 +35,50 @@ class Curve(NamedTuple):
 class Result(NamedTuple):
     """All that `run` returns; everything but params and state is on the CPU."""
 
-    accuracy: Tensor  # float64 [trained, tested, *runs] in [0, 1]; NaN where not evaluated
+    accuracy: Tensor  # float64 [events, tested, *runs] in [0, 1]; NaN where not evaluated
     training: Curve  # the step's metrics, each point the mean of a few steps
     validation: Curve  # loss and accuracy after every epoch; no points without a validation split
     params: Params
     state: State
     config: dict[str, Any]  # what was run, and with which versions
-    coordinates: dict[str, list[float]]  # the settings in which runs differ, one value a run
+    coordinates: Mapping[str, Sequence[float | str]]  # the settings in which runs differ, one value a run
     steps: int  # training steps of one run
     train_seconds: float
     wall_seconds: float
     engine: str
     probes: Curve  # what the algorithm tells of itself after each task, and every `probe_every` steps
     pictures: dict[str, Tensor]  # `[*runs, rows, columns]`, as of the last probe
+    events: tuple[Event, ...]  # tasks trained, and unlearnings
+    snapshots: tuple[tuple[Params, State], ...]  # of all runs, right after each unlearning
 
     @property
     def average_accuracy(self) -> Tensor:
-        """Over all tasks after the last one, `[*runs]`."""
-        return metrics.average_accuracy(self.accuracy)[-1]
+        """Over all tasks after the last event, `[*runs]`."""
+        return over_events(metrics.average_accuracy, self.accuracy, self.events)[-1]
 
     @property
     def backward_transfer(self) -> Tensor:
-        """After the last task, `[*runs]`."""
-        return metrics.backward_transfer(self.accuracy)[-1]
+        """After the last event, `[*runs]`."""
+        return over_events(metrics.backward_transfer, self.accuracy, self.events)[-1]
 
     @property
     def forgetting(self) -> Tensor:
-        """After the last task, `[*runs]`."""
-        return metrics.forgetting(self.accuracy)[-1]
+        """After the last event, `[*runs]`."""
+        return over_events(metrics.forgetting, self.accuracy, self.events)[-1]
 
     @property
     def online(self) -> dict[str, Tensor]:
-        """What was measured while learning, before each step: its mean over each training phase, `[phases, *runs]`."""
+        """What was measured while learning, before each step: its mean over each training phase, `[phases, *runs]`.
+
+        NaN for a run that skipped the task.
+        """
         curve, phases = self.training, range(len(self.config["phases"]))
         steps = torch.diff(curve.step, prepend=torch.zeros(1, dtype=curve.step.dtype)).to(torch.float64)
 
         def mean(values: Tensor, phase: int) -> Tensor:
             own = curve.task == phase
+            if not own.any():
+                return torch.full(values.shape[1:], torch.nan, dtype=torch.float64)
             return torch.tensordot(steps[own] / steps[own].sum(), values[own].to(torch.float64), 1)
 
         told = {name: values for name, values in curve.values.items() if name in ("loss", "accuracy")}
@@ -93,11 +101,12 @@ def to_xarray(result: Result) -> "xarray.Dataset":
         return (values[None] if alone else values.movedim(1, 0)).numpy()
 
     alone = result.accuracy.ndim == 2
-    by_task = {name: getattr(metrics, name)(result.accuracy) for name in summary_metrics}
+    by_task = {name: over_events(getattr(metrics, name), result.accuracy, result.events) for name in summary_metrics}
     variables: dict[str, Any] = {"accuracy": (("run", "event", "tested"), runs_first(result.accuracy))}
     variables |= {name: (("run", "event"), runs_first(values)) for name, values in by_task.items()}
     for name, values in result.online.items() if len(result.training.step) else ():
-        at = torch.tensor(result.config["phases"]) - 1
+        trained = [row for row, event in enumerate(result.events) if event.kind == "trained"]
+        at = torch.tensor(trained)[torch.tensor(result.config["phases"]) - 1]
         whole = torch.full((len(result.accuracy), *values.shape[1:]), torch.nan, dtype=torch.float64)
         variables |= {f"online_{name}": (("run", "event"), runs_first(whole.index_put((at,), values)))}
     for curve, axis, word in (
@@ -113,11 +122,15 @@ def to_xarray(result: Result) -> "xarray.Dataset":
     for name, image in result.pictures.items():
         axes = ("run", f"{name}_row", f"{name}_column")
         variables |= {f"picture_{name}": (axes, (image[None] if alone else image).numpy())}
+    if any(event.kind == "unlearned" for event in result.events):
+        variables |= {"unlearned": (("run", "event", "tested"), _unlearned(result))}
     phases = result.config["phases"]
     coordinates: dict[str, Any] = {
         "run": np.arange(len(variables["accuracy"][1])),
         "seed": ("run", np.asarray(result.config["seeds"], dtype=np.uint64)),
         "event": np.arange(1, len(result.accuracy) + 1),
+        "kind": ("event", [event.kind for event in result.events]),
+        "task": ("event", [event.task for event in result.events]),
         "tested": np.arange(1, result.accuracy.shape[1] + 1),
     } | {name: ("run", np.asarray(values)) for name, values in result.coordinates.items()}
     if len(result.training.step):
@@ -133,11 +146,20 @@ def to_xarray(result: Result) -> "xarray.Dataset":
     return xarray.Dataset(variables, coordinates, described | {"trained_events": list(phases)})
 
 
+def _unlearned(result: Result) -> np.ndarray:
+    """Which tasks each run was asked to forget at each event."""
+    asked = np.zeros((len(result.config["seeds"]), *result.accuracy.shape[:2]), dtype=bool)
+    for event, what in enumerate(result.events):
+        for run, tasks in enumerate(what.tasks):
+            asked[run, event, [task - 1 for task in tasks]] = True
+    return asked
+
+
 summary_metrics = ("average_accuracy", "backward_transfer", "forgetting")
 
 
 def summary(result: Result) -> dict[str, Any]:
-    """The numbers a table needs: means, standard deviations and values over runs, after the last task."""
+    """The numbers a table needs: means, standard deviations and values over runs, after the last event."""
     runs = len(result.config["seeds"])
     described = {key: result.config[key] for key in ("algorithm", "scenario", "dataset", "paradigm", "tasks")}
     return (
@@ -183,20 +205,25 @@ def save(result: Result, out: Path) -> None:
 
 
 def accuracy_csv(data: "xarray.Dataset", swept: Sequence[str]) -> str:
-    """Tidy: `run, seed, trained, tested, accuracy` and a column for each swept setting."""
-    accuracy = data["accuracy"].values
+    """Tidy: `run, seed, trained, tested, accuracy` and a column for each swept setting.
+
+    Where tasks were unlearned also `event`, `trained` or `unlearned`; `trained` is then the last task trained.
+    """
+    accuracy, kind, task = data["accuracy"].values, data["kind"].values, data["task"].values
+    told = "unlearned" in kind
     rows = (
         [
             run,
             data["seed"].values[run],
-            trained + 1,
+            *([kind[event]] if told else []),
+            task[event],
             tested + 1,
-            accuracy[run, trained, tested],
+            accuracy[run, event, tested],
             *_swept(data, swept, run),
         ]
-        for run, trained, tested in np.argwhere(~np.isnan(accuracy)).tolist()
+        for run, event, tested in np.argwhere(~np.isnan(accuracy)).tolist()
     )
-    return _csv(["run", "seed", "trained", "tested", "accuracy", *swept], rows)
+    return _csv(["run", "seed", *(["event"] if told else []), "trained", "tested", "accuracy", *swept], rows)
 
 
 def metrics_csv(data: "xarray.Dataset", swept: Sequence[str]) -> str:

@@ -171,7 +171,7 @@ def test_the_files_hold_every_measure_of_every_run(audited, tmp_path):
     data = xarray.load_dataset(tmp_path / "results.nc", engine="h5netcdf")
     assert data["member"].values.tolist() == found.result.coordinates["member"]
     assert data["after"].values.tolist() == [2, 3] and data["forgotten"].values.tolist() == ["1", "1, 3"]
-    rows = list(csv.DictReader((tmp_path / "unlearning.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "unlearning.csv").read_text().splitlines()))
     for name, values in found.measures.items():
         assert np.array_equal(data[f"unlearning_{name}"].values.T, values.numpy(), equal_nan=True)
         own = [row for row in rows if row["metric"] == name]

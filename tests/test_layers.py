@@ -32,14 +32,16 @@ LAYERS = {
     "engine": 4,
     "sweep": 4,
     "evaluate": 4,
+    "events": 4,
     "progress": 4,
     "results": 5,
     "plots": 5,
     "audit_plots": 5,
-    "driver": 6,
-    "audit": 6,
-    "cli": 7,
-    "testing": 7,
+    "training": 6,
+    "driver": 7,
+    "audit": 7,
+    "cli": 8,
+    "testing": 8,
 }
 FILES = sorted(ROOT.rglob("*.py"))
 COMPOSITIONS = {"finetuning", "hard_attention", "hat"}  # what another algorithm may be made of

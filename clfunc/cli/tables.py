@@ -61,7 +61,9 @@ def _online_loss(data: "xarray.Dataset", runs: np.ndarray) -> str:
 
 
 def _accuracy(data: "xarray.Dataset", runs: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(data["accuracy"].values[runs]).movedim(0, -1)
+    """`[trained, tested, runs]`."""
+    trained = data["kind"].values == "trained" if "kind" in data.coords else slice(None)
+    return torch.from_numpy(data["accuracy"].values[runs][:, trained]).movedim(0, -1)
 
 
 def _reference(named: "dict[str, xarray.Dataset]", algorithm: str, like: "xarray.Dataset") -> "torch.Tensor | None":

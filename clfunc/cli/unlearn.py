@@ -119,7 +119,8 @@ def _table(title: str, columns: Sequence[str]) -> Table:
 
 def _place(data: "xarray.Dataset", stage: int, member: str) -> tuple[str, str, str]:
     first = member == MEMBERS[0]
-    return (*(str(data[n].values[stage]) if first else "" for n in ("after", "forgotten")), member)
+    after, forgotten = (str(data[name].values[stage]) if first else "" for name in ("after", "forgotten"))
+    return after, forgotten, member
 
 
 def _number(values: np.ndarray, digits: int) -> str:

@@ -8,8 +8,8 @@ from torch import Tensor
 import clfunc as cl
 from benchmarks.cases import Job
 from clfunc import engine as engines
-from clfunc.driver import _Loop, _make_step  # what users run, not a copy of it
 from clfunc.evaluate import bare
+from clfunc.training import make_step  # what users run, not a copy of it
 from clfunc.types import Params, State
 
 Weights = dict[str, Tensor]  # by dotted name, with an axis of runs; also the utilities of continual backprop
@@ -28,9 +28,7 @@ class Contender(NamedTuple):
 
 def own(job: Job, engine: str, unroll: int | None = None) -> tuple[Contender, engines.Plan]:
     """clfunc with an engine, `eager` or `compile`, and how many steps that runs at a time."""
-    step = _make_step(
-        _Loop(job.algorithm, job.scenario, None if job.runs == 1 else job.runs, 1, job.case.batch, "none", [])
-    )
+    step = make_step(job.algorithm, job.scenario, None if job.runs == 1 else job.runs)
 
     def start(params: Params, state: State, checking: bool) -> Any:
         return params, state, job.scenario.data, bare(job.stream)

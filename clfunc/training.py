@@ -1,0 +1,284 @@
+"""The loops of `run`: over events (tasks trained, tasks unlearned), epochs and segments of steps.
+
+All that they gather is one `Standing`, which they thread through. What an event does to a run that takes no part in it, having
+skipped its task, is undone by selection, outside the step's program.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from clfunc import engine as engines
+from clfunc import tree
+from clfunc.evaluate import bare, over_runs, score, with_runs
+from clfunc.events import Course, Event
+from clfunc.progress import Progress
+from clfunc.random import fold_in, split
+from clfunc.results import Curve
+from clfunc.scenarios import Scenario, Stream, epoch_entries
+from clfunc.types import Algorithm, Key, Keys, Metrics, Params, State, Task
+
+_PROBED = 256  # examples that a probe looks at
+_POINTS = 1000  # of a training curve, at most about so many
+
+
+class Standing(NamedTuple):
+    """Where a run stands, and all that it has gathered on the way."""
+
+    params: Params
+    state: State
+    accuracy: Tensor  # [events, tested, *runs], NaN where not tested
+    training: Curve
+    validation: Curve
+    probes: Curve
+    logged: Curve  # of the current epoch's steps; its values are on the device
+    pictures: dict[str, Tensor]
+    snapshots: tuple[tuple[Params, State], ...]  # right after each unlearning
+    event: int = 0  # the current one
+    epoch: int = 0  # of it
+    step: int = 0  # steps done in the epoch
+    done: int = 0  # steps done in all
+    seconds: float = 0.0  # spent training
+
+
+class Loop(NamedTuple):
+    """What one call of `run` does."""
+
+    algorithm: Algorithm
+    scenario: Scenario
+    runs: int | None
+    epochs: int
+    batch_size: int
+    evaluate: str | int
+    steps: list[int]  # of an epoch, for each phase
+    course: Course
+    width: int  # tasks that the algorithm has room for
+    probe_every: int | None = None
+
+    def begin(self, start: Keys) -> Standing:
+        """Before the first event."""
+        params, state = tree.to(self.algorithm.init(start), start.device)
+        shape = (len(self.course.events), self.scenario.num_tasks, *self.course.skipped.shape[:-1])
+        accuracy = torch.full(shape, torch.nan, dtype=torch.float64)
+        return Standing(params, state, accuracy, _no_points(), _no_points(), _no_points(), _no_points(), {}, ())
+
+    def phase(self, event: Event) -> int | None:
+        """The phase that ends with this many tasks seen; a mixture has one for all."""
+        known = event.kind == "trained" and event.task in self.scenario.phases
+        return self.scenario.phases.index(event.task) if known else None
+
+    def active(self, event: Event) -> Tensor:
+        """Which runs take part in training a task, `Bool[*runs]` on the CPU."""
+        mixed = self.scenario.mixed
+        return torch.ones_like(self.course.skipped[..., 0]) if mixed else ~self.course.skipped[..., event.task - 1]
+
+    def planned_steps(self) -> int:
+        """How many steps are to be done, if nothing goes wrong."""
+        events = ((e, self.phase(e)) for e in self.course.events)
+        return self.epochs * sum(self.steps[p] for e, p in events if p is not None and self.active(e).any())
+
+    def train_stream(self, phase: int) -> Stream:
+        return with_runs(self.scenario, self.scenario.train(phase), self.runs)
+
+    def test_stream(self, task: int) -> Stream:
+        return with_runs(self.scenario, self.scenario.test(task), self.runs)
+
+    def entries(self, order: Keys, phase: int, epoch: int, stream: Stream) -> Tensor:
+        """The epoch's entries, `[steps, *runs, batch]`, from a key of their own, so that any epoch can be drawn again."""
+        size = (self.steps[phase], self.batch_size)
+
+        def draw(key: Key, stream: Stream) -> Tensor:
+            return epoch_entries(fold_in(key, phase, epoch), stream, size[0] * size[1]).reshape(size)
+
+        entries = over_runs(draw, self.runs)(order, stream)
+        return entries if self.runs is None else entries.movedim(1, 0).contiguous()
+
+    def tested(self, event: Event) -> range:
+        """The tasks to test after an event."""
+        phase, last = self.phase(event), event.task == self.scenario.phases[-1]
+        if self.evaluate == "none" or (phase is None and event.kind == "trained"):
+            return range(0)
+        if self.evaluate == "current" and phase is not None:
+            return range(0 if self.scenario.mixed else event.task - 1, event.task)
+        if isinstance(self.evaluate, int) and phase is not None and not last and (phase + 1) % self.evaluate:
+            return range(0)
+        return range(event.task)
+
+
+class Trainer:
+    """Lives through the events, with the engine that was planned."""
+
+    def __init__(self, loop: Loop, engine: str, bar: Progress) -> None:
+        self.loop, self.engine, self.bar = loop, engine, bar
+        self.plan: engines.Plan | None = None
+        self.total = loop.epochs * sum(loop.steps)
+        self.every = max(1, self.total // _POINTS)
+        self.step = make_step(loop.algorithm, loop.scenario, loop.runs)
+
+    def run(self, key: Keys) -> Standing:
+        """From the beginning to the end."""
+        start, order = over_runs(lambda k: tuple(split(k).unbind()), self.loop.runs)(key)
+        at = self.loop.begin(start)
+        for event in self.loop.course.events[at.event :]:
+            phase = self.loop.phase(event)
+            if event.kind == "unlearned":
+                at = self.unlearn(at, event)
+            elif phase is not None and self.loop.active(event).any():
+                at = self.train(at, event, phase, order)
+            at = self.test(at, event)._replace(event=at.event + 1, epoch=0, step=0)
+        return at
+
+    def train(self, at: Standing, event: Event, phase: int, order: Keys) -> Standing:
+        """Train a task: its beginning, its epochs, its end, and a probe."""
+        loop, active = self.loop, self.loop.active(event)
+        stream = loop.train_stream(phase)
+        if not (at.epoch or at.step):
+            counts = (torch.full_like(stream.task, n) for n in (loop.steps[phase], loop.epochs))
+            at = apply(at, active, loop.algorithm.begin_task, Task(stream.task, *counts))
+        for epoch in range(at.epoch, loop.epochs):
+            entries = loop.entries(order, phase, epoch, stream)
+            at = self.epoch(at, active, stream, entries, phase)
+        at = apply(at, active, loop.algorithm.end_task)
+        return self.probe(at, stream, entries, phase)
+
+    def epoch(self, at: Standing, active: Tensor, stream: Stream, entries: Tensor, phase: int) -> Standing:
+        """Train for what is left of an epoch; tell `end_epoch` the validation metrics, or the mean training ones."""
+        loop = self.loop
+        plan = self.planned(at, stream, entries)
+        began, size = time.perf_counter(), _segment(entries, plan.unroll, loop.probe_every)
+        for segment in entries[at.step :].split(size):
+            at = self.segment(at, active, stream, segment, phase)
+            self.bar.advance(len(segment), phase, at.epoch)
+            if loop.probe_every and at.done // loop.probe_every > (at.done - len(segment)) // loop.probe_every:
+                at = self.probe(at, stream, entries[: at.step], phase)
+        curve = tree.to(at.logged, "cpu")
+        at = at._replace(training=_extended(at.training, curve), logged=_no_points())
+        at = at._replace(seconds=at.seconds + time.perf_counter() - began)
+        at, told = self.validated(at, active, stream, curve)
+        return apply(at, active, loop.algorithm.end_epoch, told)._replace(epoch=at.epoch + 1, step=0)
+
+    def planned(self, at: Standing, stream: Stream, entries: Tensor) -> engines.Plan:
+        """The engine for all steps, chosen at the first."""
+        if self.plan is None:
+            self.plan = engines.plan(self.engine, self.step, self.carry(at, stream), entries[0], self.total)
+            self.bar.say(f"engine: {self.plan.engine}, steps a call: {self.plan.unroll} ({self.plan.why})")
+            self.bar.note("compiling" if self.plan.engine == "compile" else "starting")
+        return self.plan
+
+    def carry(self, at: Standing, stream: Stream) -> Any:
+        return at.params, at.state, self.loop.scenario.data, bare(stream)
+
+    def segment(self, at: Standing, active: Tensor, stream: Stream, entries: Tensor, phase: int) -> Standing:
+        """Some steps in one go."""
+        assert self.plan is not None
+        carry, metrics = engines.scan(
+            self.step,
+            self.carry(at, stream),
+            entries,
+            engine=self.plan.engine,
+            unroll=self.plan.unroll,
+            log_every=self.every,
+        )
+        params, state = chosen(active, carry[:2], (at.params, at.state))
+        ends = torch.arange(self.every, len(entries) + self.every, self.every).clamp(max=len(entries))
+        curve = Curve(at.done + ends, torch.full_like(ends, phase), known(active, metrics))
+        at = at._replace(step=at.step + len(entries), done=at.done + len(entries))
+        return at._replace(params=params, state=state, logged=_extended(at.logged, curve))
+
+    def validated(self, at: Standing, active: Tensor, stream: Stream, curve: Curve) -> tuple[Standing, Metrics]:
+        """What `end_epoch` is told, noted where it is measured on examples held out."""
+        if not stream.valid.shape[-1]:
+            return at, tree.map(lambda v: v.mean(0).to(stream.task.device), curve.values)
+        told = score(self.loop.algorithm, self.loop.scenario, at.params, at.state, stream, "valid", self.loop.runs)
+        values = tree.map(lambda v: v[None].cpu(), known(active, told))
+        point = Curve(curve.step[-1:], curve.task[-1:], values)
+        return at._replace(validation=_extended(at.validation, point)), told
+
+    def probe(self, at: Standing, stream: Stream, entries: Tensor, phase: int) -> Standing:
+        """Keep what the algorithm tells of itself: its numbers and vectors over time, its pictures as of now.
+
+        It is shown the examples of the last steps, `_PROBED` of them or a batch, whichever is more.
+        """
+        loop = self.loop
+        if loop.algorithm.probe is None:
+            return at
+        make = over_runs(loop.scenario.batch, loop.runs, (None, 0, 0))
+        shown = entries[-max(1, _PROBED // loop.batch_size) :].movedim(0, -2).flatten(-2)
+        batch = make(loop.scenario.data, bare(stream), shown)
+        told = tree.to(loop.algorithm.probe(at.params, at.state, batch), "cpu")
+        flat = 1 if loop.runs is None else 2
+        values = {name: v[None] for name, v in told.items() if v.ndim <= flat}
+        point = Curve(torch.tensor([at.done]), torch.tensor([phase]), values)
+        pictures = {name: v for name, v in told.items() if v.ndim > flat}
+        return at._replace(probes=_extended(at.probes, point), pictures=pictures)
+
+    def unlearn(self, at: Standing, event: Event) -> Standing:
+        """Forget what is asked, run by run."""
+        assert self.loop.algorithm.unlearn is not None
+        self.bar.note(f"unlearning after task {event.task}")
+        asked = self.loop.course.forgotten(event, self.loop.width)
+        mask = asked.to(tree.leaves(at.params)[0].device)
+        at = apply(at, asked.any(-1), self.loop.algorithm.unlearn, mask)
+        return at._replace(snapshots=(*at.snapshots, (at.params, at.state)))
+
+    def test(self, at: Standing, event: Event) -> Standing:
+        """Note the accuracy on the tasks that are tested after an event."""
+        loop, accuracy = self.loop, at.accuracy.clone()
+        for tested in loop.tested(event):
+            self.bar.note(f"task {event.task}/{loop.scenario.phases[-1]} testing task {tested + 1}")
+            stream = loop.test_stream(tested)
+            found = score(loop.algorithm, loop.scenario, at.params, at.state, stream, runs=loop.runs)
+            accuracy[at.event, tested] = found["accuracy"].cpu()
+        return at._replace(accuracy=accuracy)
+
+
+def make_step(algorithm: Algorithm, scenario: Scenario, runs: int | None) -> engines.Step:
+    """One step on a list of entries; the examples and the task's view ride in the carry, untouched."""
+    batch = over_runs(scenario.batch, runs, (None, 0, 0))
+
+    def step(carry: Any, entries: Tensor) -> tuple[Any, Metrics]:
+        params, state, data, stream = carry
+        params, state, metrics = algorithm.step(params, state, batch(data, stream, entries))
+        return (params, state, data, stream), metrics
+
+    return step
+
+
+def chosen(active: Tensor, new: Any, old: Any) -> Any:
+    """`new` for the active runs, `old` for the others; `active` is on the CPU, so where all are it costs nothing."""
+    if active.all():
+        return new
+    return tree.where(active.to(tree.leaves(new)[0].device), new, old)
+
+
+def apply(at: Standing, active: Tensor, f: Callable[..., tuple[Params, State]], *args: Any) -> Standing:
+    """What a hook of the algorithm makes of the active runs' params and state."""
+    params, state = chosen(active, f(at.params, at.state, *args), (at.params, at.state))
+    return at._replace(params=params, state=state)
+
+
+def known(active: Tensor, metrics: Metrics) -> Metrics:
+    """NaN for runs that take no part; the runs are the last axis."""
+    if active.all():
+        return metrics
+    return tree.map(lambda v: torch.where(active.to(v.device), v, torch.nan), metrics)
+
+
+def _segment(entries: Tensor, unroll: int, probe_every: int | None) -> int:
+    """Steps between two moves of the progress bar or probes: whole chunks, and fewer the more a step has to do."""
+    wanted = min(1024, max(1, 2**17 // entries[0].numel()), probe_every or 1024)
+    return -(-wanted // unroll) * unroll
+
+
+def _no_points() -> Curve:
+    none = torch.zeros(0, dtype=torch.int64)
+    return Curve(none, none, {})
+
+
+def _extended(curve: Curve, more: Curve) -> Curve:
+    if not len(curve.step):
+        return more
+    return tree.map(lambda *parts: torch.cat(parts), curve, more)
