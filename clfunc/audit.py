@@ -32,7 +32,7 @@ from clfunc.random import split
 from clfunc.results import Result
 from clfunc.scenarios import Scenario, Stream
 from clfunc.sweep import members, sweep
-from clfunc.types import Algorithm, Batch, Keys, Params, State
+from clfunc.types import Algorithm, Batch, Keys, Params, Settings, State
 
 if TYPE_CHECKING:
     import xarray
@@ -129,14 +129,19 @@ def audit(
     skip = rest + rest + [stage.forgotten for stage in planned.stages for _ in rest]
     asked = [planned.requests if name == "unlearned" else {} for name in planned.member]
     seeds = torch.arange(planned.seeds, device=planned.key.device).repeat(len(planned.members))
-    result = run(
-        planned.algorithm, picked(scenario, seeds), planned.key, requests=asked, skip=skip, config=config, **how
-    )
+    about = {"algorithm": _named(planned.algorithm.settings["members"][0])} | (config or {})
+    how |= {"requests": asked, "skip": skip, "config": about}
+    result = run(planned.algorithm, picked(scenario, seeds), planned.key, **how)
     result = result._replace(coordinates={"member": planned.member, **result.coordinates})
     found = Audit(result, planned.stages, measures(planned, result))
     if out is not None:
         save(found, Path(out))
     return found
+
+
+def _named(settings: Settings) -> str:
+    """`amnesiac(hat)`."""
+    return settings["name"] + (f"({_named(settings['inner'])})" if "inner" in settings else "")
 
 
 def picked(scenario: Scenario, rows: Tensor) -> Scenario:

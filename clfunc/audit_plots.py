@@ -56,7 +56,9 @@ def _shown(data: "xarray.Dataset", name: str) -> dict[str, str]:
 def figure(data: "xarray.Dataset", name: str) -> "Figure":
     """One measure: every run after every unlearning, with the mean over seeds and its standard deviation."""
     panels = _shown(data, name)
-    drawn, all_axes = _figure(max(4.4, 1.6 * data.sizes["unlearning"] + 1.6), 3.4, 1, len(panels))
+    drawn, all_axes = _figure(
+        max(5.4 if len(panels) == 1 else 4.2, 1.6 * data.sizes["unlearning"] + 1.0), 3.4, 1, len(panels)
+    )
     for axes, (variable, title) in zip(all_axes, panels.items(), strict=True):
         _panel(axes, data, variable, 100 if name in ("accuracy", "accuracy_gain", "above_chance") else 1)
         axes.set_title(title, fontsize=9)

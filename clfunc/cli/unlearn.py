@@ -83,17 +83,18 @@ def _summary(data: "xarray.Dataset", spread: str) -> Table:
         "remaining (%)": ("accuracy_remaining", 100, 1),
         "gain": ("accuracy_gain", 100, 1),
         "forgotten (%)": ("accuracy_forgotten", 100, 1),
-        "above chance": ("above_chance", 100, 1),
         "attack AUC": ("membership_auc", 1, 3),
         "advantage": ("membership_advantage", 1, 3),
-        "residual": ("residual", 1, 6),
     }
     shown = {title: of for title, of in columns.items() if f"unlearning_{of[0]}" in data}
-    table = _table(f"what is kept and what is forgotten, {spread}", list(shown))
+    recorded = "unlearning_residual" in data
+    table = _table(f"what is kept and what is forgotten, {spread}", [*shown, *["residual"] * recorded])
     for stage in range(data.sizes["unlearning"]):
         for member in MEMBERS:
             own = [(by_member(data, f"unlearning_{name}", member)[stage], *how) for name, *how in shown.values()]
             cells = [_number(factor * values, digits) for values, factor, digits in own]
+            if recorded:
+                cells.append(f"{by_member(data, 'unlearning_residual', member)[stage].mean():.1e}")
             table.add_row(*_place(data, stage, member), *cells, end_section=member == MEMBERS[-1])
     return table
 
