@@ -10,6 +10,7 @@ from clfunc import metrics as metrics
 from clfunc import models as models
 from clfunc import plasticity as plasticity
 from clfunc import random as random
+from clfunc import requests as requests
 from clfunc import scenarios as scenarios
 from clfunc import transforms as transforms
 from clfunc import tree as tree
@@ -44,6 +45,7 @@ from clfunc.heads import til as til
 from clfunc.models import convnet as convnet
 from clfunc.models import mlp as mlp
 from clfunc.models import resnet as resnet
+from clfunc.requests import Request as Request
 from clfunc.results import Result as Result
 from clfunc.scenarios import datasets as datasets
 from clfunc.sweep import sweep as sweep

@@ -283,6 +283,10 @@ def _residuals(shown: _Snapshot, begun: tuple[Params, State]) -> dict[str, Tenso
     kept = {g: tree.map(lambda every: every.sum(1), part) for g, part in bank.items() if g not in now}
     now, start = ({g: of[g] for g in kept} | {"own": own} for of, own in ((shown.params, now), (begun[0], start)))
     kept |= {"own": {group: bank[group] for group in now["own"]}}
+    if state.records.requests != ():  # rows of tasks, then of requests: only their sum is known here
+        now["own"], start["own"], kept["own"] = (
+            tree.map(lambda rows: rows.sum(1), of["own"]) for of in (now, start, kept)
+        )
     return {"residual": vmap(unlearning.residual)(now, start, kept).cpu()}
 
 

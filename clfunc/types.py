@@ -34,6 +34,7 @@ class Batch(NamedTuple):
     y: Num[Tensor, "batch ..."]  # class id: local to the task in TIL, DIL, MTL and STL, global in CIL; or a target
     task: Int[Tensor, "*batch"]
     weight: Float[Tensor, " batch"]
+    rows: Int[Tensor, " batch"] | tuple[()] = ()  # rows of the data set, where a batch is made of one
 
 
 class Task(NamedTuple):

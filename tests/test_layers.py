@@ -22,6 +22,7 @@ LAYERS = {
     "heads": 2,
     "lift": 2,
     "records": 2,
+    "requests": 2,
     "models": 2,
     "transforms": 2,
     "metrics": 2,

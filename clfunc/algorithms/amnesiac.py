@@ -3,6 +3,9 @@
     at each step of task t:   record[t] <- record[t] + (params after - params before)
     unlearn(u):               params <- params - record[u];   record[u] <- 0
 
+or, below the task, by request: `requests` declares what may have to be forgotten (`clfunc.requests`), and a step on a batch
+that holds an example of a request is recorded for it instead. A task is then its own record and those of its requests.
+
 What is recorded is what was applied, after masks, resets and clamps, so that the start plus all records is the parameters, and
 to unlearn every task gives the start, but for rounding (see `clfunc.records`). What a task has for itself goes with it: its
 head, its embedding, its norms. Memory of having been trained goes too: the classes seen (`cil`), HAT's cumulative masks.
@@ -24,13 +27,14 @@ from torch import Tensor
 from clfunc import records, tree
 from clfunc.lift import lift
 from clfunc.records import Records
+from clfunc.requests import Requests, declared, tasks_of, touched
 from clfunc.types import Algorithm, Batch, Key, Metrics, Params, Settings, State, Task, choice
 
 
 class AmnesiacState(NamedTuple):
     inner: State
     records: Records
-    forgotten: Tensor  # Bool[tasks]; a task trained again is no longer
+    forgotten: Tensor  # Bool[tasks + requests]; what is trained again is no longer
     start: State  # the optimiser's memory at the start; () where it is kept
 
 
@@ -38,47 +42,57 @@ def amnesiac(
     inner: Algorithm,
     *,
     num_tasks: int,
+    requests: Requests | None = None,
     record: bool = True,
     optimizer_state: str = "keep",
     precision: str = "params",
 ) -> Algorithm:
-    """`inner`, which can also `unlearn(params, state, tasks)`; it trains as `inner` does, bit for bit.
+    """`inner`, which can also `unlearn(params, state, asked)`; it trains as `inner` does, bit for bit.
+
+    `asked` has an entry for each task and then for each request (`requests.asked` makes one); it may stop short.
 
     Args:
         inner: Any algorithm that trains on one task at a time.
         num_tasks: Tasks to keep a record of, >= 1, as many as `inner` has heads for. A record is as large as the parameters.
+        requests: By name, what may have to be forgotten below the task; each costs a record, and an addition at every step.
         record: False keeps no records, and nothing can be unlearned.
         optimizer_state: On unlearning, `keep` the optimiser's memory, or `reset` it to the start's, all but its rates. A
             task that begins restarts it anyway, unless it is carried.
         precision: Of the records: `params`, the number type of the parameters, or `float64`.
 
     Raises:
-        ValueError: A word that is not listed, a count that is not `inner`'s, an `inner` that mixes tasks in a batch.
+        ValueError: A word that is not listed, a count below 1, an `inner` that mixes tasks, a request that cannot be met.
     """
     choice(optimizer_state, "optimizer_state", ("keep", "reset"))
     choice(precision, "precision", records.PRECISIONS)
     _check(inner, num_tasks)
+    named = requests or {}
     settings: Settings = {"name": "amnesiac", "inner": inner.settings, "num_tasks": num_tasks, "record": record}
-    settings |= {"optimizer_state": optimizer_state, "precision": precision}
+    settings |= {"optimizer_state": optimizer_state, "precision": precision, "requests": declared(named, num_tasks)}
     if not record:
         return inner._replace(unlearn=None, settings=settings)
     lifted = lift(inner)
 
     def init(key: Key) -> tuple[Params, AmnesiacState]:
         params, state = inner.init(key)
-        forgotten = torch.zeros(num_tasks, dtype=torch.bool, device=key.device)
-        start = _memory(state) if optimizer_state == "reset" else ()
-        return params, AmnesiacState(state, records.blank(params, num_tasks, precision), forgotten, start)
+        blank = records.blank(params, num_tasks, len(named), precision)
+        forgotten = torch.zeros(num_tasks + len(named), dtype=torch.bool, device=key.device)
+        return params, AmnesiacState(state, blank, forgotten, _memory(state) if optimizer_state == "reset" else ())
 
     def step(params: Params, state: AmnesiacState, batch: Batch) -> tuple[Params, AmnesiacState, Metrics]:
         moved, state, metrics = lifted.step(params, state, batch)
-        return moved, state._replace(records=records.add(state.records, params, moved)), metrics
+        if not named:
+            return moved, state._replace(records=records.add(state.records, params, moved)), metrics
+        hit = touched(named, batch)
+        told = records.add_step(state.records, params, moved, hit)
+        again = torch.cat([torch.zeros_like(state.forgotten[:num_tasks]), hit])
+        return moved, state._replace(records=told, forgotten=state.forgotten & ~again), metrics
 
     def begin_task(params: Params, state: AmnesiacState, task: Task) -> tuple[Params, AmnesiacState]:
         before = params | tree.take(lifted.own(params, state), task.id)  # another's own is parked, which is no change
         params, state = lifted.begin_task(params, state, task)
         told = records.add(records.check_out(state.records, task.id), before, params)
-        again = torch.arange(num_tasks, device=task.id.device) == task.id
+        again = torch.arange(num_tasks + len(named), device=task.id.device) == task.id
         return params, state._replace(records=told, forgotten=state.forgotten & ~again)
 
     def end_epoch(params: Params, state: AmnesiacState, metrics: Metrics) -> tuple[Params, AmnesiacState]:
@@ -89,11 +103,13 @@ def amnesiac(
         moved, state = lifted.end_task(params, state)
         return moved, state._replace(records=records.check_in(records.add(state.records, params, moved)))
 
-    def unlearn(params: Params, state: AmnesiacState, tasks: Tensor) -> tuple[Params, AmnesiacState]:
-        asked = torch.nn.functional.pad(tasks, (0, num_tasks - tasks.shape[0]))
+    def unlearn(params: Params, state: AmnesiacState, asked: Tensor) -> tuple[Params, AmnesiacState]:
+        asked = torch.nn.functional.pad(asked, (0, num_tasks + len(named) - asked.shape[0]))
+        gone, tasks = asked[:num_tasks], tasks_of(named)
+        asked = asked | torch.cat([gone, *(gone[task, None] for task in tasks)])  # a task takes its requests along
 
-        less, own = records.subtract(state.records, params, lifted.own(params, state), asked)
-        less, after = lifted.restore(less, state, own, asked)
+        less, own = records.subtract(state.records, params, lifted.own(params, state), asked, tasks)
+        less, after = lifted.restore(less, state, own, gone)
 
         if optimizer_state == "reset":
             after = after._replace(inner=_with_memory(after.inner, state.start))

@@ -14,7 +14,7 @@ from clfunc import algorithms, models, scenarios, transforms
 from clfunc.scenarios import datasets
 
 Factory = Callable[..., Any]
-_GIVEN = {"model", "tx", "inner", "loss", "num_tasks", "head", "inputs", "hidden", "dtype"}
+_GIVEN = {"model", "tx", "inner", "loss", "requests", "num_tasks", "head", "inputs", "hidden", "dtype"}
 _GIVEN |= {"dataset", "datasets", "key", "paradigm", "valid"}
 
 

@@ -72,7 +72,7 @@ class Scenario(NamedTuple):
             rows, task = entries % data.y.shape[0], entries // data.y.shape[0]
             view = tree.map(lambda table: table[task], view)
         x, y = self.view(view, data.x[rows], data.y[rows])
-        return Batch(x, y, task, x.new_ones(x.shape[0]) if weight is None else weight)
+        return Batch(x, y, task, x.new_ones(x.shape[0]) if weight is None else weight, rows)
 
     def to(self, device: "torch.device | str | None") -> "Scenario":
         """The same scenario with its examples and streams on `device`."""
