@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from clfunc import engine as engines
 from clfunc import plots, results
@@ -80,6 +81,7 @@ def run(
     with torch.no_grad(), Progress(progress, loop.planned_steps(), len(scenario.phases), epochs) as bar:
         trainer = Trainer(loop, engine, bar)
         at = trainer.run(key.to(where))
+        bar.say(_diverged(at.diverged))
 
     used = trainer.plan.engine if trainer.plan else engine
     result = Result(
@@ -98,11 +100,19 @@ def run(
         pictures=at.pictures,
         events=events.events,
         snapshots=at.snapshots,
+        diverged=at.diverged,
     )
     if out is not None:
         results.save(result, Path(out))
         plots.save(results.to_xarray(result), Path(out) / "figures")
     return result
+
+
+def _diverged(steps: Tensor) -> str:
+    """A line about the runs that have diverged, if any."""
+    gone = [(run, step) for run, step in enumerate(steps.reshape(-1).tolist()) if step >= 0]
+    some = ", ".join(f"{run} at step {step}" for run, step in gone[:8]) + (", ..." if len(gone) > 8 else "")
+    return f"diverged, and frozen before: {len(gone)} of {steps.numel()} run(s): {some}" if gone else ""
 
 
 def check(

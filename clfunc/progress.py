@@ -40,8 +40,8 @@ class Progress:
             self.bar.stop()
 
     def say(self, line: str) -> None:
-        """A line that stays above the bar."""
-        if self.console:
+        """A line that stays above the bar; nothing if it is empty."""
+        if self.console and line:
             self.console.print(line, style="dim", highlight=False, soft_wrap=True)
 
     def note(self, description: str) -> None:

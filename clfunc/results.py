@@ -50,6 +50,9 @@ class Result(NamedTuple):
     pictures: dict[str, Tensor]  # `[*runs, rows, columns]`, as of the last probe
     events: tuple[Event, ...]  # tasks trained, and unlearnings
     snapshots: tuple[tuple[Params, State], ...]  # of all runs, right after each unlearning
+    diverged: (
+        Tensor  # `[*runs]`: the step by which a run had diverged, -1 if it has not; then it is as before that step
+    )
 
     @property
     def average_accuracy(self) -> Tensor:
@@ -124,6 +127,7 @@ def to_xarray(result: Result) -> "xarray.Dataset":
         variables |= {f"picture_{name}": (axes, (image[None] if alone else image).numpy())}
     if any(event.kind == "unlearned" for event in result.events):
         variables |= {"unlearned": (("run", "event", "tested"), _unlearned(result))}
+    variables |= {"diverged": ("run", result.diverged.reshape(-1).numpy())}
     phases = result.config["phases"]
     coordinates: dict[str, Any] = {
         "run": np.arange(len(variables["accuracy"][1])),
@@ -167,6 +171,7 @@ def summary(result: Result) -> dict[str, Any]:
         | {"runs": runs}
         | {name: statistics(getattr(result, name)) for name in summary_metrics}
         | {
+            "diverged": result.diverged.reshape(-1).tolist(),
             "wall_seconds": result.wall_seconds,
             "steps_per_second": result.steps / max(result.train_seconds, 1e-9),
             "engine": result.engine,

@@ -1,7 +1,11 @@
 """The loops of `run`: over events (tasks trained, tasks unlearned), epochs and segments of steps.
 
-All that they gather is one `Standing`, which they thread through. What an event does to a run that takes no part in it, having
-skipped its task, is undone by selection, outside the step's program.
+All that they gather is one `Standing`, which they thread through. What an event does to a run that takes no part in it, because
+it skips the task or has diverged, is undone by selection, outside the step's program.
+
+A run has diverged when a parameter or its loss is not finite after a segment. The segment is then lived through again from its
+beginning, a chunk (the steps of one program; one step in eager mode) at a time, and the run is frozen as it was before the
+first chunk after which it was not finite. It is tested no more, and its neighbours never notice.
 """
 
 import time
@@ -31,6 +35,7 @@ class Standing(NamedTuple):
     params: Params
     state: State
     accuracy: Tensor  # [events, tested, *runs], NaN where not tested
+    diverged: Tensor  # [*runs]: the step (from 1) that ends the first chunk after which the run was not finite; or -1
     training: Curve
     validation: Curve
     probes: Curve
@@ -63,22 +68,22 @@ class Loop(NamedTuple):
         params, state = tree.to(self.algorithm.init(start), start.device)
         shape = (len(self.course.events), self.scenario.num_tasks, *self.course.skipped.shape[:-1])
         accuracy = torch.full(shape, torch.nan, dtype=torch.float64)
-        return Standing(params, state, accuracy, _no_points(), _no_points(), _no_points(), _no_points(), {}, ())
+        none = _no_points()
+        return Standing(params, state, accuracy, torch.full(shape[2:], -1), none, none, none, none, {}, ())
 
     def phase(self, event: Event) -> int | None:
         """The phase that ends with this many tasks seen; a mixture has one for all."""
         known = event.kind == "trained" and event.task in self.scenario.phases
         return self.scenario.phases.index(event.task) if known else None
 
-    def active(self, event: Event) -> Tensor:
-        """Which runs take part in training a task, `Bool[*runs]` on the CPU."""
-        mixed = self.scenario.mixed
-        return torch.ones_like(self.course.skipped[..., 0]) if mixed else ~self.course.skipped[..., event.task - 1]
+    def wanted(self, event: Event) -> Tensor:
+        """Which runs are to train a task, `Bool[*runs]` on the CPU."""
+        return ~self.course.skipped[..., event.task - 1]
 
     def planned_steps(self) -> int:
         """How many steps are to be done, if nothing goes wrong."""
         events = ((e, self.phase(e)) for e in self.course.events)
-        return self.epochs * sum(self.steps[p] for e, p in events if p is not None and self.active(e).any())
+        return self.epochs * sum(self.steps[p] for e, p in events if p is not None and self.wanted(e).any())
 
     def train_stream(self, phase: int) -> Stream:
         return with_runs(self.scenario, self.scenario.train(phase), self.runs)
@@ -126,37 +131,46 @@ class Trainer:
             phase = self.loop.phase(event)
             if event.kind == "unlearned":
                 at = self.unlearn(at, event)
-            elif phase is not None and self.loop.active(event).any():
+            elif phase is not None and self.active(at, event).any():
                 at = self.train(at, event, phase, order)
             at = self.test(at, event)._replace(event=at.event + 1, epoch=0, step=0)
         return at
 
     def train(self, at: Standing, event: Event, phase: int, order: Keys) -> Standing:
         """Train a task: its beginning, its epochs, its end, and a probe."""
-        loop, active = self.loop, self.loop.active(event)
+        loop = self.loop
         stream = loop.train_stream(phase)
         if not (at.epoch or at.step):
             counts = (torch.full_like(stream.task, n) for n in (loop.steps[phase], loop.epochs))
-            at = apply(at, active, loop.algorithm.begin_task, Task(stream.task, *counts))
+            at = apply(at, self.active(at, event), loop.algorithm.begin_task, Task(stream.task, *counts))
         for epoch in range(at.epoch, loop.epochs):
             entries = loop.entries(order, phase, epoch, stream)
-            at = self.epoch(at, active, stream, entries, phase)
-        at = apply(at, active, loop.algorithm.end_task)
+            at = self.epoch(at, event, stream, entries, phase)
+            if not self.active(at, event).any():
+                break
+        at = apply(at, self.active(at, event), loop.algorithm.end_task)
         return self.probe(at, stream, entries, phase)
 
-    def epoch(self, at: Standing, active: Tensor, stream: Stream, entries: Tensor, phase: int) -> Standing:
+    def active(self, at: Standing, event: Event) -> Tensor:
+        """Which runs take part in training a task, `Bool[*runs]` on the CPU."""
+        return self.loop.wanted(event) & (at.diverged < 0)
+
+    def epoch(self, at: Standing, event: Event, stream: Stream, entries: Tensor, phase: int) -> Standing:
         """Train for what is left of an epoch; tell `end_epoch` the validation metrics, or the mean training ones."""
         loop = self.loop
         plan = self.planned(at, stream, entries)
         began, size = time.perf_counter(), _segment(entries, plan.unroll, loop.probe_every)
         for segment in entries[at.step :].split(size):
-            at = self.segment(at, active, stream, segment, phase)
+            at = self.segment(at, self.active(at, event), stream, segment, phase)
             self.bar.advance(len(segment), phase, at.epoch)
             if loop.probe_every and at.done // loop.probe_every > (at.done - len(segment)) // loop.probe_every:
                 at = self.probe(at, stream, entries[: at.step], phase)
+            if not self.active(at, event).any():
+                break
         curve = tree.to(at.logged, "cpu")
         at = at._replace(training=_extended(at.training, curve), logged=_no_points())
         at = at._replace(seconds=at.seconds + time.perf_counter() - began)
+        active = self.active(at, event)
         at, told = self.validated(at, active, stream, curve)
         return apply(at, active, loop.algorithm.end_epoch, told)._replace(epoch=at.epoch + 1, step=0)
 
@@ -173,20 +187,37 @@ class Trainer:
 
     def segment(self, at: Standing, active: Tensor, stream: Stream, entries: Tensor, phase: int) -> Standing:
         """Some steps in one go."""
-        assert self.plan is not None
-        carry, metrics = engines.scan(
-            self.step,
-            self.carry(at, stream),
-            entries,
-            engine=self.plan.engine,
-            unroll=self.plan.unroll,
-            log_every=self.every,
-        )
+        carry, metrics = self.scan(self.carry(at, stream), entries, self.every)
         params, state = chosen(active, carry[:2], (at.params, at.state))
+        diverged, lost = at.diverged, active & ~finite(params, metrics, active.ndim)
+        if lost.any():
+            diverged, kept = self.rescued(at, stream, entries, lost)
+            params, state = chosen(diverged == at.diverged, (params, state), kept)
         ends = torch.arange(self.every, len(entries) + self.every, self.every).clamp(max=len(entries))
         curve = Curve(at.done + ends, torch.full_like(ends, phase), known(active, metrics))
         at = at._replace(step=at.step + len(entries), done=at.done + len(entries))
-        return at._replace(params=params, state=state, logged=_extended(at.logged, curve))
+        return at._replace(params=params, state=state, diverged=diverged, logged=_extended(at.logged, curve))
+
+    def scan(self, carry: Any, entries: Tensor, every: int = 1) -> tuple[Any, Metrics]:
+        assert self.plan is not None
+        engine, unroll, _ = self.plan
+        return engines.scan(self.step, carry, entries, engine=engine, unroll=unroll, log_every=every)
+
+    def rescued(
+        self, at: Standing, stream: Stream, entries: Tensor, lost: Tensor
+    ) -> tuple[Tensor, tuple[Params, State]]:
+        """Where in a segment the `lost` runs diverge, and their params and state as they last were finite."""
+        assert self.plan is not None
+        carry, kept, done, diverged = self.carry(at, stream), (at.params, at.state), at.done, at.diverged
+        for chunk in entries.split(self.plan.unroll):
+            carry, metrics = self.scan(carry, chunk)
+            done += len(chunk)
+            gone = lost & (diverged < 0) & ~finite(carry[0], metrics, lost.ndim)
+            diverged = torch.where(gone, done, diverged)
+            kept = chosen(diverged < 0, carry[:2], kept)
+            if not (lost & (diverged < 0)).any():
+                break
+        return diverged, kept
 
     def validated(self, at: Standing, active: Tensor, stream: Stream, curve: Curve) -> tuple[Standing, Metrics]:
         """What `end_epoch` is told, noted where it is measured on examples held out."""
@@ -221,7 +252,7 @@ class Trainer:
         self.bar.note(f"unlearning after task {event.task}")
         asked = self.loop.course.forgotten(event, self.loop.width)
         mask = asked.to(tree.leaves(at.params)[0].device)
-        at = apply(at, asked.any(-1), self.loop.algorithm.unlearn, mask)
+        at = apply(at, asked.any(-1) & (at.diverged < 0), self.loop.algorithm.unlearn, mask)
         return at._replace(snapshots=(*at.snapshots, (at.params, at.state)))
 
     def test(self, at: Standing, event: Event) -> Standing:
@@ -231,7 +262,7 @@ class Trainer:
             self.bar.note(f"task {event.task}/{loop.scenario.phases[-1]} testing task {tested + 1}")
             stream = loop.test_stream(tested)
             found = score(loop.algorithm, loop.scenario, at.params, at.state, stream, runs=loop.runs)
-            accuracy[at.event, tested] = found["accuracy"].cpu()
+            accuracy[at.event, tested] = known(at.diverged < 0, {"accuracy": found["accuracy"].cpu()})["accuracy"]
         return at._replace(accuracy=accuracy)
 
 
@@ -258,6 +289,13 @@ def apply(at: Standing, active: Tensor, f: Callable[..., tuple[Params, State]], 
     """What a hook of the algorithm makes of the active runs' params and state."""
     params, state = chosen(active, f(at.params, at.state, *args), (at.params, at.state))
     return at._replace(params=params, state=state)
+
+
+def finite(params: Params, metrics: Metrics, ndim: int) -> Tensor:
+    """Which runs have finite parameters and losses, `Bool[*runs]` on the CPU; the one thing that a segment asks the device."""
+    axes = [leaf.isfinite().flatten(ndim).all(-1) for leaf in tree.leaves(params) if leaf.is_floating_point()]
+    losses = [metrics["loss"].isfinite().all(0)] if "loss" in metrics else []
+    return torch.stack([*axes, *losses]).all(0).cpu()
 
 
 def known(active: Tensor, metrics: Metrics) -> Metrics:

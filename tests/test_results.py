@@ -77,7 +77,7 @@ def test_summary_holds_the_numbers_of_a_table(finished):
     found = json.loads((out / "summary.json").read_text())
     assert list(found) == [
         "algorithm", "scenario", "dataset", "paradigm", "tasks", "runs", "average_accuracy", "backward_transfer",
-        "forgetting", "wall_seconds", "steps_per_second", "engine",
+        "forgetting", "diverged", "wall_seconds", "steps_per_second", "engine",
     ]  # fmt: skip
     values = result.average_accuracy.tolist()
     assert found["average_accuracy"]["values"] == values

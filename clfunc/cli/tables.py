@@ -57,7 +57,12 @@ def _online_loss(data: "xarray.Dataset", runs: np.ndarray) -> str:
     if data.attrs["paradigm"] != "regression":
         return ""
     kept = data["online_loss"].values[runs].mean(1)
-    return f"{kept.mean():.4f}" + (f" ± {kept.std(ddof=1):.4f}" if len(kept) > 1 else "")
+    if "diverged" in data:
+        kept = kept[data["diverged"].values[runs] < 0]
+    if not len(kept):
+        return "diverged"
+    diverged = f" ({len(runs) - len(kept)} diverged)" if len(kept) < len(runs) else ""
+    return f"{kept.mean():.4f}" + (f" ± {kept.std(ddof=1):.4f}" if len(kept) > 1 else "") + diverged
 
 
 def _accuracy(data: "xarray.Dataset", runs: np.ndarray) -> torch.Tensor:
