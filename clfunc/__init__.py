@@ -18,6 +18,7 @@ from clfunc import types as types
 from clfunc import unlearning as unlearning
 from clfunc.algorithms import adahat as adahat
 from clfunc.algorithms import amnesiac as amnesiac
+from clfunc.algorithms import amnesiac_hat as amnesiac_hat
 from clfunc.algorithms import cbp as cbp
 from clfunc.algorithms import cbp_arxiv2023 as cbp_arxiv2023
 from clfunc.algorithms import cbp_lop_conv as cbp_lop_conv

@@ -102,7 +102,7 @@ def check(requests: Requests, held: Int[Tensor, "*runs requests requests"], want
         for i, j in ((i, j) for i in range(len(names)) for j in range(len(names)) if goes[i] and not goes[j]):
             if counts[i, j] > 0:
                 raise ValueError(
-                    f"{names[i]!r} shares {int(counts[i, j])} batches with {names[j]!r}: ask for both, or declare one"
+                    f"{names[i]!r} shares {int(counts[i, j])} batch(es) with {names[j]!r}: ask for both, or declare one"
                 )
 
 

@@ -22,6 +22,7 @@ LAYERS = {
     "heads": 2,
     "lift": 2,
     "records": 2,
+    "repair": 2,
     "requests": 2,
     "models": 2,
     "transforms": 2,
@@ -45,7 +46,7 @@ LAYERS = {
     "testing": 8,
 }
 FILES = sorted(ROOT.rglob("*.py"))
-COMPOSITIONS = {"finetuning", "hard_attention", "hat"}  # what another algorithm may be made of
+COMPOSITIONS = {"finetuning", "hard_attention", "hat", "amnesiac"}  # what another algorithm may be made of
 
 
 def _name(path):
