@@ -2,6 +2,7 @@
 
 import csv
 import math
+from functools import cache
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import xarray
 from test_unlearning import naive_distances
 
 from clfunc import amnesiac, audit, finetuning, hat, mlp, run, sgd, sweep, tree, unlearning
-from clfunc.audit import picked, plan, save, spaced, to_xarray
+from clfunc.audit import measures, picked, plan, save, spaced, to_xarray
 from clfunc.random import key
 from clfunc.testing.play import toy_stream
 
@@ -25,9 +26,14 @@ def algorithm(kind="finetuning"):
     return finetuning(model, tx) if kind == "finetuning" else hat(model, tx, num_tasks=3, s_max=50.0)
 
 
-@pytest.fixture(scope="module", params=["finetuning", "hat"])
+@cache
+def audit_of(kind):
+    return audit(algorithm(kind), toy_stream(KEYS), KEYS, REQUESTS, **HOW)
+
+
+@pytest.fixture(params=["finetuning", "hat"])
 def audited(request):
-    return request.param, audit(algorithm(request.param), toy_stream(KEYS), KEYS, REQUESTS, **HOW)
+    return request.param, audit_of(request.param)
 
 
 def alone(kind, seed, **what):
@@ -139,8 +145,6 @@ def test_a_weight_that_no_record_explains_is_left(audited):
     kind, found = audited
     (params, state), second = found.result.snapshots
     moved = params | {"hidden1": params["hidden1"] | {"bias": params["hidden1"]["bias"] + 0.5}}
-    from clfunc.audit import measures
-
     planned = plan(algorithm(kind), toy_stream(KEYS), KEYS, REQUESTS)
     again = measures(planned, found.result._replace(snapshots=((moved, state), second)))
     assert float(again["residual"][0, 0]) == pytest.approx(0.5 * math.sqrt(6), rel=1e-9)
@@ -165,8 +169,8 @@ def test_runs_of_a_scenario_can_be_picked_and_entries_spaced():
     assert spaced(listed, size).tolist() == [[0, 1, 3, 5, 6, 8], [10, 11, 12, 13, 14, 15]]
 
 
-def test_the_files_hold_every_measure_of_every_run(audited, tmp_path):
-    _, found = audited
+def test_the_files_hold_every_measure_of_every_run(tmp_path):
+    found = audit_of("finetuning")
     save(found, tmp_path)
     data = xarray.load_dataset(tmp_path / "results.nc", engine="h5netcdf")
     assert data["member"].values.tolist() == found.result.coordinates["member"]
