@@ -77,8 +77,6 @@ def _panel(axes: "Axes", data: "xarray.Dataset", variable: str, factor: float) -
     level = _NOTHING_KNOWN.get(variable.removeprefix("unlearning_"))
     if level is not None:
         axes.axhline(level * factor, color="#9aa0a8", linewidth=0.9, linestyle="--", zorder=0)
-    if variable == "unlearning_accuracy_forgotten" and "chance" in data.attrs:
-        axes.axhline(factor * data.attrs["chance"], color="#9aa0a8", linewidth=0.9, linestyle="--", zorder=0)
     for place, member in enumerate(MEMBERS):
         values = factor * by_member(data, variable, member)
         if np.isnan(values).all():
