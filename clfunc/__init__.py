@@ -15,6 +15,7 @@ from clfunc import scenarios as scenarios
 from clfunc import transforms as transforms
 from clfunc import tree as tree
 from clfunc import types as types
+from clfunc import unlearning as unlearning
 from clfunc.algorithms import adahat as adahat
 from clfunc.algorithms import amnesiac as amnesiac
 from clfunc.algorithms import amnesiac_hat as amnesiac_hat
@@ -34,6 +35,7 @@ from clfunc.algorithms import reduce_on_plateau as reduce_on_plateau
 from clfunc.algorithms import self_normalized_resets as self_normalized_resets
 from clfunc.algorithms import shrink_and_perturb as shrink_and_perturb
 from clfunc.algorithms import single as single
+from clfunc.audit import audit as audit
 from clfunc.chunks import run_chunks as run_chunks
 from clfunc.confidence import run_until as run_until
 from clfunc.driver import run as run

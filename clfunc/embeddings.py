@@ -16,10 +16,12 @@ from clfunc.attention import Units
 from clfunc.heads import checked_out
 from clfunc.types import (
     Head,
+    Inputs,
     Key,
     Metrics,
     Model,
     Number,
+    Output,
     Params,
     Scalar,
     Settings,
@@ -161,6 +163,18 @@ def own_and_restore(head: Head, embeddings: Embeddings) -> dict[str, Any]:
         return params, state._replace(head=parked, attention=attend)
 
     return {"own": own, "restore": restore}
+
+
+def gated(model: Model, embeddings: Embeddings, gate_position: str) -> Callable[..., Output]:
+    """`forward(params, state, x, task)`: the network behind the task's own gates and head; state has `head`, `attention`."""
+
+    def forward(params: Params, state: Any, x: Inputs, task: TaskId) -> Output:
+        own = embeddings.lookup(params["embedding"], state.attention, task)
+        gates = embeddings.masks(own, state.attention)
+        params = model.head.lookup(params, state.head, task)
+        return model.apply(params, x, task, gates=gates, gate_position=gate_position)
+
+    return forward
 
 
 def check_gates(model: Model, num_tasks: int, gate_position: str, freeze_head_after: int | None) -> None:

@@ -1,5 +1,7 @@
 """`lift`: an algorithm inside a wrapper's state. What a wrapper does not change, it takes from here."""
 
+from typing import Any
+
 from torch import Tensor
 
 from clfunc.types import Algorithm, Batch, Inputs, Logits, Metrics, Params, State, Task, TaskId
@@ -51,5 +53,13 @@ def lift(inner: Algorithm) -> Algorithm:
             params, new = inner_unlearn(params, state.inner, tasks)
             return params, state._replace(inner=new)
 
+    features = None
+    if inner.features is not None:
+        inner_features = inner.features
+
+        def features(params, state, x, task):
+            return inner_features(params, state.inner, x, task)
+
     hooks = (begin_task, end_epoch, end_task, probe, unlearn)
-    return Algorithm(inner.init, step, predict, *hooks, settings=inner.settings, own=own, restore=restore)
+    more: dict[str, Any] = {"own": own, "restore": restore, "features": features}
+    return Algorithm(inner.init, step, predict, *hooks, settings=inner.settings, **more)

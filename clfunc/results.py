@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -41,7 +41,7 @@ class Result(NamedTuple):
     params: Params
     state: State
     config: dict[str, Any]  # what was run, and with which versions
-    coordinates: dict[str, list[float]]  # the settings in which runs differ, one value a run
+    coordinates: Mapping[str, Sequence[float | str]]  # the settings in which runs differ, one value a run
     steps: int  # training steps of one run
     train_seconds: float
     wall_seconds: float

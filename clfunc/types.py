@@ -51,6 +51,11 @@ class Output(NamedTuple):
     logits: Float[Tensor, "batch classes"]
     features: dict[str, Tensor]
 
+    @property
+    def last(self) -> Float[Tensor, "batch units"]:
+        """The last hidden layer's features, all positions and parts side by side."""
+        return list(self.features.values())[-1].flatten(1)
+
 
 class Wire(NamedTuple):
     """One parameter tensor, seen as a bundle of unit-to-unit connections. Static."""
@@ -152,6 +157,8 @@ class Algorithm(NamedTuple):
     probe: Callable[[Params, State, Batch], dict[str, Tensor]] | None = None
     unlearn: Callable[[Params, State, Tensor], tuple[Params, State]] | None = None
     settings: Settings = {}
+    # what the network gives its head in `predict`, [batch, units]
+    features: Callable[[Params, State, Inputs, TaskId], Tensor] | None = None
     own: Callable[[Params, State], Params] = nothing  # groups of params that each task has for itself: `[tasks, ...]`
     restore: Callable[[Params, State, Params, Tensor], tuple[Params, State]] = (
         keep  # (params, state, own, gone): `own` in

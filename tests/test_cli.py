@@ -49,7 +49,7 @@ def refused(capsys, code, out):
 
 
 BAD = {
-    "--algorithm nonsense": "--algorithm must be one of adahat, cbp, cbp_arxiv2023, cbp_lop_conv, ",
+    "--algorithm nonsense": "--algorithm must be one of adahat, amnesiac_hat, cbp, cbp_arxiv2023, cbp_lop_conv, ",
     "--nonsense 3": "Unrecognized options: --nonsense",
     "--tasks zero": "--tasks",
     "--tasks 0": "--tasks must be at least 1, given 0",

@@ -28,6 +28,7 @@ LAYERS = {
     "transforms": 2,
     "metrics": 2,
     "plasticity": 2,
+    "unlearning": 2,
     "algorithms": 3,
     "scenarios": 3,
     "engine": 4,
@@ -41,6 +42,7 @@ LAYERS = {
     "difference": 5,
     "plots": 5,
     "merge": 5,
+    "audit_plots": 5,
     "training": 6,
     "rehearsal": 6,
     "driver": 7,
@@ -48,6 +50,7 @@ LAYERS = {
     "cluster": 7,
     "halving": 7,
     "confidence": 7,
+    "audit": 7,
     "cli": 8,
     "testing": 8,
 }

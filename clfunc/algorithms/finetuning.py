@@ -72,6 +72,9 @@ def finetuning(model: Model, tx: Transform, *, loss: Callable[..., Tensor] | Non
         logits = model.apply(model.head.lookup(params, state.head, task), x, task).logits
         return model.head.mask(state.head, logits, task)
 
+    def features(params: Params, state: FinetuningState, x: Inputs, task: TaskId) -> Tensor:
+        return model.apply(model.head.lookup(params, state.head, task), x, task).last
+
     def begin_task(params: Params, state: FinetuningState, task: Task) -> tuple[Params, FinetuningState]:
         params, head = model.head.begin_task(params, state.head, task.id)
         opt = forget(tx.begin_task(state.opt, params), params, model.head.owns)
@@ -101,4 +104,5 @@ def finetuning(model: Model, tx: Transform, *, loss: Callable[..., Tensor] | Non
 
     settings = {"name": "finetuning", "model": model.settings, "tx": tx.settings}
     hooks: dict[str, Any] = {"end_task": end_task, "probe": probe, "own": own, "restore": restore}
+    hooks |= {"features": features}
     return Algorithm(init, step, predict, begin_task, **hooks, settings=settings)

@@ -42,10 +42,16 @@ def independent(model: Model, tx: Transform, *, num_tasks: int) -> Algorithm:
         current = torch.full((), -1, dtype=torch.int64, device=key.device)
         return params, IndependentState(state, second, tree.clone(state.head), bank, current)
 
+    def network(params: Params, state: IndependentState, task: TaskId) -> Params:
+        return tree.where(task == state.current, params, tree.take(state.bank, task))
+
     def predict(params: Params, state: IndependentState, x: Inputs, task: TaskId) -> Logits:
-        own = tree.where(task == state.current, params, tree.take(state.bank, task))
+        own = network(params, state, task)
         _, head = model.head.begin_task(own, state.blank, task)
         return model.head.mask(head, model.apply(own, x, task).logits, task)
+
+    def features(params: Params, state: IndependentState, x: Inputs, task: TaskId) -> Tensor:
+        return model.apply(network(params, state, task), x, task).last
 
     def begin_task(params: Params, state: IndependentState, task: Task) -> tuple[Params, IndependentState]:
         draw, park = split(fold_in(state.key, task.id))
@@ -66,4 +72,5 @@ def independent(model: Model, tx: Transform, *, num_tasks: int) -> Algorithm:
 
     settings = {"name": "independent", "model": model.settings, "tx": tx.settings, "num_tasks": num_tasks}
     hooks: dict[str, Any] = {"begin_task": begin_task, "end_task": end_task, "own": own, "restore": restore}
-    return lifted._replace(init=init, predict=predict, **hooks, settings=settings)
+    hooks |= {"predict": predict, "features": features}
+    return lifted._replace(init=init, **hooks, settings=settings)

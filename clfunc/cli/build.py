@@ -10,7 +10,8 @@ import torch
 import tyro
 
 from clfunc import scenarios
-from clfunc.cli import memory, registry
+from clfunc.audit import plan
+from clfunc.cli import memory, registry, unlearn
 from clfunc.driver import check
 from clfunc.files import check_writable
 from clfunc.random import key
@@ -105,6 +106,14 @@ class Sweep(Run):
 
 
 @dataclasses.dataclass(frozen=True)
+class Unlearn(Run):
+    """Train, forget tasks on request, and compare with the original and with networks retrained without them."""
+
+    request: Repeated = ()
+    """AFTER:TASKS: 2:1 forgets task 1 after task 2, 4:2,3 tasks 2 and 3 after task 4. May be repeated."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Report:
     """Print tables of finished runs side by side, and draw them in one figure."""
 
@@ -182,10 +191,15 @@ def job(args: Run) -> Job:
     scenario = _scenario(args, routed["scenario"], keys if many else keys[0], where)
     made = [_algorithm(args, scenario, factories, registry.route(settings | member, factories)) for member in members]
     memory.check_fits(made[0], scenario, min(runs, int(at_once)) if at_once.isdigit() else 1, args.batch_size, where)
-    algorithm = sweep([m for m in made for _ in range(seeds)]) if many else made[0]
+    alone = isinstance(args, Unlearn) or not many
+    algorithm = made[0] if alone else sweep([m for m in made for _ in range(seeds)])
     evaluate = int(args.evaluate) if args.evaluate.isdigit() else args.evaluate
     asked = Job(algorithm, scenario, keys if many else keys[0], where, evaluate)
     check(algorithm, scenario, asked.key, args.epochs, args.batch_size, args.engine, evaluate, args.probe_every)
+    if isinstance(args, Unlearn):
+        if args.devices or args.runs_at_once != "auto":
+            raise ValueError("unlearn runs all members at once: leave out --runs-at-once and --devices")
+        plan(algorithm, scenario, asked.key, unlearn.requests(args.request))
     return asked
 
 

@@ -14,12 +14,13 @@ import tyro
 from rich.console import Console
 
 from clfunc import difference, results
-from clfunc.cli import build, many, tables
+from clfunc.cli import build, many, tables, unlearn
 from clfunc.files import check_writable
 
 Command = (
     Annotated[build.Run, tyro.conf.subcommand("run")]
     | Annotated[build.Sweep, tyro.conf.subcommand("sweep")]
+    | Annotated[build.Unlearn, tyro.conf.subcommand("unlearn")]
     | Annotated[build.Report, tyro.conf.subcommand("report")]
     | Annotated[build.Diff, tyro.conf.subcommand("diff")]
     | Annotated[build.List, tyro.conf.subcommand("list")]
@@ -86,6 +87,8 @@ def _prepare(command: "build.Run | build.Report | build.Diff | build.List") -> C
         found = difference.folders(command.a, command.b)
         return lambda: tables.differences(*found)
     job = build.job(command)
+    if isinstance(command, build.Unlearn):
+        return lambda: unlearn.work(command, job, console)
     work = many.prepare(command, job)
     return lambda: _train(command, work, console)
 
