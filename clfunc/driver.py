@@ -47,7 +47,7 @@ def run(
         key: `[2]`, or `[runs, 2]` for as many runs in one program; run i is what it would be alone with `key[i]`.
         epochs: Passes over each task, >= 1.
         batch_size: Examples in a step of one run, >= 1. An epoch's last batch is filled up from the epoch's beginning.
-        engine: `eager`, `compile`, or `auto`, which chooses and says what it chose.
+        engine: `eager`, `trace`, `compile`, or `auto`, which chooses and says what it chose; see `clfunc.engine`.
         evaluate: After each task, test all tasks `seen`, the `current` one, all seen ones every n tasks (and at the end), or
             `none`.
         probe_every: Call the algorithm's `probe`, if it has one, about every so many steps too, not just after each task.

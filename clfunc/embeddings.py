@@ -50,7 +50,6 @@ class Embeddings(NamedTuple):
 
     init: Callable[[Key, dict[str, int], torch.dtype], EmbeddingsState]
     scale: Callable[[EmbeddingsState], Scalar]  # of the gates, at this step
-    compensate: Callable[[Units, Units, EmbeddingsState], Units]  # (gradient, embedding, state)
     constrain: Callable[[Units, EmbeddingsState], Units]
     masks: Callable[[Units, EmbeddingsState], Units]
     lookup: Callable[[Units, EmbeddingsState, TaskId], Units]  # (working, state, task): the task's own
@@ -101,9 +100,6 @@ def task_embeddings(
     def scale(state: EmbeddingsState) -> Scalar:
         return attention.gate_scale(anneal, state.step, state.steps_per_epoch, state.s_max)
 
-    def compensate(gradient: Units, embedding: Units, state: EmbeddingsState) -> Units:
-        return attention.compensate(gradient, embedding, scale(state), state.s_max, state.clamp_threshold)
-
     def constrain(embedding: Units, state: EmbeddingsState) -> Units:
         return tree.map(lambda e: attention.clamped(e, state.embedding_clamp), embedding)
 
@@ -147,7 +143,7 @@ def task_embeddings(
     settings: Settings = {"num_tasks": num_tasks, "task_embedding_init_mode": init_mode, "anneal": anneal}
     settings |= {"test_mask": test_mask, "no_sum": no_sum} | numbers
     hooks = (begin_task, end_task, own, restore, metrics)
-    return Embeddings(init, scale, compensate, constrain, masks, lookup, *hooks, settings)
+    return Embeddings(init, scale, constrain, masks, lookup, *hooks, settings)
 
 
 def own_and_restore(head: Head, embeddings: Embeddings) -> dict[str, Any]:

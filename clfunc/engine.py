@@ -1,7 +1,9 @@
-"""How a scan is run: `eager`, or `compile`, where K steps at a time are one compiled program that writes the carry in place.
+"""How a scan is run: `eager`; `trace`, the same operations without the Python around them; or `compile`.
 
-A program is traced by running its steps on tensors without data (`make_fx`), which sees through `vmap` and `grad`, and given
-to Inductor. Nothing is guarded: a program is kept by all that it was traced for, and called with bare leaves.
+A step is traced by running it on tensors without data (`make_fx`), which sees through `vmap` and `grad`. What is found is run
+as it is, to the same bits as in eager mode and in half the time; or, K steps at a time, is one program that Inductor compiles
+and that writes the carry in place. Nothing is guarded: a program is kept by all that it was traced for, and called with bare
+leaves.
 
 Inside a compiled chunk the carry is donated: new values are written back into the buffers that held the old, so a step
 allocates nothing that lasts. Leaves that a step hands on untouched (data, parked heads) are found by watching one step, and
@@ -22,11 +24,12 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from clfunc import tree
 from clfunc.types import choice
 
-Engine = Literal["auto", "eager", "compile"]
-engines: tuple[str, ...] = ("auto", "eager", "compile")
+Engine = Literal["auto", "eager", "trace", "compile"]
+engines: tuple[str, ...] = ("auto", "eager", "trace", "compile")
 Step = Callable[[Any, Any], tuple[Any, Any]]
 
 _COMPILE_SECONDS = 20.0  # what a first compile may cost (4 to 25 s), for `auto` to weigh
+_TRACE_SECONDS = 1.0  # what tracing may cost
 _SMALL = 2**16  # entries below which a leaf is copied rather than compiled for as it lies
 _TINY = 2**22  # parameters x examples below which a step is mostly overhead, and several are worth one program
 _NODES = 2400  # operations of a program that takes some 10 s to compile
@@ -50,8 +53,8 @@ def scan(
         step: A pure function. Compiled programs are kept as long as it is, so pass the same object again.
         carry: Any tree of tensors; it is not written to.
         xs: A tree of tensors with a first axis of steps, at least one.
-        engine: `eager`, `compile`, or `auto`, which decides by these steps alone (see `plan`).
-        unroll: Steps in one compiled program; a remainder runs step by step in eager mode. `auto` chooses it too.
+        engine: `eager`, `trace`, `compile`, or `auto`, which decides by these steps alone (see `plan`).
+        unroll: Steps in one compiled program; a remainder runs step by step, traced. `auto` chooses it too.
         log_every: Keep the mean of the ys of this many steps in place of each.
 
     Returns:
@@ -63,7 +66,7 @@ def scan(
     steps = len(tree.leaves(xs)[0])
     if steps < 1:
         raise ValueError("scan needs at least one step, given xs of length 0")
-    if engine not in ("eager", "compile"):
+    if engine not in ("eager", "trace", "compile"):
         engine, unroll, _ = plan(engine, step, carry, tree.index(xs, 0), steps)
     ys: list[Any] = []
     done = 0
@@ -71,9 +74,43 @@ def scan(
         if engine == "compile" and steps >= unroll:
             carry, done = _compiled(step, carry, xs, unroll, ys)
         for i in range(done, steps):
-            carry, y = step(carry, tree.index(xs, i))
+            x = tree.index(xs, i)
+            carry, y = step(carry, x) if engine == "eager" else _retraced(step, carry, x)
             ys.append(tree.map(lambda leaf: leaf[None], y))
         return carry, _thinned(ys, log_every)
+
+
+def _retraced(step: Step, carry: Any, x: Any) -> tuple[Any, Any]:
+    """What `step(carry, x)` gives, by the operations that were found in it."""
+    leaves, form = tree.flatten((carry, x))
+    kinds = tuple((leaf.shape, leaf.stride(), leaf.dtype, leaf.device) for leaf in leaves)
+    return _operations(step, _Forms(form), kinds).run(leaves)
+
+
+class _Operations:
+    """One step as a list of operations, found at its first call."""
+
+    def __init__(self, step: Step, form: Any) -> None:
+        self.step, self.form = step, form
+        self.graph: torch.fx.GraphModule | None = None
+        self.told: Any = None  # the form of what it gives
+
+    def run(self, leaves: list[Tensor]) -> tuple[Any, Any]:
+        if self.graph is None:
+            graph = _traced(self._flat, tuple(leaves))
+            graph.graph.eliminate_dead_code()
+            graph.recompile()
+            self.graph = graph
+        return tree.unflatten(self.graph(*leaves), self.told)
+
+    def _flat(self, *leaves: Tensor) -> list[Tensor]:
+        found, self.told = tree.flatten(self.step(*tree.unflatten(list(leaves), self.form)))
+        return found
+
+
+@functools.lru_cache(maxsize=32)
+def _operations(step: Step, forms: "_Forms", kinds: Any) -> _Operations:
+    return _Operations(step, forms.carry)
 
 
 def _compiled(step: Step, carry: Any, xs: Any, unroll: int, ys: list[Any]) -> tuple[Any, int]:
@@ -106,7 +143,7 @@ class _Forms(NamedTuple):
     """How leaves make a carry and xs; equal if these are of one structure."""
 
     carry: Any
-    xs: Any
+    xs: Any = None
 
     def __hash__(self) -> int:
         return hash((str(self.carry), str(self.xs)))
@@ -162,7 +199,8 @@ def _inductor(chunk: Callable[..., Any], leaves: tuple[Tensor, ...], unroll: int
 
 def _traced(f: Callable[..., Any], leaves: tuple[Tensor, ...]) -> torch.fx.GraphModule:
     """The operations of `f`, found without data."""
-    return make_fx(f, tracing_mode="fake", _allow_non_fake_inputs=True)(*leaves)
+    apart = (leaf.detach() for leaf in leaves)  # a tensor that is given twice would be taken for one leaf
+    return make_fx(f, tracing_mode="fake", _allow_non_fake_inputs=True)(*apart)
 
 
 _known_moves: dict[tuple[Step, str], tuple[str, ...]] = {}
@@ -203,19 +241,21 @@ def plan(engine: str, step: Step, carry: Any, x: Any, steps: int) -> Plan:
     Raises:
         ValueError: An unknown engine.
     """
-    if choice(engine, "engine", engines) == "eager":
-        return Plan("eager", 1, "as asked")
+    if choice(engine, "engine", engines) in ("eager", "trace"):
+        return Plan(engine, 1, "as asked")
     unroll = _unroll(step, carry, x)
     if engine == "compile":
         return Plan("compile", unroll, "as asked")
-    device = tree.leaves(carry)[0].device.type
-    if not _has_compiler(device):
-        return Plan("eager", 1, "no C++ compiler found: install g++ (or set CXX) for several times the speed")
     with torch.no_grad():
         seconds = min(_seconds(step, carry, x) for _ in range(3))
+    told = f"{steps} steps of {1e3 * seconds:.1f} ms in eager mode"
+    if steps * seconds < 4 * _TRACE_SECONDS:
+        return Plan("eager", 1, f"{told} are over before a compile would pay")
     if steps * seconds < 2 * _COMPILE_SECONDS:
-        return Plan("eager", 1, f"{steps} steps of {1e3 * seconds:.1f} ms are over before a compile would pay")
-    return Plan("compile", unroll, f"{steps} steps of {1e3 * seconds:.1f} ms in eager mode are worth a compile")
+        return Plan("trace", 1, f"{told} are over before a compile would pay")
+    if not _has_compiler(tree.leaves(carry)[0].device.type):
+        return Plan("trace", 1, "no C++ compiler found: install g++ (or set CXX) for several times the speed")
+    return Plan("compile", unroll, f"{told} are worth a compile")
 
 
 def _seconds(step: Step, carry: Any, x: Any) -> float:

@@ -28,7 +28,7 @@ def test_scan_is_a_loop_and_log_every_keeps_means(steps, every):
 def test_scan_refuses_no_steps_and_unknown_engines_in_one_line():
     with pytest.raises(ValueError, match="length 0"):
         scan(add_up, (torch.zeros(()), torch.ones(2)), torch.zeros(0))
-    with pytest.raises(ValueError, match="auto, eager, compile, given 'jit'"):
+    with pytest.raises(ValueError, match="auto, eager, trace, compile, given 'jit'"):
         scan(add_up, (torch.zeros(()), torch.ones(2)), torch.zeros(1), engine="jit")
 
 
@@ -65,11 +65,21 @@ def test_more_programs_than_torch_keeps_for_one_function_can_be_compiled():
         assert scan(step, torch.zeros(2), torch.ones(1), engine="compile")[0].tolist() == [n, n]
 
 
-def test_auto_says_why_it_is_eager_where_there_is_no_compiler(monkeypatch):
+@pytest.mark.parametrize("engine", ["trace", pytest.param("compile", marks=pytest.mark.compiled)])
+def test_leaves_that_begin_as_one_tensor_may_part(engine):
+    def step(carry, x):
+        a, b = carry
+        return (a + x, b + 2 * x), {"sum": (a + b).sum()}
+
+    one, xs = torch.zeros(3), torch.ones(4)
+    assert identical(scan(step, (one, one), xs, engine=engine), scan(step, (one, one), xs, engine="eager"))
+
+
+def test_auto_says_that_there_is_no_compiler(monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
     plan = engine.plan("auto", add_up, (torch.zeros(()), torch.ones(2)), torch.tensor(1.0), 10**9)
-    assert plan.engine == "eager" and "no C++ compiler found" in plan.why
+    assert plan.engine == "trace" and "no C++ compiler found" in plan.why
 
 
 @pytest.mark.parametrize("steps, chosen", [(10, "eager"), (10**12, "compile")])

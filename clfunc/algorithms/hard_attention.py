@@ -103,7 +103,8 @@ def hard_attention(
         gradient, (loss, aux) = grad_and_value(loss_fn, has_aux=True)(params)
         features, gates, metrics = tree.map(torch.detach, aux)
 
-        own = embeddings.compensate(gradient["embedding"], params["embedding"], attend)
+        pushed, held = gradient["embedding"], params["embedding"]
+        own = attention.compensate(pushed, held, s, attend.s_max, attend.clamp_threshold)
         context = Context(features, batch.task, attend.used, attend.claims, gates)
         updates, opt = inner.update(gradient | {"embedding": own}, state.opt, params, context)
 

@@ -157,6 +157,19 @@ def learns_two_real_tasks(case: Case) -> None:
     assert good == case.learns, f"accuracy {trained.tolist()} where chance is 0.1"
 
 
+def tracing_changes_no_bit(case: Case) -> None:
+    """Law 5: the operations that are found in a step give what the step does, alone and as a sweep, to the bit."""
+    for members in (None, case.members()[:2]):
+        algorithm = case.members()[0] if members is None else sweep(members)
+        keys = key(6) if members is None else split(key(6), 2)
+        how: Any = {"epochs": 1, "batch_size": 8, "progress": False}
+        eager, traced = (run(algorithm, case.scenario(), keys, engine=e, **how) for e in ("eager", "trace"))
+        assert identical((eager.params, eager.state), (traced.params, traced.state)), (
+            "tracing changes parameters or state"
+        )
+        assert identical(eager.training, traced.training), "tracing changes metrics"
+
+
 def engines_agree(case: Case) -> None:
     """Law 5: a compiled step, alone, as a sweep of one and of many, with and without momentum, is the eager one."""
     for momentum, some, unroll in ((None, 0, 2), (0.9, 1, 1), (0.9, 3, 2)):
@@ -257,6 +270,7 @@ laws: tuple[Law, ...] = (
     members_share_one_program,
     neutral_is_finetuning,
     learns_two_real_tasks,
+    tracing_changes_no_bit,
 )
 compiled_laws: tuple[Law, ...] = (engines_agree, one_program_for_all_tasks)
 long_laws: tuple[Law, ...] = (engines_agree_in_every_way,)

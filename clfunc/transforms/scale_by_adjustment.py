@@ -112,6 +112,6 @@ def _scaled(updates: Updates, rates: dict[str, Tensor], *, stop: bool, scale: bo
             return u
         rate = rates[name]
         moved = u * rate if scale else u
-        return torch.where(rate > 0, moved, torch.zeros_like(u) if stop else u)
+        return torch.where(rate > 0, moved, 0.0 if stop else u)
 
     return tree.map_items(one, updates)

@@ -7,6 +7,8 @@ updates = -lr * (gradient + momentum * trace if nesterov else trace)
 
 from typing import NamedTuple
 
+import torch
+
 from clfunc import tree
 from clfunc.types import Context, Key, Number, Params, Scalar, State, Transform, Updates, scalar
 
@@ -42,7 +44,7 @@ def sgd(
         return SGDState(rate, decay, drag, () if momentum is None else tree.zeros_like(params))
 
     def update(updates: Updates, state: SGDState, params: Params, context: Context) -> tuple[Updates, SGDState]:
-        gradient = tree.map(lambda g, p: g + state.weight_decay * p, updates, params)
+        gradient = tree.map(lambda g, p: torch.addcmul(g, p, state.weight_decay.to(p.dtype)), updates, params)
         if momentum is None:
             return tree.scale(gradient, -state.lr), state
         trace = tree.map(lambda t, g: state.momentum * t + g, state.trace, gradient)
