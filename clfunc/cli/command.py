@@ -5,6 +5,7 @@ import dataclasses
 import io
 import os
 import re
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ import tyro
 from rich.console import Console
 
 from clfunc import results
+from clfunc.checkpoint import Interrupted, Refused
 from clfunc.cli import build, tables
 from clfunc.driver import run
 from clfunc.files import check_writable
@@ -50,6 +52,11 @@ def _main(argv: Sequence[str]) -> int:
         return _complain(error, 2)
     try:
         work()
+    except Refused as error:
+        return _complain(error, 2)
+    except Interrupted as stop:
+        again = [*argv, *(["--resume"] if "--resume" not in argv else [])]
+        return _complain(stop, 1, f"; to go on: clfunc {shlex.join(again)}")
     except KeyboardInterrupt:
         print("clfunc: interrupted", file=sys.stderr)
         return 1
@@ -93,6 +100,8 @@ def _train(args: build.Run, job: build.Job, console: Console) -> None:
         evaluate=job.evaluate,
         probe_every=args.probe_every,
         out=args.out,
+        resume="anyway" if args.resume_anyway else args.resume,
+        checkpoint_every=args.checkpoint_every,
         progress=args.progress,
         config={"arguments": arguments},
     )
