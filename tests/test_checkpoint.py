@@ -17,6 +17,11 @@ from clfunc.testing.play import toy_data
 QUIET = {"engine": "eager", "progress": False, "batch_size": 8, "epochs": 2}
 
 
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch):
+    monkeypatch.setattr("clfunc.plots.save", lambda *_: [])
+
+
 class Stop(Exception):
     """What a test raises to stop a run."""
 
@@ -48,7 +53,7 @@ def outcome(result):
 @pytest.fixture(params=["alone", "sweep"])
 def case(request):
     keys = key(1) if request.param == "alone" else split(key(1), 3)
-    scenario = scenarios.permuted(toy_data(), 3, split(key(2), 3) if request.param == "sweep" else key(2), valid=0.2)
+    scenario = scenarios.permuted(toy_data(), 2, split(key(2), 3) if request.param == "sweep" else key(2), valid=0.2)
     algorithm = cbp(scenario)
     return (
         (algorithm if request.param == "alone" else sweep([cbp(scenario, lr) for lr in (0.1, 0.2, 0.3)])),
@@ -57,9 +62,7 @@ def case(request):
     )
 
 
-@pytest.mark.parametrize(
-    "name, calls", [("step", n) for n in (1, 4, 5, 13, 24, 25, 36)] + [("end_task", 2), ("predict", 9)]
-)
+@pytest.mark.parametrize("name, calls", [("step", n) for n in (1, 5, 13, 24)] + [("end_task", 2), ("predict", 3)])
 def test_a_run_stopped_anywhere_and_resumed_has_the_same_bits(case, name, calls, tmp_path):
     algorithm, scenario, keys = case
     how = QUIET | {"probe_every": 5, "checkpoint_every": 3}
@@ -100,11 +103,11 @@ def test_a_signal_leaves_a_checkpoint_and_stops_the_run(case, number, tmp_path):
 
     def step(*args):
         seen.append(1)
-        if len(seen) == 18:
+        if len(seen) == 14:
             os.kill(os.getpid(), number)
         return algorithm.step(*args)
 
-    with pytest.raises(Interrupted, match=r"stopped at step 24; a checkpoint is in"):
+    with pytest.raises(Interrupted, match=r"stopped at step 16; a checkpoint is in"):
         run(algorithm._replace(step=step), scenario, keys, out=tmp_path, probe_every=4, **QUIET)
     assert signal.getsignal(number) is before
     resumed = run(algorithm, scenario, keys, out=tmp_path, resume=True, probe_every=4, **QUIET)
@@ -122,7 +125,7 @@ def stopped(tmp_path):
 
 
 def cut(path):
-    path.write_bytes(path.read_bytes()[:-1])
+    path.write_bytes(path.read_bytes()[:-9])
 
 
 def flip(path):
@@ -192,7 +195,7 @@ OTHERS = [
     ({"epochs": 3}, "epochs (2 there, 3 here)"),
     ({"batch_size": 4}, "batch_size (8 there, 4 here)"),
     ({"key": key(2)}, "keys.0.0 (1 there, 2 here)"),
-    ({"algorithm": cbp(toy_stream(), 0.2)}, "settings.tx.lr"),
+    ({"algorithm": cbp(toy_stream(), 0.2)}, "settings.tx.inner.lr (0.1 there, 0.2 here)"),
     ({"scenario": toy_stream(key(9))}, "data_sha256"),
     ({"evaluate": "current"}, "evaluate (seen there, current here)"),
     ({"skip": {2}}, "skip"),
@@ -222,7 +225,7 @@ def test_another_torch_is_refused_unless_asked_for(stopped, monkeypatch):
 def test_the_engine_that_was_chosen_is_used_again(stopped):
     out, *_ = stopped
     about = json.loads((out / "checkpoint.json").read_text())
-    assert about["plan"] == ["eager", 1] and about["place"]["done"] == 20
+    assert about["plan"] == ["eager", 1] and about["place"]["done"] == 20 and about["place"]["wall"] > 0
     assert (about["place"]["event"], about["place"]["epoch"], about["place"]["step"]) == (1, 0, 4)
 
 

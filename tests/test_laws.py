@@ -6,6 +6,11 @@ from zoo import cases, compiled_cases
 from clfunc.testing import compiled_laws, laws
 
 
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch):
+    monkeypatch.setattr("clfunc.plots.save", lambda *_: [])
+
+
 @pytest.mark.parametrize("law", laws, ids=lambda law: law.__name__)
 @pytest.mark.parametrize("case", cases, ids=lambda case: case.name)
 def test_every_algorithm_obeys(case, law):
