@@ -189,7 +189,8 @@ def _resume(case: Case, name: str, calls: int, engine: str) -> None:
     with tempfile.TemporaryDirectory() as out:
         how |= {"checkpoint_every": 3, "out": out}
         with contextlib.suppress(Stopped):
-            run(algorithm._replace(**{name: stopping}), scenario, keys, **how)
+            fields: dict[str, Any] = {name: stopping}
+            run(algorithm._replace(**fields), scenario, keys, **how)
         assert len(seen) == calls, "it was not stopped"
         resumed = run(algorithm, scenario, keys, resume=True, **how)
     for field in (
