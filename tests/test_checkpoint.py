@@ -272,18 +272,6 @@ def test_at_every_instant_of_saving_one_checkpoint_is_good(tmp_path, monkeypatch
         assert not [path for path in out.iterdir() if path.name.startswith(".")]
 
 
-@pytest.mark.compiled
-def test_a_compiled_run_resumes_with_the_same_bits(tmp_path):
-    scenario, keys = toy_stream(), split(key(1), 3)
-    algorithm = sweep([cbp(scenario, lr) for lr in (0.1, 0.2, 0.3)])
-    how = QUIET | {"engine": "compile", "checkpoint_every": 4}
-    whole = run(algorithm, scenario, keys, **how)
-    with pytest.raises(Stop):
-        run(stopping(algorithm, "end_epoch", 3), scenario, keys, out=tmp_path, **how)
-    torch.compiler.reset()
-    assert identical(outcome(run(algorithm, scenario, keys, out=tmp_path, resume=True, **how)), outcome(whole))
-
-
 def test_no_leaf_is_lost_or_renamed_on_the_way():
     leaves = {"a": torch.zeros(0, 3), "b": (torch.tensor(2.5, dtype=torch.float64), {"c.d": torch.tensor([True])})}
     assert dict(tree.items(leaves)).keys() == {"a", "b.0", "b.1.c.d"}

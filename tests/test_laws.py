@@ -4,6 +4,7 @@ import pytest
 from zoo import cases, compiled_cases
 
 from clfunc.testing import compiled_laws, laws
+from clfunc.testing.laws import a_resumed_compiled_run_is_the_run_never_stopped
 
 
 @pytest.fixture(autouse=True)
@@ -22,3 +23,9 @@ def test_every_algorithm_obeys(case, law):
 @pytest.mark.parametrize("case", compiled_cases)
 def test_every_algorithm_compiled_obeys(case, law):
     law(case)
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("name", ["l2_init", *(pytest.param(name, marks=pytest.mark.long) for name in ("hat", "cbp"))])
+def test_a_compiled_run_resumed_is_the_run_never_stopped(name):
+    a_resumed_compiled_run_is_the_run_never_stopped(next(case for case in cases if case.name == name))

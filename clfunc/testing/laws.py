@@ -294,8 +294,4 @@ laws: tuple[Law, ...] = (
     learns_two_real_tasks,
     a_resumed_run_is_the_run_never_stopped,
 )
-compiled_laws: tuple[Law, ...] = (
-    engines_agree,
-    one_program_for_all_tasks,
-    a_resumed_compiled_run_is_the_run_never_stopped,
-)
+compiled_laws: tuple[Law, ...] = (engines_agree, one_program_for_all_tasks)
