@@ -9,6 +9,7 @@ import torch
 
 from clfunc import algorithms, checkpoint, mlp, run, scenarios, sgd, sweep, tree
 from clfunc.checkpoint import Interrupted, Refused
+from clfunc.cli import main
 from clfunc.random import key, split
 from clfunc.testing import toy_stream
 from clfunc.testing.laws import identical
@@ -243,6 +244,20 @@ def test_resume_needs_a_folder():
         run(cbp(scenario), scenario, key(1), resume=True, **QUIET)
     with pytest.raises(ValueError, match="checkpoint_every must be at least 1, given 0"):
         run(cbp(scenario), scenario, key(1), checkpoint_every=0, **QUIET)
+
+
+def test_the_command_refuses_to_resume_another_run_with_exit_code_2(tmp_path, capsys):
+    quick = ["run", "--engine", "eager", "--no-progress", "--tasks", "1", "--hidden", "4", "--optimizer", "sgd"]
+    assert main([*quick, "--resume"]) == 2
+    assert capsys.readouterr().err == "clfunc: --resume needs --out, the folder of the run to go on with\n"
+    out = ["--out", str(tmp_path)]
+    assert main([*quick, *out]) == main([*quick, *out, "--resume"]) == 0
+    capsys.readouterr()
+    assert main([*quick, *out, "--resume", "--epochs", "2", "--set", "lr=0.5"]) == 2
+    said = capsys.readouterr().err.strip()
+    assert "epochs (1 there, 2 here)" in said and "settings.tx.lr (0.01 there, 0.5 here)" in said and "\n" not in said
+    assert main([*quick, *out, "--checkpoint-every", "0"]) == 2
+    assert "checkpoint_every must be at least 1, given 0" in capsys.readouterr().err
 
 
 def test_at_every_instant_of_saving_one_checkpoint_is_good(tmp_path, monkeypatch):
