@@ -10,11 +10,15 @@ from clfunc import metrics as metrics
 from clfunc import models as models
 from clfunc import plasticity as plasticity
 from clfunc import random as random
+from clfunc import requests as requests
 from clfunc import scenarios as scenarios
 from clfunc import transforms as transforms
 from clfunc import tree as tree
 from clfunc import types as types
+from clfunc import unlearning as unlearning
 from clfunc.algorithms import adahat as adahat
+from clfunc.algorithms import amnesiac as amnesiac
+from clfunc.algorithms import amnesiac_hat as amnesiac_hat
 from clfunc.algorithms import cbp as cbp
 from clfunc.algorithms import cbp_arxiv2023 as cbp_arxiv2023
 from clfunc.algorithms import cbp_lop_conv as cbp_lop_conv
@@ -31,8 +35,12 @@ from clfunc.algorithms import reduce_on_plateau as reduce_on_plateau
 from clfunc.algorithms import self_normalized_resets as self_normalized_resets
 from clfunc.algorithms import shrink_and_perturb as shrink_and_perturb
 from clfunc.algorithms import single as single
+from clfunc.audit import audit as audit
+from clfunc.chunks import run_chunks as run_chunks
+from clfunc.confidence import run_until as run_until
 from clfunc.driver import run as run
 from clfunc.engine import scan as scan
+from clfunc.halving import halve as halve
 from clfunc.heads import cil as cil
 from clfunc.heads import dil as dil
 from clfunc.heads import mtl as mtl
@@ -41,6 +49,7 @@ from clfunc.heads import til as til
 from clfunc.models import convnet as convnet
 from clfunc.models import mlp as mlp
 from clfunc.models import resnet as resnet
+from clfunc.requests import Request as Request
 from clfunc.results import Result as Result
 from clfunc.scenarios import datasets as datasets
 from clfunc.sweep import sweep as sweep

@@ -82,6 +82,11 @@ def rates(
     return {name: rate(at, name, group) for at, (name, group) in enumerate(names) if group is not None}
 
 
+def told(rates: dict[str, Tensor], params: Params) -> dict[str, Tensor]:
+    """Pictures of the rates, and the capacity, for a probe."""
+    return pictures(rates) | {"capacity": capacity(rates, params)}
+
+
 def capacity(rates: dict[str, Tensor], params: Params) -> Tensor:
     """The mean rate over all weights that have one, in [0, 1]: how much of the network can still learn."""
     sizes = {name: leaf.numel() for name, leaf in tree.items(params) if name in rates}

@@ -13,7 +13,23 @@ from torch import Tensor
 
 from clfunc import attention, tree
 from clfunc.attention import Units
-from clfunc.types import Key, Metrics, Model, Number, Scalar, Settings, Task, TaskId, choice, scalar
+from clfunc.heads import checked_out
+from clfunc.types import (
+    Head,
+    Inputs,
+    Key,
+    Metrics,
+    Model,
+    Number,
+    Output,
+    Params,
+    Scalar,
+    Settings,
+    Task,
+    TaskId,
+    choice,
+    scalar,
+)
 
 
 class EmbeddingsState(NamedTuple):
@@ -40,6 +56,8 @@ class Embeddings(NamedTuple):
     lookup: Callable[[Units, EmbeddingsState, TaskId], Units]  # (working, state, task): the task's own
     begin_task: Callable[[Units, EmbeddingsState, Task], tuple[Units, EmbeddingsState]]
     end_task: Callable[[Units, EmbeddingsState], EmbeddingsState]
+    own: Callable[[Units, EmbeddingsState], Units]  # of all tasks, `[tasks, units]`
+    restore: Callable[[Units, EmbeddingsState, Tensor], EmbeddingsState]  # (of all tasks, state, those gone)
     metrics: Callable[[Units, EmbeddingsState], Metrics]
     settings: Settings
 
@@ -106,11 +124,21 @@ def task_embeddings(
         bank = tree.put(state.bank, state.current, working)
         met = state.met | (torch.arange(num_tasks, device=state.met.device) == state.current)
         used = tree.map(torch.maximum, state.used, masks(working, state))
+        return state._replace(bank=bank, met=met, used=used, claims=claims(bank, met, state))
 
+    def claims(bank: Units, met: Tensor, state: EmbeddingsState) -> Units:
         def claimed(every: Tensor) -> Tensor:
             return torch.where(met[:, None], torch.ones_like(every) if no_sum else every, 0.0).sum(0)
 
-        return state._replace(bank=bank, met=met, used=used, claims=tree.map(claimed, masks(bank, state)))
+        return tree.map(claimed, masks(bank, state))
+
+    def own(working: Units, state: EmbeddingsState) -> Units:
+        return tree.put(state.bank, state.current, working)
+
+    def restore(bank: Units, state: EmbeddingsState, gone: Tensor) -> EmbeddingsState:
+        met = state.met & ~gone
+        used = tree.map(lambda every: torch.where(met[:, None], every, 0.0).amax(0), masks(bank, state))
+        return state._replace(bank=bank, met=met, used=used, claims=claims(bank, met, state))
 
     def metrics(working: Units, state: EmbeddingsState) -> Metrics:
         shares = {f"used.{group}": used.mean() for group, used in state.used.items()}
@@ -118,7 +146,35 @@ def task_embeddings(
 
     settings: Settings = {"num_tasks": num_tasks, "task_embedding_init_mode": init_mode, "anneal": anneal}
     settings |= {"test_mask": test_mask, "no_sum": no_sum} | numbers
-    return Embeddings(init, scale, compensate, constrain, masks, lookup, begin_task, end_task, metrics, settings)
+    hooks = (begin_task, end_task, own, restore, metrics)
+    return Embeddings(init, scale, compensate, constrain, masks, lookup, *hooks, settings)
+
+
+def own_and_restore(head: Head, embeddings: Embeddings) -> dict[str, Any]:
+    """What tasks have for themselves under hard attention, as `Algorithm` has it: the head's groups, and the embedding."""
+
+    def own(params: Params, state: Any) -> Params:
+        return head.own(params, state.head) | {"embedding": embeddings.own(params["embedding"], state.attention)}
+
+    def restore(params: Params, state: Any, own: Params, gone: Tensor) -> tuple[Params, Any]:
+        params, parked = head.restore(params, state.head, own, gone)
+        params = checked_out(params, state.attention.current, {"embedding": own["embedding"]})
+        attend = embeddings.restore(own["embedding"], state.attention, gone)
+        return params, state._replace(head=parked, attention=attend)
+
+    return {"own": own, "restore": restore}
+
+
+def gated(model: Model, embeddings: Embeddings, gate_position: str) -> Callable[..., Output]:
+    """`forward(params, state, x, task)`: the network behind the task's own gates and head; state has `head`, `attention`."""
+
+    def forward(params: Params, state: Any, x: Inputs, task: TaskId) -> Output:
+        own = embeddings.lookup(params["embedding"], state.attention, task)
+        gates = embeddings.masks(own, state.attention)
+        params = model.head.lookup(params, state.head, task)
+        return model.apply(params, x, task, gates=gates, gate_position=gate_position)
+
+    return forward
 
 
 def check_gates(model: Model, num_tasks: int, gate_position: str, freeze_head_after: int | None) -> None:

@@ -1,5 +1,8 @@
 """How a scan is run: `eager`, or `compile`, where K steps at a time are one compiled program that writes the carry in place.
 
+A program is traced by running its steps on tensors without data (`make_fx`), which sees through `vmap` and `grad`, and given
+to Inductor. Nothing is guarded: a program is kept by all that it was traced for, and called with bare leaves.
+
 Inside a compiled chunk the carry is donated: new values are written back into the buffers that held the old, so a step
 allocates nothing that lasts. Leaves that a step hands on untouched (data, parked heads) are found by watching one step, and
 cost nothing. `scan` clones what will be written, so nothing of the caller's is touched.
@@ -14,8 +17,10 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from clfunc import tree
+from clfunc.types import choice
 
 Engine = Literal["auto", "eager", "compile"]
 engines: tuple[str, ...] = ("auto", "eager", "compile")
@@ -24,6 +29,8 @@ Step = Callable[[Any, Any], tuple[Any, Any]]
 _COMPILE_SECONDS = 20.0  # what a first compile may cost (4 to 25 s), for `auto` to weigh
 _SMALL = 2**16  # entries below which a leaf is copied rather than compiled for as it lies
 _TINY = 2**22  # parameters x examples below which a step is mostly overhead, and several are worth one program
+_NODES = 2400  # operations of a program that takes some 10 s to compile
+_UNROLLS = (8, 4, 2, 1)
 
 
 class Plan(NamedTuple):
@@ -70,21 +77,23 @@ def scan(
 
 
 def _compiled(step: Step, carry: Any, xs: Any, unroll: int, ys: list[Any]) -> tuple[Any, int]:
-    steps = len(tree.leaves(xs)[0]) // unroll * unroll
+    listed, form = tree.flatten(xs)
+    steps = len(listed[0]) // unroll * unroll
     moves = _moves(step, carry, tree.index(xs, 0))
     leaves, structure = tree.flatten(carry)
     # a number that all runs share may be expanded in one task and not in the next: no reason for another program
     leaves = [leaf.contiguous() if leaf.numel() < _SMALL else leaf for leaf in leaves]
-    kinds = tuple((leaf.shape, leaf.stride(), leaf.dtype, leaf.device) for leaf in (*leaves, *tree.leaves(xs)))
-    program = _program(step, unroll, moves, (str(structure), kinds))
-    carry = tree.unflatten(_owned(leaves, moves), structure)
-    for start in range(0, steps, unroll):
-        ys.append(program(carry, tree.index(xs, slice(start, start + unroll))))
-    return carry, steps
+    parts = [leaf[:steps].split(unroll) for leaf in listed]
+    kinds = tuple((leaf.shape, leaf.stride(), leaf.dtype, leaf.device) for leaf in (*leaves, *(p[0] for p in parts)))
+    program = _program(step, unroll, moves, _Forms(structure, form), kinds)
+    owned = _owned(leaves, moves)
+    told = [program.run(*owned, *part) for part in zip(*parts, strict=True)]
+    ys.append(program.told([torch.cat(pieces) for pieces in zip(*told, strict=True)]))
+    return tree.unflatten(owned, structure), steps
 
 
 def _owned(leaves: list[Tensor], moves: tuple[str, ...]) -> list[Tensor]:
-    """Leaves that no other leaf shares: those to be written, and repeats of one that is not (torch guards on identity)."""
+    """Leaves that no other leaf shares: those to be written, and repeats of one that is not (a program is told of none)."""
     seen: set[int] = set()
     owned = []
     for leaf, how in zip(leaves, moves, strict=True):
@@ -93,26 +102,67 @@ def _owned(leaves: list[Tensor], moves: tuple[str, ...]) -> list[Tensor]:
     return owned
 
 
-@functools.lru_cache(maxsize=32)
-def _program(step: Step, unroll: int, moves: tuple[str, ...], shapes: Any) -> Callable[[Any, Any], Any]:
-    """`unroll` steps as one compiled function that writes the carry's moving leaves in place and returns the ys."""
+class _Forms(NamedTuple):
+    """How leaves make a carry and xs; equal if these are of one structure."""
 
-    def chunk(carry: Any, xs: Any) -> Any:
-        old, ys = tree.leaves(carry), []
-        for i in range(unroll):
-            carry, y = step(carry, tree.index(xs, i))
+    carry: Any
+    xs: Any
+
+    def __hash__(self) -> int:
+        return hash((str(self.carry), str(self.xs)))
+
+
+class _Program:
+    """`unroll` steps as one function of all leaves, compiled at its first call: it writes those that move."""
+
+    def __init__(self, step: Step, unroll: int, moves: tuple[str, ...], forms: _Forms) -> None:
+        self.step, self.unroll, self.moves, self.forms = step, unroll, moves, forms
+        self.compiled: Callable[..., list[Tensor]] | None = None
+        self.ys: Any = None  # their form
+
+    def run(self, *leaves: Tensor) -> list[Tensor]:
+        """Do the steps; the leaves of their ys."""
+        if self.compiled is None:
+            self.compiled = _inductor(self._chunk, leaves, self.unroll)
+        return self.compiled(*leaves)
+
+    def told(self, leaves: list[Tensor]) -> Any:
+        """The ys that leaves make."""
+        return tree.unflatten(leaves, self.ys)
+
+    def _chunk(self, *leaves: Tensor) -> list[Tensor]:
+        count, ys = len(self.moves), []
+        carry = tree.unflatten(list(leaves[:count]), self.forms.carry)
+        xs = tree.unflatten(list(leaves[count:]), self.forms.xs)
+        for i in range(self.unroll):
+            carry, y = self.step(carry, tree.index(xs, i))
             ys.append(y)
-        new = [leaf.clone() if how == "borrowed" else leaf for leaf, how in zip(tree.leaves(carry), moves, strict=True)]
-        for buffer, value, how in zip(old, new, moves, strict=True):
+        pairs = zip(tree.leaves(carry), self.moves, strict=True)
+        new = [leaf.clone() if how == "borrowed" else leaf for leaf, how in pairs]
+        for buffer, value, how in zip(leaves, new, self.moves, strict=False):
             if how != "fixed":
                 # through a view: torch 2.13 loses what is written to a 0-d float64 input of a compiled function itself
                 buffer[None].copy_(value[None])
-        return tree.stack(ys)
+        found, self.ys = tree.flatten(tree.stack(ys))
+        return found
 
-    chunk.__code__ = chunk.__code__.replace()  # torch counts (and limits) compiled variants by code object
-    # a program is kept by all that its guards would check, so it needs none: they cost more than a small step
-    unguarded: dict[str, Any] = {"guard_filter_fn": lambda guards: [False] * len(guards)}
-    return torch.compile(chunk, fullgraph=True, dynamic=False, options=unguarded)
+
+@functools.lru_cache(maxsize=32)
+def _program(step: Step, unroll: int, moves: tuple[str, ...], forms: _Forms, kinds: Any) -> _Program:
+    return _Program(step, unroll, moves, forms)
+
+
+def _inductor(chunk: Callable[..., Any], leaves: tuple[Tensor, ...], unroll: int) -> Callable[..., Any]:
+    import torch._inductor  # takes a second, which eager runs do not owe
+
+    # what several loops read, such as a batch, is computed once, and not by each of them again
+    options = {"realize_reads_threshold": 2} if unroll > 1 else None
+    return torch._inductor.compile(_traced(chunk, leaves), list(leaves), options=options)
+
+
+def _traced(f: Callable[..., Any], leaves: tuple[Tensor, ...]) -> torch.fx.GraphModule:
+    """The operations of `f`, found without data."""
+    return make_fx(f, tracing_mode="fake", _allow_non_fake_inputs=True)(*leaves)
 
 
 _known_moves: dict[tuple[Step, str], tuple[str, ...]] = {}
@@ -153,9 +203,7 @@ def plan(engine: str, step: Step, carry: Any, x: Any, steps: int) -> Plan:
     Raises:
         ValueError: An unknown engine.
     """
-    if engine not in engines:
-        raise ValueError(f"engine must be one of {', '.join(engines)}, given {engine!r}")
-    if engine == "eager":
+    if choice(engine, "engine", engines) == "eager":
         return Plan("eager", 1, "as asked")
     unroll = _unroll(step, carry, x)
     if engine == "compile":
@@ -180,11 +228,14 @@ def _seconds(step: Step, carry: Any, x: Any) -> float:
 
 
 def _unroll(step: Step, carry: Any, x: Any) -> int:
-    """Steps in one program: 4 where a step is mostly overhead, 1 where it is mostly matrix products."""
-    moving = (leaf for leaf, how in zip(tree.leaves(carry), _moves(step, carry, x), strict=True) if how != "fixed")
+    """Steps in one program: several where a step is mostly overhead, 1 where it is mostly matrix products."""
+    leaves, structure = tree.flatten((carry, x))
+    moving = (leaf for leaf, how in zip(leaves, _moves(step, carry, x), strict=False) if how != "fixed")
     floats = sum(leaf.numel() for leaf in moving if leaf.is_floating_point())
-    examples = max(leaf.numel() for leaf in tree.leaves(x))
-    return 4 if floats * examples < _TINY else 1
+    if floats * max(leaf.numel() for leaf in tree.leaves(x)) >= _TINY:
+        return 1
+    nodes = len(_traced(lambda *flat: step(*tree.unflatten(list(flat), structure)), tuple(leaves)).graph.nodes)
+    return next(unroll for unroll in _UNROLLS if unroll * nodes <= _NODES or unroll == 1)
 
 
 def _has_compiler(device: str) -> bool:

@@ -11,7 +11,7 @@ from clfunc.losses import cross_entropy_each, squared_error_each
 from clfunc.scenarios import Scenario, Stream
 from clfunc.types import Algorithm, Metrics, Params, State
 
-_AT_ONCE = 2**14  # examples, over all runs
+AT_ONCE = 2**14  # examples, over all runs
 _PARTS = {"train": 0, "valid": 1, "test": 2}
 
 
@@ -55,7 +55,7 @@ def score(
     numbers = scenario.paradigm == "regression"
     each = over_runs(squared_error_each if numbers else cross_entropy_each, runs)
     correct, loss = (torch.zeros_like(size, dtype=torch.float64) for _ in range(2))
-    at_once = max(1, _AT_ONCE // (runs or 1))
+    at_once = max(1, AT_ONCE // (runs or 1))
     for entries, w in zip(listed.split(at_once, -1), weight.split(at_once, -1), strict=True):
         batch = make(scenario.data, bare(stream), entries, w)
         logits = algorithm.predict(params, state, batch.x, batch.task)

@@ -89,6 +89,13 @@ def til(num_tasks: int, classes: int | Sequence[int]) -> Head:
         parked = tree.take(state.bank, task)
         return {**params, "head": tree.where(task == state.current, params["head"], parked)}
 
+    def own(params: Params, state: BankState) -> Params:
+        return {"head": tree.put(state.bank, state.current, params["head"])}
+
+    def restore(params: Params, state: BankState, own: Params, gone: Tensor) -> tuple[Params, BankState]:
+        bank = {"head": own["head"]}
+        return checked_out(params, state.current, bank), state._replace(bank=own["head"])
+
     def mask(state: BankState, logits: Logits, task: TaskId) -> Logits:
         return _masked(logits, tree.take(state.own, task)) if min(counts) < width else logits
 
@@ -107,6 +114,8 @@ def til(num_tasks: int, classes: int | Sequence[int]) -> Head:
         cross_entropy,
         _accuracy,
         owns=("head",),
+        own=own,
+        restore=restore,
     )
 
 
@@ -131,6 +140,9 @@ def cil(num_tasks: int, classes: int | Sequence[int]) -> Head:
     def begin_task(params: Params, state: SeenState, task: Tensor) -> tuple[Params, SeenState]:
         return params, state._replace(seen=state.seen | tree.take(state.own, task))
 
+    def restore(params: Params, state: SeenState, own: Params, gone: Tensor) -> tuple[Params, SeenState]:
+        return params, state._replace(seen=state.seen & ~(state.own & gone[:, None]).any(0))
+
     def mask(state: SeenState, logits: Logits, task: TaskId) -> Logits:
         return _masked(logits, state.seen)
 
@@ -148,6 +160,7 @@ def cil(num_tasks: int, classes: int | Sequence[int]) -> Head:
         _settings("cil", counts),
         cross_entropy,
         _accuracy,
+        restore=restore,
     )
 
 
@@ -241,8 +254,18 @@ def with_own(head: Head, groups: Sequence[str] = ("norm",)) -> Head:
 
     def end_task(params: Params, state: OwningState) -> tuple[Params, OwningState]:
         params, inner = head.end_task(params, state.head)
-        bank = tree.put(state.bank, state.current, {group: params[group] for group in groups})
-        return params, state._replace(head=inner, bank=bank)
+        return params, state._replace(head=inner, bank=parked(params, state))
+
+    def parked(params: Params, state: OwningState) -> Params:
+        return tree.put(state.bank, state.current, {group: params[group] for group in groups})
+
+    def own_of_all(params: Params, state: OwningState) -> Params:
+        return head.own(params, state.head) | parked(params, state)
+
+    def restore(params: Params, state: OwningState, own: Params, gone: Tensor) -> tuple[Params, OwningState]:
+        params, inner = head.restore(params, state.head, own, gone)
+        bank = {group: own[group] for group in groups}
+        return checked_out(params, state.current, bank), state._replace(head=inner, bank=bank)
 
     def lookup(params: Params, state: OwningState, task: TaskId) -> Params:
         return head.lookup(own(params, state, task), state.head, task)
@@ -258,6 +281,8 @@ def with_own(head: Head, groups: Sequence[str] = ("norm",)) -> Head:
         mask=mask,
         settings=head.settings | {"own": list(groups)},
         owns=(*head.owns, *groups),
+        own=own_of_all,
+        restore=restore,
     )
 
 
@@ -341,6 +366,12 @@ def _keep(params: Params, state: State, *_: Tensor) -> tuple[Params, State]:
 
 def _same(params: Params, state: State, task: TaskId) -> Params:
     return params
+
+
+def checked_out(params: Params, current: Tensor, bank: Params) -> Params:
+    """`params` with the current task's entry of every group of `bank`; as they are before the first task."""
+    working = {group: params[group] for group in bank}
+    return {**params, **tree.where(current >= 0, tree.take(bank, current), working)}
 
 
 def forget(opt: State, params: Params, groups: Sequence[str]) -> State:

@@ -1,5 +1,9 @@
 """`lift`: an algorithm inside a wrapper's state. What a wrapper does not change, it takes from here."""
 
+from typing import Any
+
+from torch import Tensor
+
 from clfunc.types import Algorithm, Batch, Inputs, Logits, Metrics, Params, State, Task, TaskId
 
 
@@ -28,6 +32,13 @@ def lift(inner: Algorithm) -> Algorithm:
         params, new = inner.end_task(params, state.inner)
         return params, state._replace(inner=new)
 
+    def own(params: Params, state: State) -> Params:
+        return inner.own(params, state.inner)
+
+    def restore(params: Params, state: State, own: Params, gone: Tensor) -> tuple[Params, State]:
+        params, new = inner.restore(params, state.inner, own, gone)
+        return params, state._replace(inner=new)
+
     probe, unlearn = None, None
     if inner.probe is not None:
         inner_probe = inner.probe
@@ -42,4 +53,13 @@ def lift(inner: Algorithm) -> Algorithm:
             params, new = inner_unlearn(params, state.inner, tasks)
             return params, state._replace(inner=new)
 
-    return Algorithm(inner.init, step, predict, begin_task, end_epoch, end_task, probe, unlearn, inner.settings)
+    features = None
+    if inner.features is not None:
+        inner_features = inner.features
+
+        def features(params, state, x, task):
+            return inner_features(params, state.inner, x, task)
+
+    hooks = (begin_task, end_epoch, end_task, probe, unlearn)
+    more: dict[str, Any] = {"own": own, "restore": restore, "features": features}
+    return Algorithm(inner.init, step, predict, *hooks, settings=inner.settings, **more)

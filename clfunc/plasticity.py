@@ -44,30 +44,17 @@ def dead_share(features: Features) -> Measure:
 
 def stable_rank(features: Features) -> Measure:
     """How many directions the squared singular values fill, in units of the largest; never above the rank."""
-
-    def rank(s: Tensor) -> Tensor:
-        return (s / s[0]).square().sum()
-
-    return _of_spectrum(rank, features)
+    return _of_spectrum(_stable_rank, features)
 
 
 def effective_rank(features: Features) -> Measure:
     """The exponential of the entropy of the singular values: n where n of them are equal and the rest 0."""
-
-    def rank(s: Tensor) -> Tensor:
-        p = s / s.sum()
-        return torch.special.entr(p).sum().exp()
-
-    return _of_spectrum(rank, features)
+    return _of_spectrum(_effective_rank, features)
 
 
 def srank(features: Features, share: float | Tensor = 0.99) -> Measure:
     """How many singular values make up `share` (in (0, 1); 0.99 is the paper's) of their sum."""
-
-    def rank(s: Tensor) -> Tensor:
-        return 1 + (s.cumsum(0) < share * s.sum()).to(s.dtype).sum()
-
-    return _of_spectrum(rank, features)
+    return _of_spectrum(lambda s: _srank(s, share), features)
 
 
 def weight_magnitude(params: Params) -> Measure:
@@ -82,11 +69,26 @@ def gradient_norm(gradient: Updates) -> Measure:
 
 
 def measure(features: Mapping[str, Tensor], params: Params) -> dict[str, Tensor]:
-    """Everything of every unit group, and every parameter group's weights: `dormant_hidden1`, `weight_magnitude_head`, ..."""
-    kinds: dict[str, Callable[[Tensor], Tensor]] = {"dormant": dormant_share, "dead": dead_share}
-    kinds |= {"stable_rank": stable_rank, "effective_rank": effective_rank, "srank": srank}
-    of_units = {f"{kind}.{group}": f(h) for group, h in features.items() for kind, f in kinds.items()}
-    return of_units | {f"weight_magnitude.{group}": weight_magnitude(part) for group, part in params.items()}
+    """Everything of every unit group, and every parameter group's weights: `dormant.hidden1`, `weight_magnitude.head`, ..."""
+    told: dict[str, Tensor] = {}
+    for group, h in features.items():
+        told |= {f"dormant.{group}": dormant_share(h), f"dead.{group}": dead_share(h)}
+        ranks = _of_spectrum(lambda s: torch.stack([_stable_rank(s), _effective_rank(s), _srank(s)]), h)
+        names = (f"{kind}.{group}" for kind in ("stable_rank", "effective_rank", "srank"))
+        told |= dict(zip(names, ranks.unbind(), strict=True))
+    return told | {f"weight_magnitude.{group}": weight_magnitude(part) for group, part in params.items()}
+
+
+def _stable_rank(s: Tensor) -> Tensor:
+    return (s / s[0]).square().sum()
+
+
+def _effective_rank(s: Tensor) -> Tensor:
+    return torch.special.entr(s / s.sum()).sum().exp()
+
+
+def _srank(s: Tensor, share: float | Tensor = 0.99) -> Tensor:
+    return 1 + (s.cumsum(0) < share * s.sum()).to(s.dtype).sum()
 
 
 def _matrix(features: Tensor) -> Tensor:

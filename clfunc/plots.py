@@ -210,10 +210,14 @@ def _by_word(data: "xarray.Dataset", kind: str, ndim: int) -> dict[str, list[str
 def groups(data: "xarray.Dataset") -> list[tuple[str, np.ndarray]]:
     """Runs that share every swept setting, with a label: `lr=0.1, s_max=50`; one group without a label if none is swept."""
     swept = [str(n) for n, c in data.coords.items() if c.dims == ("run",) and n not in ("run", "seed")]
-    keys = [tuple(float(data[n].values[run]) for n in swept) for run in range(data.sizes["run"])]
+    keys = [tuple(data[n].values[run : run + 1].tolist()[0] for n in swept) for run in range(data.sizes["run"])]
     unique = list(dict.fromkeys(keys))
-    label = [", ".join(f"{n}={v:g}" for n, v in zip(swept, key, strict=True)) for key in unique]
+    label = [", ".join(_setting(n, v) for n, v in zip(swept, key, strict=True)) for key in unique]
     return [(text, np.flatnonzero([k == key for k in keys])) for text, key in zip(label, unique, strict=True)]
+
+
+def _setting(name: str, value: Any) -> str:
+    return value if isinstance(value, str) else f"{name}={value:g}"
 
 
 def _band(

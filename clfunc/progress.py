@@ -68,3 +68,9 @@ class Progress:
             rate = f"{done.speed:,.0f} steps/s" if done.speed else ""
             text = f"task {phase + 1}/{self.phases} epoch {epoch + 1}/{self.epochs}"
             self.bar.update(self.id, advance=steps, description=text, rate=rate)
+
+
+def say(line: str, aloud: bool = True) -> None:
+    """A line on standard error, as `run` says its engine."""
+    with Progress(aloud, 0, 0, 0) as bar:
+        bar.say(line)

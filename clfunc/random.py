@@ -48,6 +48,8 @@ def key(seed: int, device: "torch.device | str | None" = None) -> Key:
 
 def _words(key: Key, count: int, at: "int | Tensor", use: int) -> Int[Tensor, " count"]:
     """`count` random words of the stream `use` at position `at`."""
+    if key.is_meta:  # asked for shapes only
+        return key.new_empty(count)
     block = torch.arange((count + 3) // 4, dtype=torch.int64, device=key.device)
     zero = torch.zeros_like(block)
     position = zero + at

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from clfunc import tree
-from clfunc.masks import along
+from clfunc.masks import along, name_of
 from clfunc.random import uniform
 from clfunc.types import Key, Model, Params, State, Updates, Wire
 
@@ -48,12 +48,12 @@ def marked(reset: Bool[Tensor, " units"]) -> Choice:
 
 def into(model: Model, group: str) -> list[tuple[str, Wire]]:
     """The wires that feed a group, with the names of their weights."""
-    return [(".".join(wire.path), wire) for wire in model.wires if wire.post == group]
+    return [(name_of(wire), wire) for wire in model.wires if wire.post == group]
 
 
 def out_of(model: Model, group: str) -> list[tuple[str, Wire]]:
     """The wires that a group feeds, with the names of their weights."""
-    return [(".".join(wire.path), wire) for wire in model.wires if wire.pre == group]
+    return [(name_of(wire), wire) for wire in model.wires if wire.pre == group]
 
 
 def check_wires(model: Model, name: str) -> None:
@@ -64,7 +64,7 @@ def check_wires(model: Model, name: str) -> None:
 
 
 def _drawn(model: Model) -> Iterator[tuple[str, Wire]]:
-    return ((".".join(wire.path), wire) for wire in model.wires if wire.post is not None and wire.reset == "draw")
+    return ((name_of(wire), wire) for wire in model.wires if wire.post is not None and wire.reset == "draw")
 
 
 def row_shapes(model: Model, params: Params, slots: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
@@ -163,9 +163,9 @@ def touched(model: Model, params: Params, choices: Mapping[str, Choice]) -> Para
     def mask(name: str, leaf: Tensor) -> Tensor:
         found = torch.zeros((1,) * leaf.ndim, dtype=torch.bool, device=leaf.device)
         for wire in model.wires:
-            if ".".join(wire.path) == name and wire.post is not None:
+            if name_of(wire) == name and wire.post is not None:
                 found = found | along(choices[wire.post].reset, wire.post_axis or 0, leaf.ndim)
-            if ".".join(wire.path) == name and wire.pre is not None:
+            if name_of(wire) == name and wire.pre is not None:
                 found = found | along(choices[wire.pre].reset, wire.pre_axis or 0, leaf.ndim, wire.spread)
         return found
 

@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clfunc import metrics
+from clfunc import archive, metrics
 from clfunc.events import Event, over_events
-from clfunc.files import write, write_text
+from clfunc.files import write_text
 from clfunc.types import Params, State
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Result(NamedTuple):
     params: Params
     state: State
     config: dict[str, Any]  # what was run, and with which versions
-    coordinates: dict[str, list[float]]  # the settings in which runs differ, one value a run
+    coordinates: Mapping[str, Sequence[float | str]]  # the settings in which runs differ, one value a run
     steps: int  # training steps of one run
     train_seconds: float
     wall_seconds: float
@@ -204,7 +204,7 @@ def save(result: Result, out: Path) -> None:
     write_text(out / "config.json", json.dumps(result.config, indent=2) + "\n")
     write_text(out / "summary.json", json.dumps(summary(result), indent=2) + "\n")
     data = to_xarray(result)
-    write(out / "results.nc", lambda path: data.to_netcdf(path, engine="h5netcdf"))
+    archive.write(data, out)
     write_text(out / "accuracy.csv", accuracy_csv(data, list(result.coordinates)))
     write_text(out / "metrics.csv", metrics_csv(data, list(result.coordinates)))
 
@@ -215,17 +215,10 @@ def accuracy_csv(data: "xarray.Dataset", swept: Sequence[str]) -> str:
     Where tasks were unlearned also `event`, `trained` or `unlearned`; `trained` is then the last task trained.
     """
     accuracy, kind, task = data["accuracy"].values, data["kind"].values, data["task"].values
-    told = "unlearned" in kind
+    runs, told = _runs(data, swept), "unlearned" in kind
     rows = (
-        [
-            run,
-            data["seed"].values[run],
-            *([kind[event]] if told else []),
-            task[event],
-            tested + 1,
-            accuracy[run, event, tested],
-            *_swept(data, swept, run),
-        ]
+        [*runs[run][0], *([kind[event]] if told else []), task[event], tested + 1, accuracy[run, event, tested]]
+        + runs[run][1]
         for run, event, tested in np.argwhere(~np.isnan(accuracy)).tolist()
     )
     return _csv(["run", "seed", *(["event"] if told else []), "trained", "tested", "accuracy", *swept], rows)
@@ -234,19 +227,22 @@ def accuracy_csv(data: "xarray.Dataset", swept: Sequence[str]) -> str:
 def metrics_csv(data: "xarray.Dataset", swept: Sequence[str]) -> str:
     """Tidy: `run, seed, step, task, metric, value` and a column for each swept setting."""
 
+    runs = _runs(data, swept)
+
     def rows() -> Iterable[list[Any]]:
         for word, steps in (("training", "step"), ("validation", "epoch_step"), ("probe", "probe_step")):
             for name in (n for n in data if str(n).startswith(word + "_") and data[n].ndim == 2):
-                values, task = data[name].values, data[word + "_task"].values
+                values, step, task = (data[n].values for n in (name, steps, word + "_task"))
                 for run, point in np.ndindex(values.shape):
-                    at = [run, data["seed"].values[run], data[steps].values[point], task[point]]
-                    yield [*at, name, values[run, point], *_swept(data, swept, run)]
+                    yield [*runs[run][0], step[point], task[point], name, values[run, point], *runs[run][1]]
 
     return _csv(["run", "seed", "step", "task", "metric", "value", *swept], rows())
 
 
-def _swept(data: "xarray.Dataset", names: Sequence[str], run: int) -> list[Any]:
-    return [data[name].values[run] for name in names]
+def _runs(data: "xarray.Dataset", swept: Sequence[str]) -> list[tuple[list[Any], list[Any]]]:
+    """What each row of a run begins and ends with: its number and seed, and its swept settings."""
+    seeds, settings = data["seed"].values, [data[name].values for name in swept]
+    return [([run, seeds[run]], [values[run] for values in settings]) for run in range(len(seeds))]
 
 
 def _csv(header: list[str], rows: Iterable[list[Any]]) -> str:

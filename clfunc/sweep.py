@@ -4,6 +4,7 @@ A number that enters an algorithm through `scalar` is a leaf of its state, so me
 their keys, are one program. Every member's functions are the same, and any of them will do for all.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,13 +30,41 @@ def sweep(algorithms: Sequence[Algorithm]) -> Algorithm:
     for member in algorithms[1:]:
         _refuse_static_difference(first.settings, member.settings)
 
-    def init(key: Keys) -> tuple[Params, State]:
-        keys = key.expand(len(algorithms), 2)
-        return tree.stack([member.init(k) for member, k in zip(algorithms, keys, strict=True)])
-
     fields: dict[str, Any] = {name: vmap(f) for name, f in first._asdict().items() if callable(f)}
-    fields |= {"init": init, "settings": {"name": "sweep", "members": [member.settings for member in algorithms]}}
-    return first._replace(**fields)
+    return _of(first._replace(**fields), tuple(algorithms))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Members:
+    """A sweep's `init`, which is all that its members do not share."""
+
+    algorithms: tuple[Algorithm, ...]
+
+    def __call__(self, key: Keys, /) -> tuple[Params, State]:
+        keys = key.expand(len(self.algorithms), 2)
+        return tree.stack([member.init(k) for member, k in zip(self.algorithms, keys, strict=True)])
+
+
+def part(algorithm: Algorithm, runs: Sequence[int]) -> Algorithm:
+    """The sweep of some of a sweep's members, by number: with the same functions, so programs compiled for one serve both.
+
+    An algorithm by itself is every part of itself.
+
+    Raises:
+        ValueError: The sweep's `init` was replaced by one that does not say what it stacks.
+    """
+    if members(algorithm) is None:
+        return algorithm
+    if not isinstance(algorithm.init, Members):
+        raise ValueError(
+            "part needs a sweep as sweep() makes it, given one with another init: replace the members' own"
+        )
+    return _of(algorithm, tuple(algorithm.init.algorithms[run] for run in runs))
+
+
+def _of(functions: Algorithm, algorithms: tuple[Algorithm, ...]) -> Algorithm:
+    settings = {"name": "sweep", "members": [member.settings for member in algorithms]}
+    return functions._replace(init=Members(algorithms), settings=settings)
 
 
 def members(algorithm: Algorithm) -> int | None:
@@ -50,6 +79,15 @@ def coordinates(algorithm: Algorithm) -> dict[str, list[float]]:
     short = {name: name.split(".")[-1] for name in differing}
     unique = {name: s if list(short.values()).count(s) == 1 else name for name, s in short.items()}
     return {unique[name]: [row[name] for row in rows] for name in differing}
+
+
+def configurations(algorithm: Algorithm, runs: int) -> list[list[int]]:
+    """The runs of each configuration, by number: those that differ in nothing but their seeds."""
+    rows = algorithm.settings["members"] if members(algorithm) else [{}] * runs
+    found: dict[tuple[float, ...], list[int]] = {}
+    for run, settings in enumerate(rows):
+        found.setdefault(tuple(numbers(settings).values()), []).append(run)
+    return list(found.values())
 
 
 def numbers(settings: Settings) -> dict[str, float]:

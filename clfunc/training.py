@@ -8,6 +8,7 @@ beginning, a chunk (the steps of one program; one step in eager mode) at a time,
 first chunk after which it was not finite. It is tested no more, and its neighbours never notice.
 """
 
+import functools
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from clfunc.progress import Progress
 from clfunc.random import fold_in, split
 from clfunc.results import Curve
 from clfunc.scenarios import Scenario, Stream, epoch_entries
+from clfunc.scenarios.base import make_batch
 from clfunc.standing import Standing, begun, extended, no_points, packed, settled, unpacked
 from clfunc.types import Algorithm, Key, Keys, Metrics, Params, State, Task
 
@@ -276,12 +278,20 @@ class Trainer:
 
 
 def make_step(algorithm: Algorithm, scenario: Scenario, runs: int | None) -> engines.Step:
-    """One step on a list of entries; the examples and the task's view ride in the carry, untouched."""
-    batch = over_runs(scenario.batch, runs, (None, 0, 0))
+    """One step on a list of entries; the examples and the task's view ride in the carry, untouched.
+
+    The same step for the same functions, so that chunks of a sweep share what was compiled for it.
+    """
+    return _step(algorithm.step, scenario.view, scenario.mixed, runs)
+
+
+@functools.lru_cache(maxsize=8)
+def _step(learn: Callable[..., Any], view: Callable[..., Any], mixed: bool, runs: int | None) -> engines.Step:
+    batch = over_runs(functools.partial(make_batch, view, mixed), runs, (None, 0, 0))
 
     def step(carry: Any, entries: Tensor) -> tuple[Any, Metrics]:
         params, state, data, stream = carry
-        params, state, metrics = algorithm.step(params, state, batch(data, stream, entries))
+        params, state, metrics = learn(params, state, batch(data, stream, entries))
         return (params, state, data, stream), metrics
 
     return step

@@ -34,6 +34,7 @@ class Batch(NamedTuple):
     y: Num[Tensor, "batch ..."]  # class id: local to the task in TIL, DIL, MTL and STL, global in CIL; or a target
     task: Int[Tensor, "*batch"]
     weight: Float[Tensor, " batch"]
+    rows: Int[Tensor, " batch"] | tuple[()] = ()  # rows of the data set, where a batch is made of one
 
 
 class Task(NamedTuple):
@@ -50,6 +51,11 @@ class Output(NamedTuple):
     logits: Float[Tensor, "batch classes"]
     features: dict[str, Tensor]
 
+    @property
+    def last(self) -> Float[Tensor, "batch units"]:
+        """The last hidden layer's features, all positions and parts side by side."""
+        return list(self.features.values())[-1].flatten(1)
+
 
 class Wire(NamedTuple):
     """One parameter tensor, seen as a bundle of unit-to-unit connections. Static."""
@@ -62,6 +68,21 @@ class Wire(NamedTuple):
     spread: int = 1  # inputs per pre unit (H*W where a conv map is flattened)
     reset: Literal["draw", "zero", "one"] = "draw"  # what a reset unit's own entries become
     bound: float = 0.0  # draw from U(-bound, bound), as init does
+
+
+def keep_state(state: State, params: Params) -> State:
+    """A transform's begin_task that changes nothing."""
+    return state
+
+
+def keep(params: Params, state: State, *_: Any) -> tuple[Params, State]:
+    """An algorithm's hook that changes nothing."""
+    return params, state
+
+
+def nothing(params: Params, state: State) -> Params:
+    """What each task has for itself, where tasks share everything."""
+    return {}
 
 
 class Head(NamedTuple):
@@ -84,6 +105,8 @@ class Head(NamedTuple):
     loss: Callable[..., Tensor]  # (logits, y, weight) -> 0-d: what the head is trained by
     measure: Callable[..., Metrics]  # (logits, y, weight) -> how good they are, in the head's own terms
     owns: tuple[str, ...] = ()  # groups of params that a task has for itself: in `params` while it trains, else parked
+    own: Callable[[Params, State], Params] = nothing  # those groups, of all tasks: `[tasks, ...]`
+    restore: Callable[[Params, State, Params, Tensor], tuple[Params, State]] = keep  # see `Algorithm`
 
 
 class Model(NamedTuple):
@@ -106,16 +129,6 @@ class Context(NamedTuple):
     used: dict[str, Float[Tensor, " units"]]  # 1 where earlier tasks own the unit; zeros where no algorithm masks
     claims: dict[str, Float[Tensor, " units"]] = {}  # how many earlier tasks use the unit; zeros likewise
     gates: dict[str, Float[Tensor, " units"]] = {}  # what the unit's output was multiplied by; ones where nothing gates
-
-
-def keep_state(state: State, params: Params) -> State:
-    """A transform's begin_task that changes nothing."""
-    return state
-
-
-def keep(params: Params, state: State, *_: Any) -> tuple[Params, State]:
-    """An algorithm's hook that changes nothing."""
-    return params, state
 
 
 class Transform(NamedTuple):
@@ -144,6 +157,13 @@ class Algorithm(NamedTuple):
     probe: Callable[[Params, State, Batch], dict[str, Tensor]] | None = None
     unlearn: Callable[[Params, State, Tensor], tuple[Params, State]] | None = None
     settings: Settings = {}
+    # what the network gives its head in `predict`, [batch, units]
+    features: Callable[[Params, State, Inputs, TaskId], Tensor] | None = None
+    own: Callable[[Params, State], Params] = nothing  # groups of params that each task has for itself: `[tasks, ...]`
+    restore: Callable[[Params, State, Params, Tensor], tuple[Params, State]] = (
+        keep  # (params, state, own, gone): `own` in
+    )
+    # their place, and the tasks of `gone` (Bool[tasks]) as if they had not been trained
 
 
 def choice(value: str, name: str, options: Iterable[str]) -> str:

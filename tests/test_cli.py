@@ -49,7 +49,7 @@ def refused(capsys, code, out):
 
 
 BAD = {
-    "--algorithm nonsense": "--algorithm must be one of adahat, cbp, cbp_arxiv2023, cbp_lop_conv, ",
+    "--algorithm nonsense": "--algorithm must be one of adahat, amnesiac_hat, cbp, cbp_arxiv2023, cbp_lop_conv, ",
     "--nonsense 3": "Unrecognized options: --nonsense",
     "--tasks zero": "--tasks",
     "--tasks 0": "--tasks must be at least 1, given 0",
@@ -74,7 +74,7 @@ BAD = {
     "--set dropout_rate=1": "dropout_rate must be in [0, 1), given 1",
     "--set nesterov=true": "nesterov needs momentum",
     "--hidden 0": "hidden must hold at least one width of at least 1, given [0]",
-    "--wrap nonsense": "--wrap must be one of reduce_on_plateau, shrink_and_perturb, given 'nonsense'",
+    "--wrap nonsense": "--wrap must be one of amnesiac, reduce_on_plateau, shrink_and_perturb, given 'nonsense'",
     "--model nonsense": "--model must be one of convnet, mlp, resnet, given 'nonsense'",
     "--model mlp --set norm=group": "norm must be layer or none, given 'group'",
     "--model resnet --set norm=batch": "norm must be layer, group or none, given 'batch'",
@@ -254,7 +254,7 @@ def test_a_failing_run_is_one_line_and_exit_code_1(tmp_path, capsys, monkeypatch
     def fails(*_, **__):
         raise RuntimeError("the machine\nis on fire")
 
-    monkeypatch.setattr("clfunc.cli.command.run", fails)
+    monkeypatch.setattr("clfunc.cli.many.run", fails)
     assert run_in(tmp_path) == 1
     assert "clfunc: the machine is on fire" in capsys.readouterr().err
 

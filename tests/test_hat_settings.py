@@ -207,6 +207,8 @@ def test_what_moves_every_weight_is_refused_around_hat():
     inner = hat(model_of(), sgd(0.1), num_tasks=3)
     with pytest.raises(ValueError, match="shrink_and_perturb moves every weight, and hat freezes some"):
         algorithms.shrink_and_perturb(inner)
+    with pytest.raises(ValueError, match="shrink_and_perturb moves every weight, and hat freezes some"):
+        algorithms.shrink_and_perturb(algorithms.reduce_on_plateau(inner))
 
 
 def test_a_mixed_batch_is_refused_at_the_first_step():

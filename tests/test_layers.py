@@ -21,10 +21,14 @@ LAYERS = {
     "losses": 2,
     "heads": 2,
     "lift": 2,
+    "records": 2,
+    "repair": 2,
+    "requests": 2,
     "models": 2,
     "transforms": 2,
     "metrics": 2,
     "plasticity": 2,
+    "unlearning": 2,
     "algorithms": 3,
     "scenarios": 3,
     "engine": 4,
@@ -33,16 +37,27 @@ LAYERS = {
     "events": 4,
     "checkpoint": 4,
     "progress": 4,
+    "memory": 4,
     "results": 5,
+    "archive": 5,
+    "difference": 5,
     "plots": 5,
     "standing": 6,
+    "merge": 5,
+    "audit_plots": 5,
     "training": 6,
+    "rehearsal": 6,
     "driver": 7,
+    "chunks": 7,
+    "cluster": 7,
+    "halving": 7,
+    "confidence": 7,
+    "audit": 7,
     "cli": 8,
     "testing": 8,
 }
 FILES = sorted(ROOT.rglob("*.py"))
-COMPOSITIONS = {"finetuning", "hard_attention", "hat"}  # what another algorithm may be made of
+COMPOSITIONS = {"finetuning", "hard_attention", "hat", "amnesiac"}  # what another algorithm may be made of
 
 
 def _name(path):

@@ -179,7 +179,7 @@ def test_an_example_of_weight_zero_changes_no_measure():
     batch = _batch()
     weight = (torch.arange(8) < 5).double()
     ignored = batch._replace(x=torch.where(weight[:, None] > 0, batch.x, 1e3), weight=weight)
-    first = Batch(*(field[:5] if field.ndim else field for field in batch))
+    first = Batch(*(field[:5] if field.ndim else field for field in batch[:4]))
     found, expected = algorithm.probe(params, state, ignored), algorithm.probe(params, state, first)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
 

@@ -106,6 +106,31 @@ cases = (
             m, tx, rejection_percentile=0.2, first_threshold=1, refresh_period=2, max_threshold=8
         ),
     ),
+    Case("amnesiac", lambda m, tx: algorithms.amnesiac(algorithms.finetuning(m, tx), num_tasks=3), is_finetuning=True),
+    Case(
+        "amnesiac cbp",
+        lambda m, tx: algorithms.amnesiac(
+            algorithms.cbp(m, tx, replacement_rate=0.1, maturity_threshold=3),
+            num_tasks=3,
+            optimizer_state="reset",
+            precision="float64",
+        ),
+    ),
+    Case(
+        "amnesiac_hat",
+        lambda m, tx: hat(m, tx, make=algorithms.amnesiac_hat, compensate=True, repair_steps=2, buffer_size=5),
+        vary=lambda m, tx: hat(
+            m,
+            tx,
+            make=algorithms.amnesiac_hat,
+            compensate=True,
+            repair_steps=2,
+            buffer_size=5,
+            repair_lr=0.1,
+            s_max=20.0,
+        ),
+    ),
+    Case("amnesiac hat", lambda m, tx: algorithms.amnesiac(hat(m, tx), num_tasks=3)),
     Case(
         "reduce_on_plateau",
         lambda m, tx: algorithms.reduce_on_plateau(algorithms.finetuning(m, tx), 0.5, patience=0, threshold=0.9),
@@ -116,4 +141,5 @@ cases = (
 
 # what compiles to much the same program as another row: compiled by `scripts/test --all`
 SIMILAR = {"single", "fix freeze_heads", "upgd local", "shrink_and_perturb", "cbp_arxiv2023", "cbp_lop_conv", "random"}
+SIMILAR |= {"amnesiac cbp", "amnesiac hat", "amnesiac_hat"}
 compiled_cases = [pytest.param(c, id=c.name, marks=pytest.mark.long if c.name in SIMILAR else ()) for c in cases]

@@ -1,6 +1,8 @@
 """Algorithms, one file each, named as the field names them. An export here puts one on the command line too."""
 
 from clfunc.algorithms.adahat import adahat as adahat
+from clfunc.algorithms.amnesiac import amnesiac as amnesiac
+from clfunc.algorithms.amnesiac_hat import amnesiac_hat as amnesiac_hat
 from clfunc.algorithms.cbp import cbp as cbp
 from clfunc.algorithms.cbp import cbp_arxiv2023 as cbp_arxiv2023
 from clfunc.algorithms.cbp import cbp_lop_conv as cbp_lop_conv

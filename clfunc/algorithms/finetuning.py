@@ -9,7 +9,7 @@ own head, with `cil` and `dil` all tasks train one (see `clfunc.heads`).
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 from torch.func import grad
@@ -72,6 +72,9 @@ def finetuning(model: Model, tx: Transform, *, loss: Callable[..., Tensor] | Non
         logits = model.apply(model.head.lookup(params, state.head, task), x, task).logits
         return model.head.mask(state.head, logits, task)
 
+    def features(params: Params, state: FinetuningState, x: Inputs, task: TaskId) -> Tensor:
+        return model.apply(model.head.lookup(params, state.head, task), x, task).last
+
     def begin_task(params: Params, state: FinetuningState, task: Task) -> tuple[Params, FinetuningState]:
         params, head = model.head.begin_task(params, state.head, task.id)
         opt = forget(tx.begin_task(state.opt, params), params, model.head.owns)
@@ -92,5 +95,14 @@ def finetuning(model: Model, tx: Transform, *, loss: Callable[..., Tensor] | Non
 
         return plasticity.measure(seen, params) | {"gradient_norm": plasticity.gradient_norm(gradient)}
 
+    def own(params: Params, state: FinetuningState) -> Params:
+        return model.head.own(params, state.head)
+
+    def restore(params: Params, state: FinetuningState, own: Params, gone: Tensor) -> tuple[Params, FinetuningState]:
+        params, head = model.head.restore(params, state.head, own, gone)
+        return params, state._replace(head=head)
+
     settings = {"name": "finetuning", "model": model.settings, "tx": tx.settings}
-    return Algorithm(init, step, predict, begin_task, end_task=end_task, probe=probe, settings=settings)
+    hooks: dict[str, Any] = {"end_task": end_task, "probe": probe, "own": own, "restore": restore}
+    hooks |= {"features": features}
+    return Algorithm(init, step, predict, begin_task, **hooks, settings=settings)

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.func import grad_and_value
 
 from clfunc import adjustment, attention, tree
-from clfunc.embeddings import Embeddings, EmbeddingsState
+from clfunc.embeddings import Embeddings, EmbeddingsState, gated, own_and_restore
 from clfunc.heads import forget
 from clfunc.random import split
 from clfunc.types import (
@@ -76,6 +76,7 @@ def hard_attention(
         mask_sparsity_reg_factor, gate_position, freeze_head_after: As in `hat`.
     """
     factor = scalar(mask_sparsity_reg_factor, "mask_sparsity_reg_factor", 0)
+    forward = gated(model, embeddings, gate_position)
 
     def init(key: Key) -> tuple[Params, HATState]:
         draw, start, park, noise, embed = split(key, 5)
@@ -117,11 +118,10 @@ def hard_attention(
         return moved, state, metrics
 
     def predict(params: Params, state: HATState, x: Inputs, task: TaskId) -> Logits:
-        own = embeddings.lookup(params["embedding"], state.attention, task)
-        gates = embeddings.masks(own, state.attention)
-        params = model.head.lookup(params, state.head, task)
-        output = model.apply(params, x, task, gates=gates, gate_position=gate_position)
-        return model.head.mask(state.head, output.logits, task)
+        return model.head.mask(state.head, forward(params, state, x, task).logits, task)
+
+    def features(params: Params, state: HATState, x: Inputs, task: TaskId) -> Tensor:
+        return forward(params, state, x, task).last
 
     def begin_task(params: Params, state: HATState, task: Task) -> tuple[Params, HATState]:
         params, head = model.head.begin_task(params, state.head, task.id)
@@ -140,9 +140,10 @@ def hard_attention(
         mode, no_reg = inner.settings["adjustment_mode"], inner.settings["no_reg"]
         rates = adjustment.rates(model, params, context, state.key, mode, state.opt.alpha, state.opt.epsilon, no_reg)
         units = {f"{word}.{g}": m for word, all in (("mask", own), ("used", attend.used)) for g, m in all.items()}
-        return units | adjustment.pictures(rates) | {"capacity": adjustment.capacity(rates, params)}
+        return units | adjustment.told(rates, params)
 
     settings = inner.settings | embeddings.settings | {"name": "hat", "model": model.settings}
     settings |= {"mask_sparsity_reg_factor": factor}
     settings |= {"gate_position": gate_position, "freeze_head_after": freeze_head_after}
-    return Algorithm(init, step, predict, begin_task, end_task=end_task, probe=probe, settings=settings)
+    hooks = own_and_restore(model.head, embeddings) | {"end_task": end_task, "probe": probe, "features": features}
+    return Algorithm(init, step, predict, begin_task, settings=settings, **hooks)

@@ -4,13 +4,14 @@ The reference of forward transfer (`metrics.forward_transfer`). Each task's netw
 told which task an example is of, also under `cil` and `dil`, where no other algorithm is.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from clfunc import tree
 from clfunc.algorithms.finetuning import FinetuningState, finetuning
+from clfunc.heads import checked_out
 from clfunc.lift import lift
 from clfunc.random import fold_in, split
 from clfunc.types import Algorithm, Inputs, Key, Logits, Model, Params, State, Task, TaskId, Transform
@@ -41,10 +42,16 @@ def independent(model: Model, tx: Transform, *, num_tasks: int) -> Algorithm:
         current = torch.full((), -1, dtype=torch.int64, device=key.device)
         return params, IndependentState(state, second, tree.clone(state.head), bank, current)
 
+    def network(params: Params, state: IndependentState, task: TaskId) -> Params:
+        return tree.where(task == state.current, params, tree.take(state.bank, task))
+
     def predict(params: Params, state: IndependentState, x: Inputs, task: TaskId) -> Logits:
-        own = tree.where(task == state.current, params, tree.take(state.bank, task))
+        own = network(params, state, task)
         _, head = model.head.begin_task(own, state.blank, task)
         return model.head.mask(head, model.apply(own, x, task).logits, task)
+
+    def features(params: Params, state: IndependentState, x: Inputs, task: TaskId) -> Tensor:
+        return model.apply(network(params, state, task), x, task).last
 
     def begin_task(params: Params, state: IndependentState, task: Task) -> tuple[Params, IndependentState]:
         draw, park = split(fold_in(state.key, task.id))
@@ -57,5 +64,13 @@ def independent(model: Model, tx: Transform, *, num_tasks: int) -> Algorithm:
         params, state = lifted.end_task(params, state)
         return params, state._replace(bank=tree.put(state.bank, state.current, params))
 
+    def own(params: Params, state: IndependentState) -> Params:
+        return tree.put(state.bank, state.current, params)
+
+    def restore(params: Params, state: IndependentState, own: Params, gone: Tensor) -> tuple[Params, IndependentState]:
+        return checked_out(params, state.current, own), state._replace(bank=own)
+
     settings = {"name": "independent", "model": model.settings, "tx": tx.settings, "num_tasks": num_tasks}
-    return lifted._replace(init=init, predict=predict, begin_task=begin_task, end_task=end_task, settings=settings)
+    hooks: dict[str, Any] = {"begin_task": begin_task, "end_task": end_task, "own": own, "restore": restore}
+    hooks |= {"predict": predict, "features": features}
+    return lifted._replace(init=init, **hooks, settings=settings)

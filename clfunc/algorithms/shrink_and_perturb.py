@@ -11,7 +11,7 @@
 
 So sigma means three things: of the weights (`normal`), of a fresh network (`init`, the network drawn anew), and of the gradient
 ([4], hence lr * sigma). It is a wrapper of algorithms, not a transform of updates, because it acts on the parameters, whatever
-moved them, and between tasks no update is under way. It moves every weight: those too that the inner algorithm holds still.
+moved them, and between tasks no update is under way. It moves every weight, so it refuses algorithms that hold some still.
 
 [1] Ash & Adams 2020, arXiv:1910.08475   [2] Dohare et al. 2024, Nature 632   [3] Kumar et al. 2023, arXiv:2308.11958
 [4] Elsayed & Mahmood 2024, arXiv:2404.00781
@@ -25,9 +25,10 @@ from torch import Tensor
 from clfunc import tree
 from clfunc.lift import lift
 from clfunc.random import fold_in, normal_like
-from clfunc.types import Algorithm, Batch, Key, Metrics, Number, Params, Scalar, State, Task, scalar
+from clfunc.types import Algorithm, Batch, Key, Metrics, Number, Params, Scalar, State, Task, choice, scalar
 
 _NOISES, _TIMES = ("normal", "init"), ("task", "step")
+_FREEZE = ("hat", "adahat", "amnesiac_hat", "fix")
 
 
 class ShrinkState(NamedTuple):
@@ -54,13 +55,10 @@ def shrink_and_perturb(
         ValueError: A number out of its range, another noise or time, an `inner` that freezes weights.
     """
     share, scale = scalar(shrink, "shrink", 0, 1), scalar(sigma, "sigma", 0)
-    for name, value, known in (("noise", noise, _NOISES), ("every", every, _TIMES)):
-        if value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}, given {value!r}")
-    if inner.settings.get("name") in ("hat", "adahat", "fix"):
-        raise ValueError(
-            f"shrink_and_perturb moves every weight, and {inner.settings['name']} freezes some: wrap another"
-        )
+    choice(noise, "noise", _NOISES), choice(every, "every", _TIMES)
+    for setting, value in tree.items(inner.settings):
+        if setting.split(".")[-1] == "name" and value in _FREEZE:
+            raise ValueError(f"shrink_and_perturb moves every weight, and {value} freezes some: wrap another")
     lifted = lift(inner)
 
     def init(key: Key) -> tuple[Params, ShrinkState]:

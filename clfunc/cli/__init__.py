@@ -1,4 +1,4 @@
-"""The command line: `clfunc run`, `sweep`, `report`, `list`."""
+"""The command line: `clfunc run`, `sweep`, `unlearn`, `report`, `diff`, `list`."""
 
 from clfunc.cli.command import entry as entry
 from clfunc.cli.command import main as main

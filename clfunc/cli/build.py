@@ -10,7 +10,8 @@ import torch
 import tyro
 
 from clfunc import scenarios
-from clfunc.cli import registry
+from clfunc.audit import plan
+from clfunc.cli import memory, registry, unlearn
 from clfunc.driver import check
 from clfunc.files import check_writable
 from clfunc.random import key
@@ -19,6 +20,7 @@ from clfunc.sweep import sweep
 from clfunc.transforms import carry
 from clfunc.types import Algorithm, Keys
 
+_MOST = 10**9  # of anything that is counted
 Repeated = tyro.conf.UseAppendAction[tuple[str, ...]]
 
 
@@ -82,6 +84,10 @@ class Run:
     """Save a checkpoint about every so many steps; if not given, when a task ends and once a minute."""
     progress: bool = True
     """Show a progress bar."""
+    runs_at_once: str = "auto"
+    """Cut the runs into chunks of so many; auto measures what fits in memory, and says so."""
+    devices: str = ""
+    """Share the chunks among these devices, joined by commas: a process for each. --device is used if not given."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +96,27 @@ class Sweep(Run):
 
     grid: Repeated = ()
     """NAME=V1,V2,...: numbers to try for a setting. Repeat for a grid."""
+    halving: bool = False
+    """Stop the worse configurations after some of the tasks: at each rung one in --eta goes on."""
+    eta: int = 3
+    """Of --halving."""
+    until_ci: float | None = None
+    """Add --seeds seeds at a time to each configuration, until the 95% confidence interval of its average accuracy is
+    narrower than so many percentage points from end to end."""
+    max_seeds: int = 64
+    """Of --until-ci: the most seeds for a configuration."""
+    cluster: Literal["none", "ray"] = "none"
+    """Run the chunks as tasks of a Ray cluster: that of --cluster-address or RAY_ADDRESS, or one of this machine alone."""
+    cluster_address: str | None = None
+    """HOST:PORT of the Ray cluster, or auto."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Unlearn(Run):
+    """Train, forget tasks on request, and compare with the original and with networks retrained without them."""
+
+    request: Repeated = ()
+    """AFTER:TASKS: 2:1 forgets task 1 after task 2, 4:2,3 tasks 2 and 3 after task 4. May be repeated."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +127,16 @@ class Report:
     """Folders that `clfunc run --out` left."""
     out: Path | None = None
     """Folder for the figure: `report`, beside the results, if not given."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Diff:
+    """Name the first step, run and leaf at which two runs differ. Exit code 0: they do not; 1: they do."""
+
+    a: Annotated[Path, tyro.conf.Positional]
+    """Folder that `clfunc run --out` left."""
+    b: Annotated[Path, tyro.conf.Positional]
+    """Another."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +164,8 @@ def job(args: Run) -> Job:
     for name, number in (("--seeds", args.seeds), ("--epochs", args.epochs), ("--batch-size", args.batch_size)):
         if number < 1:
             raise ValueError(f"{name} must be at least 1, given {number}")
+        if number > _MOST:
+            raise ValueError(f"{name} must be at most {_MOST}, given {number}")
     factories = {
         "algorithm": registry.named("algorithm", args.algorithm, registry.ALGORITHMS),
         **{f"wrap {name}": registry.named("wrap", name, registry.WRAPPERS) for name in args.wrap},
@@ -150,18 +189,38 @@ def job(args: Run) -> Job:
         if args.out == Path():
             raise ValueError("--out must name a folder of its own, given the current one")
         check_writable(args.out)
-    device = _device(args.device)
+    where = device(args.device)
+    seeds = _seeds(args)
     members = [dict(point) for point in product(*([(name, v) for v in values] for name, values in grids))]
-    keys = torch.stack([key(args.seed + i, device) for _ in members for i in range(args.seeds)])
-    many = len(keys) > 1
-    scenario = _scenario(args, routed["scenario"], keys if many else keys[0], device)
+    runs = len(members) * seeds
+    many, at_once = runs > 1, args.runs_at_once
+    memory.check_counts(args.tasks or 5, runs, where)
+    keys = torch.stack([key(args.seed + i, where) for _ in members for i in range(seeds)])
+    scenario = _scenario(args, routed["scenario"], keys if many else keys[0], where)
     made = [_algorithm(args, scenario, factories, registry.route(settings | member, factories)) for member in members]
-    algorithm = sweep([m for m in made for _ in range(args.seeds)]) if many else made[0]
+    memory.check_fits(made[0], scenario, min(runs, int(at_once)) if at_once.isdigit() else 1, args.batch_size, where)
+    alone = isinstance(args, Unlearn) or not many
+    algorithm = made[0] if alone else sweep([m for m in made for _ in range(seeds)])
     evaluate = int(args.evaluate) if args.evaluate.isdigit() else args.evaluate
-    asked = Job(algorithm, scenario, keys if many else keys[0], device, evaluate)
+    asked = Job(algorithm, scenario, keys if many else keys[0], where, evaluate)
     numbers = args.epochs, args.batch_size, args.engine, evaluate, args.probe_every, args.checkpoint_every
     check(algorithm, scenario, asked.key, *numbers)
+    if isinstance(args, Unlearn):
+        if args.devices or args.runs_at_once != "auto":
+            raise ValueError("unlearn runs all members at once: leave out --runs-at-once and --devices")
+        if args.resume or args.resume_anyway or args.checkpoint_every:
+            raise ValueError("unlearn keeps no checkpoints: leave out --resume and --checkpoint-every")
+        plan(algorithm, scenario, asked.key, unlearn.requests(args.request))
     return asked
+
+
+def _seeds(args: Run) -> int:
+    """How many seeds each configuration may have."""
+    if not isinstance(args, Sweep) or args.until_ci is None:
+        return args.seeds
+    if args.max_seeds < args.seeds:
+        raise ValueError(f"--max-seeds must be at least --seeds, which is {args.seeds}, given {args.max_seeds}")
+    return args.max_seeds
 
 
 def _scenario(args: Run, settings: Mapping[str, Any], keys: Keys, device: torch.device) -> Scenario:
@@ -200,11 +259,15 @@ def _algorithm(
 ) -> Algorithm:
     tx = factories["optimizer"](**routed["optimizer"])
     model = factories["model"](scenario.inputs, args.hidden, scenario.head(), **routed["model"])
-    needs = "num_tasks" in factories["algorithm"].__annotations__
-    fixed = {"num_tasks": scenario.num_tasks} if needs else {}
-    algorithm = factories["algorithm"](model, carry(tx) if args.carry else tx, **fixed, **routed["algorithm"])
+
+    def made(kind: str, *parts: Any) -> Algorithm:
+        needs = "num_tasks" in factories[kind].__annotations__
+        fixed = {"num_tasks": scenario.num_tasks} if needs else {}
+        return factories[kind](*parts, **fixed, **routed[kind])
+
+    algorithm = made("algorithm", model, carry(tx) if args.carry else tx)
     for name in args.wrap:
-        algorithm = factories[f"wrap {name}"](algorithm, **routed[f"wrap {name}"])
+        algorithm = made(f"wrap {name}", algorithm)
     return algorithm
 
 
@@ -216,15 +279,16 @@ def _grid(pair: str) -> tuple[str, list[Any]]:
     return name, found
 
 
-def _device(name: str) -> torch.device:
+def device(name: str, flag: str = "--device") -> torch.device:
+    """The device of this name; ValueError where torch cannot use it."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
+        found = torch.device(name)
+        torch.empty(0, device=found)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
-            f"--device must be auto, cpu or a device that torch can use, given {name!r}: {reason}"
+            f"{flag} must be auto, cpu or a device that torch can use, given {name!r}: {reason}"
         ) from error
-    return device
+    return found

@@ -1,7 +1,6 @@
-"""The entry point: parse, build, run. Exit codes: 0 done, 1 the run failed, 2 the arguments were wrong."""
+"""The entry point: parse, build, run. Exit codes: 0 done, 1 the run failed (or two runs differ), 2 the arguments were wrong."""
 
 import contextlib
-import dataclasses
 import io
 import os
 import re
@@ -15,18 +14,21 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from clfunc import results
+from clfunc import difference, results
 from clfunc.checkpoint import Interrupted, Refused
-from clfunc.cli import build, tables
-from clfunc.driver import run
+from clfunc.cli import build, many, tables, unlearn
 from clfunc.files import check_writable
 
 Command = (
     Annotated[build.Run, tyro.conf.subcommand("run")]
     | Annotated[build.Sweep, tyro.conf.subcommand("sweep")]
+    | Annotated[build.Unlearn, tyro.conf.subcommand("unlearn")]
     | Annotated[build.Report, tyro.conf.subcommand("report")]
+    | Annotated[build.Diff, tyro.conf.subcommand("diff")]
     | Annotated[build.List, tyro.conf.subcommand("list")]
 )
+
+_LONGEST = 1000  # characters of a message
 
 
 def entry() -> None:
@@ -51,7 +53,7 @@ def _main(argv: Sequence[str]) -> int:
     except (ValueError, OSError) as error:
         return _complain(error, 2)
     try:
-        work()
+        return work() or 0
     except Refused as error:
         return _complain(error, 2)
     except Interrupted as stop:
@@ -64,47 +66,42 @@ def _main(argv: Sequence[str]) -> int:
         if os.environ.get("CLFUNC_TRACEBACK"):
             raise
         return _complain(error, 1, " (CLFUNC_TRACEBACK=1 shows where)")
-    return 0
 
 
 def _complain(error: BaseException, code: int, more: str = "") -> int:
-    line = " ".join(str(error).split()) or type(error).__name__
-    print(f"clfunc: {line}{more}", file=sys.stderr)
+    print(f"clfunc: {_line(str(error)) or type(error).__name__}{more}", file=sys.stderr)
     return code
 
 
-def _prepare(command: "build.Run | build.Report | build.List") -> Callable[[], None]:
-    """Check everything about a command; what is left to do, as a function."""
+def _line(text: str) -> str:
+    """A message as one printable line, its end left out where it goes on and on."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= _LONGEST else line[:_LONGEST] + " ..."
+
+
+def _prepare(command: "build.Run | build.Report | build.Diff | build.List") -> Callable[[], int | None]:
+    """Check everything about a command; what is left to do, as a function; it may give an exit code."""
     console = Console(width=None if sys.stdout.isatty() else 120)
     if isinstance(command, build.List):
         return lambda: tables.list_all(console)
     if isinstance(command, build.Report):
-        tables.check_results(command.results)
+        named = tables.load_results(command.results)
         beside = os.path.commonpath([str(path.absolute().parent) for path in command.results])
         out = command.out or Path(beside) / "report"
         check_writable(out)
-        return lambda: tables.report(command.results, out, console)
+        return lambda: tables.report(named, out, console)
+    if isinstance(command, build.Diff):
+        found = difference.folders(command.a, command.b)
+        return lambda: tables.differences(*found)
     job = build.job(command)
-    return lambda: _train(command, job, console)
+    if isinstance(command, build.Unlearn):
+        return lambda: unlearn.work(command, job, console)
+    work = many.prepare(command, job)
+    return lambda: _train(command, work, console)
 
 
-def _train(args: build.Run, job: build.Job, console: Console) -> None:
-    arguments = {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(args).items()}
-    result = run(
-        job.algorithm,
-        job.scenario,
-        job.key,
-        epochs=args.epochs,
-        batch_size=args.batch_size,
-        engine=args.engine,
-        evaluate=job.evaluate,
-        probe_every=args.probe_every,
-        out=args.out,
-        resume="anyway" if args.resume_anyway else args.resume,
-        checkpoint_every=args.checkpoint_every,
-        progress=args.progress,
-        config={"arguments": arguments},
-    )
+def _train(args: build.Run, work: Callable[[], results.Result], console: Console) -> None:
+    result = work()
     console.print(tables.results_table({result.config["algorithm"]: results.to_xarray(result)}))
     rate = result.steps / max(result.train_seconds, 1e-9)
     runs, where = len(result.config["seeds"]), f"; results and figures in {args.out}" if args.out else ""
@@ -113,7 +110,7 @@ def _train(args: build.Run, job: build.Job, console: Console) -> None:
     )
 
 
-def _parse(argv: Sequence[str]) -> "build.Run | build.Report | build.List":
+def _parse(argv: Sequence[str]) -> "build.Run | build.Report | build.Diff | build.List":
     """Arguments as a dataclass. A mistake is one line on standard error and exit code 2."""
     said = io.StringIO()
     try:
@@ -124,10 +121,15 @@ def _parse(argv: Sequence[str]) -> "build.Run | build.Report | build.List":
     except SystemExit as stop:
         if stop.code in (None, 0):
             raise
-        plain = re.sub(r"\x1b\[[0-9;]*m", "", said.getvalue())
-        words = " ".join(re.sub(r"[^\x20-\x7e]", " ", plain).split())  # without the box around them
-        words = re.sub(
-            r"^(Parsing error|Unrecognized options|Invalid choice|Value error|Missing subcommand) ", "", words
-        )
-        print("clfunc: " + re.split("For full helptext|Argument helptext", words)[0].strip(), file=sys.stderr)
+        print(f"clfunc: {_line(_plain(said.getvalue()))}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _plain(said: str) -> str:
+    """What the parser says, without its colours, the box around it, and advice on reading help."""
+    words = re.sub(r"\x1b\[[0-9;]*m|[\u2500-\u257f]|-{5,}", " ", said)
+    words = re.split("For full helptext|Argument helptext", " ".join(words.split()))[0]
+    words = re.sub(r"^(Parsing error|Unrecognized options|Invalid choice|Value error|Missing subcommand) ", "", words)
+    return re.sub(
+        r"no type matching \{None\}\|(\S+) could be instantiated from \[(.*?)\]\. Got.*", r"takes \1, given \2", words
+    )

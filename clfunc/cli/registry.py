@@ -8,13 +8,15 @@ import ast
 import inspect
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from clfunc import algorithms, models, scenarios, transforms
 from clfunc.scenarios import datasets
+from clfunc.types import choice
 
 Factory = Callable[..., Any]
-_GIVEN = {"model", "tx", "inner", "loss", "num_tasks", "head", "inputs", "hidden", "dtype"}
+_GIVEN = {"model", "tx", "inner", "loss", "requests", "num_tasks", "head", "inputs", "hidden", "dtype"}
+_LARGEST = 10**18  # of whole numbers: what a tensor of them holds
 _GIVEN |= {"dataset", "datasets", "key", "paradigm", "valid"}
 
 
@@ -27,8 +29,8 @@ ALGORITHMS = _factories(algorithms, "model")
 WRAPPERS = _factories(algorithms, "inner")
 OPTIMIZERS = {name: getattr(transforms, name) for name in ("sgd", "adam", "adamw", "upgd")}
 MODELS = _factories(models, "inputs")
-SCENARIOS = {name: getattr(scenarios, name) for name in ("permuted", "split", "rotated", "combined")}
-SCENARIOS["slowly_changing_regression"] = scenarios.slowly_changing_regression
+_STREAMS = ("permuted", "split", "rotated", "combined", "slowly_changing_regression")
+SCENARIOS = {name: getattr(scenarios, name) for name in _STREAMS}
 DATASETS = dict.fromkeys(datasets.names, datasets.load)
 
 
@@ -67,14 +69,28 @@ def _fitting(value: Any, setting: inspect.Parameter) -> Any:
         bool: ("true or false", bool),
         str: ("a word", str),
         tuple: ("numbers in brackets", (tuple, list)),
+        int: ("a whole number", int),
     }
     optional = setting.default is None
     given = next(iter(get_args(setting.annotation)), float) if optional else type(setting.default)
+    if given is int and not optional and setting.annotation is not int:
+        given = float  # a number that happens to be whole
     wanted, kind = kinds.get(given, ("a number", (int, float)))
-    none = optional and value is None
-    if not none and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
+    listed = value if isinstance(value, (tuple, list)) else []
+    whole = get_args(setting.annotation) == (int,)
+    right = _is(value, kind) and all(_is(entry, int if whole else (int, float)) for entry in listed)
+    if not right and not (optional and value is None):
         raise ValueError(f"{setting.name} must be {wanted}, given {value!r}")
+    if get_origin(setting.annotation) is Literal:
+        choice(value, setting.name, get_args(setting.annotation))
+    for number in listed or [value]:
+        if isinstance(number, int) and abs(number) > _LARGEST:
+            raise ValueError(f"{setting.name} must be below {_LARGEST:.0e}, given {number}")
     return value
+
+
+def _is(value: Any, kind: Any) -> bool:
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
 def parsed(pair: str, flag: str) -> tuple[str, str]:

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from clfunc import metrics, plots
+from clfunc import archive, metrics, plots
 from clfunc.cli import registry
 
 if TYPE_CHECKING:
@@ -105,24 +105,36 @@ def _forgetting_ratio(
     ].numpy()
 
 
-def check_results(folders: "tuple[Path, ...]") -> None:
-    """Raise ValueError unless each of the folders holds results; a `report` that this command left is passed over."""
+def load_results(folders: "tuple[Path, ...]") -> "dict[str, xarray.Dataset]":
+    """The results in these folders by the shortest names that tell them apart; a `report` among them is passed over.
+
+    Raises:
+        ValueError: A folder holds no results, or none that are sound.
+    """
     for folder in folders:
         if not (folder / "results.nc").is_file() and folder.name != "report":
             raise ValueError(f"no results.nc in {folder}: give folders that --out named")
-    if all(folder.name == "report" for folder in folders):
-        raise ValueError("report takes the folders of finished runs, given none")
-
-
-def report(folders: "tuple[Path, ...]", out: Path, console: Console) -> None:
-    """Print the table of finished runs, and draw their average accuracy in one figure under `out`."""
-    import xarray
-
     found = [folder.absolute() for folder in folders if (folder / "results.nc").is_file()]
+    if not found:
+        raise ValueError("report takes the folders of finished runs, given none")
     shared = len(Path(os.path.commonpath([str(path.parent) for path in found])).parts)
-    named = {"/".join(p.parts[shared:]): xarray.load_dataset(p / "results.nc", engine="h5netcdf") for p in found}
+    return {"/".join(path.parts[shared:]): archive.load(path) for path in found}
+
+
+def report(named: "dict[str, xarray.Dataset]", out: Path, console: Console) -> None:
+    """Print the table of finished runs, and draw their average accuracy in one figure under `out`."""
     console.print(results_table(named))
     console.print(f"figure: {plots.compare(named, out)}", highlight=False)
+
+
+def differences(settings: list[str], values: list[str]) -> int:
+    """Print in what two runs differ; the exit code."""
+    for line in settings:
+        print(f"setting {line}")
+    for line in values:
+        print(line)
+    print("results differ" if values else "no difference in results")
+    return 1 if values else 0
 
 
 def list_all(console: Console) -> None:

@@ -69,6 +69,8 @@ def convnet(
     check_rate(dropout_rate)
     if not isinstance(kernel, int) or kernel < 1 or kernel % 2 == 0:
         raise ValueError(f"kernel must be an odd number of at least 1, given {kernel}")
+    if kernel > 2 * max(image[1:]):
+        raise ValueError(f"kernel must be below twice the image's {max(image[1:])} pixels, given {kernel}")
     spread = _pixels_left(image, len(channels))
     head = owning_head(head, norm, per_task_norm)
     dtype = dtype or torch.get_default_dtype()

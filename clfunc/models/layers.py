@@ -22,6 +22,8 @@ activations: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda x: x,
 }
 
+_WIDEST = 2**24  # so that no size overflows
+
 
 def crelu(h: Tensor) -> Tensor:
     """relu(h) and relu(-h) on a new last axis: two outputs a unit, of which one is alive wherever h is not 0."""
@@ -33,9 +35,7 @@ def activation_named(
 ) -> Callable[[Tensor], Tensor]:
     """The activation of this name, also among `more` that only one model takes; ValueError lists those there are."""
     known = activations | dict(more or {})
-    if name not in known:
-        raise ValueError(f"activation must be one of {', '.join(known)}, given {name!r}")
-    return known[name]
+    return known[choice(name, "activation", known)]
 
 
 def check_widths(name: str, widths: Sequence[int], *, empty: bool = False) -> None:
@@ -43,6 +43,8 @@ def check_widths(name: str, widths: Sequence[int], *, empty: bool = False) -> No
     if (not widths and not empty) or not all(isinstance(w, Integral) and w >= 1 for w in widths):
         count = "only widths" if empty else "at least one width"
         raise ValueError(f"{name} must hold {count} of at least 1, given {list(widths)}")
+    if widths and max(widths) > _WIDEST:
+        raise ValueError(f"{name} must hold widths of at most {_WIDEST}, given {max(widths)}")
 
 
 def check_rate(rate: float) -> None:

@@ -72,6 +72,8 @@ def resnet(
     check_widths("channels", channels)
     if not isinstance(blocks, int) or blocks < 1:
         raise ValueError(f"blocks must be a number of at least 1, given {blocks}")
+    if blocks > 1000:
+        raise ValueError(f"blocks must be at most 1000, given {blocks}")
     head = owning_head(head, norm, per_task_norm)
     dtype = dtype or torch.get_default_dtype()
     units, layers = _units(channels, blocks, hidden), _layers(image[0], channels, blocks, hidden)

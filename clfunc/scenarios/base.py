@@ -4,7 +4,7 @@ Examples stay as they are stored, on the device. A task is lists of rows and a f
 permutation, an angle's sampling table, a label table). A batch is made of indices, inside the step's program.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -67,12 +67,7 @@ class Scenario(NamedTuple):
 
     def batch(self, data: Examples, stream: Stream, entries: Tensor, weight: Tensor | None = None) -> Batch:
         """The batch of these entries of a stream's lists (without a runs axis: under `vmap` where there is one)."""
-        rows, task, view = entries, stream.task, stream.view
-        if self.mixed and stream.view["labels"].ndim == 2:
-            rows, task = entries % data.y.shape[0], entries // data.y.shape[0]
-            view = tree.map(lambda table: table[task], view)
-        x, y = self.view(view, data.x[rows], data.y[rows])
-        return Batch(x, y, task, x.new_ones(x.shape[0]) if weight is None else weight)
+        return make_batch(self.view, self.mixed, data, stream, entries, weight)
 
     def to(self, device: "torch.device | str | None") -> "Scenario":
         """The same scenario with its examples and streams on `device`."""
@@ -81,6 +76,34 @@ class Scenario(NamedTuple):
             train=lambda phase: tree.to(self.train(phase), device),
             test=lambda task: tree.to(self.test(task), device),
         )
+
+    def part(self, runs: Sequence[int]) -> "Scenario":
+        """The scenario of some of its runs, by number; as it is where all runs share it."""
+        if self.runs is None:
+            return self
+        chosen = torch.tensor(list(runs))
+        return self._replace(
+            train=lambda phase: tree.index(self.train(phase), chosen),
+            test=lambda task: tree.index(self.test(task), chosen),
+            runs=len(chosen),
+        )
+
+
+def make_batch(
+    view: Callable[[View, Tensor, Tensor], tuple[Tensor, Tensor]],
+    mixed: bool,
+    data: Examples,
+    stream: Stream,
+    entries: Tensor,
+    weight: Tensor | None = None,
+) -> Batch:
+    """`Scenario.batch`, by all that it needs of a scenario."""
+    rows, task, tables = entries, stream.task, stream.view
+    if mixed and tables["labels"].ndim == 2:
+        rows, task = entries % data.y.shape[0], entries // data.y.shape[0]
+        tables = tree.map(lambda table: table[task], tables)
+    x, y = view(tables, data.x[rows], data.y[rows])
+    return Batch(x, y, task, x.new_ones(x.shape[0]) if weight is None else weight, rows)
 
 
 def epoch_entries(key: Key, stream: Stream, count: int) -> Int[Tensor, " count"]:

@@ -14,6 +14,8 @@ import numpy as np
 _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _LARGEST = 2**34  # bytes; no data set of images in this format comes near
 
+_DENSEST = 1032  # bytes that deflate can make of one
+
 
 def read_idx(path: Path) -> np.ndarray:
     """The array in an IDX or IDX.gz file.
@@ -28,7 +30,9 @@ def read_idx(path: Path) -> np.ndarray:
         with gzip.open(path, "rb") if zipped else open(path, "rb") as file:
             kind, shape = _header(path, file.read(4), file)
             size = math.prod(shape) * kind.itemsize
-            if size > _LARGEST or (not zipped and path.stat().st_size < size):
+            if math.prod(max(n, 1) for n in shape) > _LARGEST or size > min(
+                _LARGEST, path.stat().st_size * (_DENSEST if zipped else 1)
+            ):
                 raise ValueError(f"{path} is truncated: its header promises {size} bytes of shape {shape}")
             data = _read_up_to(file, size + 1)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:

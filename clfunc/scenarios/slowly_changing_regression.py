@@ -45,9 +45,12 @@ def slowly_changing_regression(
     Raises:
         ValueError: A number out of range.
     """
+    most = {"inputs": 10**4, "period": 10**8, "features": 10**4}
     for name, number in (("tasks", num_tasks), ("inputs", inputs), ("period", period), ("features", features)):
         if number < 1:
             raise ValueError(f"{name} must be at least 1, given {number}")
+        if number > most.get(name, number) or not isinstance(number, int):
+            raise ValueError(f"{name} must be a whole number of at most {most.get(name)}, given {number}")
     if not max(0, inputs - 12) <= slow <= inputs:
         raise ValueError(f"slow must be in {max(0, inputs - 12)}..{inputs} for {inputs} inputs, given {slow}")
     if not 0 <= beta <= 1:

@@ -10,5 +10,6 @@ def test_my_algorithm_obeys(law):
 from clfunc.testing.laws import Case as Case
 from clfunc.testing.laws import compiled_laws as compiled_laws
 from clfunc.testing.laws import laws as laws
+from clfunc.testing.laws import long_laws as long_laws
 from clfunc.testing.play import play as play
 from clfunc.testing.play import toy_stream as toy_stream

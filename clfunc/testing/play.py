@@ -44,6 +44,8 @@ def play(
 ) -> tuple[Params, State]:
     """Live through every phase of a scenario: begin, `epochs` of `steps` steps, the task's end, predictions.
 
+    An algorithm that can unlearn is asked for the first task in the end; what is returned is from before.
+
     Args:
         algorithm: One, or a sweep if `keys` is `[runs, 2]`.
         scenario: What to train on, 8 examples a step.
@@ -68,6 +70,9 @@ def play(
         call("predict", algorithm.predict, params, state, batch.x, stream.task)
         params, state = call("end_task", algorithm.end_task, params, state)
         call("predict", algorithm.predict, params, state, batch.x, stream.task)
+    if algorithm.unlearn is not None:
+        first = torch.arange(scenario.num_tasks, device=keys.device) == 0
+        call("unlearn", algorithm.unlearn, params, state, first if runs is None else first.expand(runs, -1))
     return params, state
 
 

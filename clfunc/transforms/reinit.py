@@ -35,7 +35,7 @@ from clfunc import resets, tree
 from clfunc.random import fold_in
 from clfunc.resets import Choice
 from clfunc.transforms.chain import by_element
-from clfunc.types import Context, Key, Model, Number, Params, Scalar, State, Transform, Updates, scalar
+from clfunc.types import Context, Key, Model, Number, Params, Scalar, State, Transform, Updates, choice, scalar
 from clfunc.utility import utilities, utility_of
 
 ESTIMATES = ("debiased", "plain", "lagged")
@@ -246,9 +246,7 @@ def _most(model: Model, rate: Number, slots: int | None) -> dict[str, int]:
 def _check(rule: Rule, model: Model) -> None:
     words = {"utility": (*utilities, "random"), "estimate": ESTIMATES, "budget": BUDGETS}
     for name, known in words.items():
-        given = getattr(rule, name)
-        if given not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}, given {given!r}")
+        choice(getattr(rule, name), name, known)
     if rule.budget == "one" and not rule.accumulate:
         raise ValueError("budget='one' saves up what is due: leave accumulate=True, or give another budget")
     resets.check_wires(model, "reinit")

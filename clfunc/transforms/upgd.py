@@ -23,7 +23,7 @@ from torch.nn.functional import normalize
 
 from clfunc import tree
 from clfunc.random import normal_like
-from clfunc.types import Context, Key, Number, Params, Scalar, Transform, Updates, scalar
+from clfunc.types import Context, Key, Number, Params, Scalar, Transform, Updates, choice, scalar
 
 _SCOPES = ("global", "local")
 
@@ -60,8 +60,7 @@ def upgd(
     Raises:
         ValueError: A number out of its range, or another scope.
     """
-    if scope not in _SCOPES:
-        raise ValueError(f"scope must be one of {', '.join(_SCOPES)}, given {scope!r}")
+    choice(scope, "scope", _SCOPES)
     rate, beta = scalar(lr, "lr", 0), scalar(beta_utility, "beta_utility", 0, 1, below=True)
     spread, decay = scalar(sigma, "sigma", 0), scalar(weight_decay, "weight_decay", 0)
 

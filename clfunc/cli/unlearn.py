@@ -1,0 +1,133 @@
+"""`clfunc unlearn`: requests as they are typed, and the tables of an audit."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from clfunc import unlearning
+from clfunc.audit import audit, to_xarray
+from clfunc.audit_plots import MEMBERS, by_member
+
+if TYPE_CHECKING:
+    import xarray
+
+    from clfunc.cli import build
+
+
+def requests(pairs: Sequence[str]) -> dict[int, list[int]]:
+    """`2:1`, `4:2,3` as `{2: [1], 4: [2, 3]}`; ValueError for what is not like that."""
+    found: dict[int, list[int]] = {}
+    for pair in pairs:
+        after, _, tasks = pair.partition(":")
+        try:
+            found.setdefault(int(after), []).extend(int(task) for task in tasks.split(","))
+        except ValueError as error:
+            example = "such as 4:2,3 to forget tasks 2 and 3 after task 4"
+            raise ValueError(f"--request takes AFTER:TASKS, {example}, given {pair!r}") from error
+    if not found:
+        raise ValueError("unlearn needs a --request, such as --request 2:1 to forget task 1 after task 2")
+    return found
+
+
+def work(args: "build.Unlearn", job: "build.Job", console: Console) -> None:
+    """Train, forget, compare; print the tables."""
+    arguments = {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(args).items()}
+    found = audit(
+        job.algorithm,
+        job.scenario,
+        job.key,
+        requests(args.request),
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+        engine=args.engine,
+        evaluate=job.evaluate,
+        probe_every=args.probe_every,
+        out=args.out,
+        progress=args.progress,
+        config={"arguments": arguments},
+    )
+    for table in tables(to_xarray(found)):
+        console.print(table)
+    runs, where = len(found.result.config["seeds"]), f"; results and figures in {args.out}" if args.out else ""
+    console.print(f"{found.result.wall_seconds:.1f} s, {runs} runs, {found.result.engine}{where}", highlight=False)
+
+
+def tables(data: "xarray.Dataset") -> list[Table]:
+    """Of an audit: accuracies task by task, what was forgotten and kept, and distances to the oracle."""
+    seeds = len(np.unique(data["seed"].values))
+    spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "of one seed"
+    made = [_accuracies(data, spread), _summary(data, spread)]
+    return [*made, *(_distances(data, word) for word in ("remaining", "forgotten") if f"unlearning_cka_{word}" in data)]
+
+
+def _accuracies(data: "xarray.Dataset", spread: str) -> Table:
+    tasks = data["tested"].values
+    table = _table(f"accuracy (%), {spread}; forgotten tasks in brackets", [f"task {task}" for task in tasks])
+    for stage, forgotten in enumerate(data["forgotten"].values):
+        gone = {int(task) for task in str(forgotten).split(", ")}
+        for member in MEMBERS:
+            values = by_member(data, "accuracy", member)[stage]
+            cells = [_number(100 * values[..., at], 1) for at in range(len(tasks))]
+            cells = [f"({c})" if task in gone and c != "-" else c for task, c in zip(tasks, cells, strict=True)]
+            table.add_row(*_place(data, stage, member), *cells, end_section=member == MEMBERS[-1])
+    return table
+
+
+def _summary(data: "xarray.Dataset", spread: str) -> Table:
+    columns = {
+        "remaining (%)": ("accuracy_remaining", 100, 1),
+        "gain": ("accuracy_gain", 100, 1),
+        "forgotten (%)": ("accuracy_forgotten", 100, 1),
+        "attack AUC": ("membership_auc", 1, 3),
+        "advantage": ("membership_advantage", 1, 3),
+    }
+    shown = {title: of for title, of in columns.items() if f"unlearning_{of[0]}" in data}
+    recorded = "unlearning_residual" in data
+    table = _table(f"what is kept and what is forgotten, {spread}", [*shown, *["residual"] * recorded])
+    for stage in range(data.sizes["unlearning"]):
+        for member in MEMBERS:
+            own = [(by_member(data, f"unlearning_{name}", member)[stage], *how) for name, *how in shown.values()]
+            cells = [_number(factor * values, digits) for values, factor, digits in own]
+            if recorded:
+                cells.append(f"{by_member(data, 'unlearning_residual', member)[stage].mean():.1e}")
+            table.add_row(*_place(data, stage, member), *cells, end_section=member == MEMBERS[-1])
+    return table
+
+
+def _distances(data: "xarray.Dataset", word: str) -> Table:
+    title = {"remaining": "tasks that remain", "forgotten": "forgotten tasks"}[word]
+    table = _table(f"distance to the oracle, features of {title}", list(unlearning.distances))
+    for stage in range(data.sizes["unlearning"]):
+        for member in MEMBERS[:2]:
+            own = [by_member(data, f"unlearning_{name}_{word}", member)[stage] for name in unlearning.distances]
+            table.add_row(*_place(data, stage, member), *(_number(v, 3) for v in own), end_section=member == MEMBERS[1])
+    return table
+
+
+def _table(title: str, columns: Sequence[str]) -> Table:
+    table = Table(title=title, header_style="bold", title_justify="left")
+    for name in ("after", "forgot", "network"):
+        table.add_column(name, no_wrap=True)
+    for name in columns:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _place(data: "xarray.Dataset", stage: int, member: str) -> tuple[str, str, str]:
+    first = member == MEMBERS[0]
+    after, forgotten = (str(data[name].values[stage]) if first else "" for name in ("after", "forgotten"))
+    return after, forgotten, member
+
+
+def _number(values: np.ndarray, digits: int) -> str:
+    kept = values[~np.isnan(values)]
+    if not len(kept):
+        return "-"
+    spread = f" ± {kept.std(ddof=1):.{digits}f}" if len(kept) > 1 else ""
+    lost = f" ({len(values) - len(kept)} diverged)" if len(kept) < len(values) else ""
+    return f"{kept.mean():.{digits}f}{spread}{lost}"
