@@ -51,13 +51,13 @@ def prepare(args: build.Run, job: build.Job) -> Callable[[], Result]:
         check_until(job.scenario, job.key, width, batch, how)
         return lambda: run_until(*wanted, width, batch=batch, runs_at_once=at_once, **how)
     if job.key.ndim == 1:
-        return lambda: run(*wanted, **how, **saved)
+        return lambda: run(*wanted, **(how | saved))
     if isinstance(args, build.Sweep) and args.cluster == "ray":
         place, threads = (args.cluster_address, args.device), torch.get_num_threads()
         return lambda: _spread(args, job, at_once, cluster.ray_cluster(*place, threads))
     if devices:
         return lambda: _spread(args, job, at_once, cluster.processes(devices))
-    return lambda: chunks.run_chunks(*wanted, runs_at_once=at_once, **how, **saved)
+    return lambda: chunks.run_chunks(*wanted, runs_at_once=at_once, **(how | saved))
 
 
 def _refuse_both(args: build.Run) -> None:
