@@ -47,6 +47,8 @@ def run_chunks(
     *,
     runs_at_once: "int | str" = "auto",
     out: "str | Path | None" = None,
+    resume: "bool | str" = False,
+    checkpoint_every: int | None = None,
     progress: bool = True,
     config: "dict[str, Any] | None" = None,
     **how: Any,
@@ -59,6 +61,8 @@ def run_chunks(
         key: `[runs, 2]`.
         runs_at_once: Runs in a chunk, or `auto`, which measures what fits in memory and says so.
         out: As for `run`; chunks that are done are kept in its `chunks` until all are, and not run again.
+        resume: As for `run`, where all runs are one chunk; where they are several, it is those that are kept.
+        checkpoint_every: Likewise.
         progress: As for `run`.
         config: As for `run`.
         **how: The rest of what `run` takes.
@@ -73,7 +77,8 @@ def run_chunks(
     chosen = found or plan(algorithm, scenario, key, runs_at_once, how.get("batch_size", 64), how.get("device"))
     say(chosen.why, progress)
     if len(chosen.chunks) == 1 and found is None:
-        return run(algorithm, scenario, key, out=out, **how, **told)
+        saved: dict[str, Any] = {"resume": resume, "checkpoint_every": checkpoint_every}
+        return run(algorithm, scenario, key, out=out, **how, **told, **saved)
     done: list[Result] = []
     many = (
         algorithm if members(algorithm) else sweep([algorithm] * len(key))
@@ -161,7 +166,18 @@ def mark(algorithm: Algorithm, scenario: Scenario, key: Keys, how: dict[str, Any
     return digest.hexdigest()
 
 
-_PLACES = ("out", "progress", "device", "devices", "runs_at_once", "cluster", "cluster_address")
+_PLACES = (
+    "out",
+    "progress",
+    "resume",
+    "resume_anyway",
+    "checkpoint_every",
+    "device",
+    "devices",
+    "runs_at_once",
+    "cluster",
+    "cluster_address",
+)
 
 
 def _unplaced(config: dict[str, Any]) -> dict[str, Any]:

@@ -3,17 +3,21 @@
 Nothing in the loop asks the device for a value: metrics stay there until an epoch ends.
 """
 
+import hashlib
+import json
 import time
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from clfunc import checkpoint, plots, results, tree
 from clfunc import engine as engines
-from clfunc import plots, results
+from clfunc.checkpoint import Keeper
 from clfunc.events import Requests, Skip, course
-from clfunc.files import check_writable
+from clfunc.files import check_writable, tidy
 from clfunc.progress import Progress
 from clfunc.results import Result
 from clfunc.scenarios import Scenario
@@ -36,6 +40,8 @@ def run(
     skip: Skip = (),
     device: torch.device | str | None = None,
     out: str | Path | None = None,
+    resume: bool | Literal["anyway"] = False,
+    checkpoint_every: int | None = None,
     progress: bool = True,
     config: dict[str, Any] | None = None,
 ) -> Result:
@@ -55,32 +61,48 @@ def run(
             labels); shared by all runs, or a list with a mapping for each. All tasks seen are tested after it.
         skip: Tasks that are never trained, from 1; shared by all runs, or a list with a set for each.
         device: Where to run; the key's device if not given.
-        out: A folder for results and figures; nothing is written without.
+        out: A folder for results, figures and checkpoints; nothing is written without. SIGTERM and Ctrl-C then leave a
+            checkpoint before they stop the run (a second one stops it at once).
+        resume: Go on from the newest good checkpoint in `out`, if there is one; the result has the bits of a run that was
+            never stopped. Everything that decides it must be as it was. `"anyway"` lets torch, the device and the number
+            of threads be others, which the last bits may show.
+        checkpoint_every: Save about every so many steps; if not given, when a task ends and once a minute. The last two
+            checkpoints are kept.
         progress: Show a progress bar and the engine's choice.
         config: What else to record in config.json, such as the command line.
 
     Raises:
         ValueError: A number out of range, an algorithm whose head does not fit the scenario, a request that cannot be met,
-            an `out` not writable.
+            an `out` not writable, a checkpoint that is another run's or damaged (`checkpoint.Refused`).
+        Interrupted: A KeyboardInterrupt: the run was asked to stop, and has left a checkpoint.
     """
     runs = key.shape[0] if key.ndim == 2 else None
-    check(algorithm, scenario, key, epochs, batch_size, engine, evaluate, probe_every)
+    check(algorithm, scenario, key, epochs, batch_size, engine, evaluate, probe_every, checkpoint_every)
+    if resume and out is None:
+        raise ValueError("resume needs out, the folder of the run to go on with")
     if out is not None:
         check_writable(Path(out))
     events = course(scenario, algorithm, runs, requests, skip)
-    about = _config(algorithm, scenario, key, epochs, batch_size, engine) | events.plain() | (config or {})
-    results.check_config(about)
+    where = torch.device(device) if device is not None else key.device
+    about = _config(algorithm, scenario, key, epochs, batch_size, engine) | events.plain()
+    about |= {"evaluate": evaluate, "probe_every": probe_every, "checkpoint_every": checkpoint_every}
+    about |= {"device": torch.cuda.get_device_name(where) if where.type == "cuda" else str(where)}
+    about |= {"data_sha256": _digest(scenario)} if out is not None else {}
+    results.check_config(about | (config or {}))
     began = time.perf_counter()
     many = algorithm if runs is None or members(algorithm) else sweep([algorithm] * runs)
-    where = torch.device(device) if device is not None else key.device
     lengths = (scenario.train(phase).train.shape[-1] for phase in range(len(scenario.phases)))
     steps = [-(-length // batch_size) for length in lengths]
     width = _find(algorithm.settings, "num_tasks") or scenario.num_tasks
-    loop = Loop(many, scenario.to(where), runs, epochs, batch_size, evaluate, steps, events, width, probe_every)
+    every = probe_every, checkpoint_every
+    loop = Loop(many, scenario.to(where), runs, epochs, batch_size, evaluate, steps, events, width, *every)
 
     with torch.no_grad(), Progress(progress, loop.planned_steps(), len(scenario.phases), epochs) as bar:
-        trainer = Trainer(loop, engine, bar)
-        at = trainer.run(key.to(where))
+        saved = _saved(Path(out), about, resume, len(events.events), bar) if out is not None else None
+        keeper = Keeper(Path(out), checkpoint_every) if out is not None else None
+        trainer = Trainer(loop, engine, bar, keeper, about)
+        with keeper or nullcontext():
+            at = trainer.run(key.to(where), saved)
         bar.say(_diverged(at.diverged))
 
     used = trainer.plan.engine if trainer.plan else engine
@@ -90,11 +112,11 @@ def run(
         validation=at.validation,
         params=at.params,
         state=at.state,
-        config=about | {"engine": used},
+        config=about | (config or {}) | {"engine": used},
         coordinates=coordinates(algorithm),
         steps=at.done,
         train_seconds=at.seconds,
-        wall_seconds=time.perf_counter() - began,
+        wall_seconds=at.wall + time.perf_counter() - began,
         engine=used,
         probes=at.probes,
         pictures=at.pictures,
@@ -103,9 +125,51 @@ def run(
         diverged=at.diverged,
     )
     if out is not None:
+        for folder in (Path(out), Path(out) / "figures"):
+            tidy(folder)
         results.save(result, Path(out))
         plots.save(results.to_xarray(result), Path(out) / "figures")
     return result
+
+
+def _saved(
+    out: Path, about: dict[str, Any], resume: bool | Literal["anyway"], events: int, bar: Progress
+) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """The checkpoint to go on from; where none is wanted, the folder is cleared of any."""
+    if not resume:
+        checkpoint.clear(out)
+        return None
+    here = json.loads(json.dumps(about))
+
+    def same(found: dict[str, Any]) -> None:
+        there, wanted = (_lasting(c) if resume == "anyway" else c for c in (found["config"], here))
+        parts = checkpoint.differences(there, wanted)
+        if parts:
+            more = f" and {len(parts) - 6} more" if len(parts) > 6 else ""
+            raise checkpoint.Refused(f"cannot resume {out}, it is another run's: {', '.join(parts[:6])}{more}")
+
+    saved = checkpoint.load(out, same, bar.warn)
+    place = saved[1]["place"] if saved else {}
+    if not place:
+        bar.say(f"no checkpoint in {out}: starting at the beginning")
+    elif place["event"] == events:
+        bar.say(f"{out} is finished, after {place['done']} steps: nothing left to train")
+    else:
+        bar.say(f"resuming {out} at step {place['done']}")
+    return saved
+
+
+def _lasting(config: dict[str, Any]) -> dict[str, Any]:
+    """What must be as it was, wherever a run goes on."""
+    return {name: value for name, value in config.items() if name not in ("versions", "device", "threads")}
+
+
+def _digest(scenario: Scenario) -> str:
+    """Of the stored examples and of the first and last task, so that a run is not taken up on others."""
+    digest = hashlib.sha256()
+    for leaf in tree.leaves((scenario.data, scenario.train(0), scenario.test(scenario.num_tasks - 1))):
+        digest.update(leaf.cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _diverged(steps: Tensor) -> str:
@@ -124,9 +188,12 @@ def check(
     engine: str = "auto",
     evaluate: str | int = "seen",
     probe_every: int | None = None,
+    checkpoint_every: int | None = None,
 ) -> None:
     """Raise ValueError, in one line, for what `run` cannot do."""
-    for name, number in (("epochs", epochs), ("batch_size", batch_size), ("probe_every", probe_every)):
+    counts = {"epochs": epochs, "batch_size": batch_size, "probe_every": probe_every}
+    counts |= {"checkpoint_every": checkpoint_every}
+    for name, number in counts.items():
         if number is not None and number < 1:
             raise ValueError(f"{name} must be at least 1, given {number}")
     if engine not in engines.engines:

@@ -17,6 +17,13 @@ def write(path: Path, writer: Callable[[str], Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def tidy(folder: Path) -> None:
+    """Remove what a killed process left of files that it was writing."""
+    for path in folder.glob(".*"):
+        if path.suffix[1:].isdigit() and path.is_file():
+            path.unlink()
+
+
 def write_text(path: Path, text: str) -> None:
     """`text` as a file, whole or not at all."""
     write(path, lambda temporary: Path(temporary).write_text(text))

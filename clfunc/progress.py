@@ -1,5 +1,6 @@
 """A progress bar for `run`: task, epoch, steps per second, time left. Silent when told to be."""
 
+import sys
 from types import TracebackType
 from typing import Any
 
@@ -44,10 +45,22 @@ class Progress:
         if self.console and line:
             self.console.print(line, style="dim", highlight=False, soft_wrap=True)
 
+    def warn(self, line: str) -> None:
+        """A line for standard error, bar or no bar."""
+        if self.console:
+            self.console.print(line, style="yellow", highlight=False, soft_wrap=True)
+        else:
+            print(line, file=sys.stderr)
+
     def note(self, description: str) -> None:
         """What is going on, in place of the task and epoch."""
         if self.bar:
             self.bar.update(self.id, description=description)
+
+    def skip(self, steps: int) -> None:
+        """Steps that were done before."""
+        if self.bar:
+            self.bar.update(self.id, completed=steps)
 
     def advance(self, steps: int, phase: int, epoch: int) -> None:
         if self.bar:

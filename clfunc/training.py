@@ -10,7 +10,7 @@ first chunk after which it was not finite. It is tested no more, and its neighbo
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from clfunc import engine as engines
 from clfunc import tree
+from clfunc.checkpoint import About, Keeper
 from clfunc.evaluate import bare, over_runs, score, with_runs
 from clfunc.events import Course, Event
 from clfunc.progress import Progress
@@ -25,30 +26,11 @@ from clfunc.random import fold_in, split
 from clfunc.results import Curve
 from clfunc.scenarios import Scenario, Stream, epoch_entries
 from clfunc.scenarios.base import make_batch
+from clfunc.standing import Standing, begun, extended, no_points, packed, settled, unpacked
 from clfunc.types import Algorithm, Key, Keys, Metrics, Params, State, Task
 
 _PROBED = 256  # examples that a probe looks at
 _POINTS = 1000  # of a training curve, at most about so many
-
-
-class Standing(NamedTuple):
-    """Where a run stands, and all that it has gathered on the way."""
-
-    params: Params
-    state: State
-    accuracy: Tensor  # [events, tested, *runs], NaN where not tested
-    diverged: Tensor  # [*runs]: the step (from 1) that ends the first chunk after which the run was not finite; or -1
-    training: Curve
-    validation: Curve
-    probes: Curve
-    logged: Curve  # of the current epoch's steps; its values are on the device
-    pictures: dict[str, Tensor]
-    snapshots: tuple[tuple[Params, State], ...]  # right after each unlearning
-    event: int = 0  # the current one
-    epoch: int = 0  # of it
-    step: int = 0  # steps done in the epoch
-    done: int = 0  # steps done in all
-    seconds: float = 0.0  # spent training
 
 
 class Loop(NamedTuple):
@@ -64,14 +46,12 @@ class Loop(NamedTuple):
     course: Course
     width: int  # tasks that the algorithm has room for
     probe_every: int | None = None
+    save_every: int | None = None
 
     def begin(self, start: Keys) -> Standing:
         """Before the first event."""
-        params, state = tree.to(self.algorithm.init(start), start.device)
         shape = (len(self.course.events), self.scenario.num_tasks, *self.course.skipped.shape[:-1])
-        accuracy = torch.full(shape, torch.nan, dtype=torch.float64)
-        none = _no_points()
-        return Standing(params, state, accuracy, torch.full(shape[2:], -1), none, none, none, none, {}, ())
+        return begun(tree.to(self.algorithm.init(start), start.device), shape)
 
     def phase(self, event: Event) -> int | None:
         """The phase that ends with this many tasks seen; a mixture has one for all."""
@@ -118,25 +98,53 @@ class Loop(NamedTuple):
 class Trainer:
     """Lives through the events, with the engine that was planned."""
 
-    def __init__(self, loop: Loop, engine: str, bar: Progress) -> None:
-        self.loop, self.engine, self.bar = loop, engine, bar
+    def __init__(self, loop: Loop, engine: str, bar: Progress, keeper: Keeper | None, config: About) -> None:
+        self.loop, self.engine, self.bar, self.keeper, self.config = loop, engine, bar, keeper, config
         self.plan: engines.Plan | None = None
+        self.began = time.perf_counter()
         self.total = loop.epochs * sum(loop.steps)
         self.every = max(1, self.total // _POINTS)
         self.step = make_step(loop.algorithm, loop.scenario, loop.runs)
 
-    def run(self, key: Keys) -> Standing:
-        """From the beginning to the end."""
+    def run(self, key: Keys, saved: tuple[Mapping[str, Tensor], About] | None = None) -> Standing:
+        """From the beginning, or from what was saved, to the end."""
         start, order = over_runs(lambda k: tuple(split(k).unbind()), self.loop.runs)(key)
         at = self.loop.begin(start)
+        if saved is not None:
+            at = self.resumed(at, *saved)
         for event in self.loop.course.events[at.event :]:
-            phase = self.loop.phase(event)
+            phase, under_way = self.loop.phase(event), at.epoch or at.step
             if event.kind == "unlearned":
                 at = self.unlearn(at, event)
-            elif phase is not None and self.active(at, event).any():
+            elif phase is not None and (under_way or self.active(at, event).any()):
                 at = self.train(at, event, phase, order)
             at = self.test(at, event)._replace(event=at.event + 1, epoch=0, step=0)
+            at = self.pause(at, ended=True)
         return at
+
+    def resumed(self, start: Standing, tensors: Mapping[str, Tensor], about: About) -> Standing:
+        """Where a checkpoint was taken, with the engine that it was taken with."""
+        at = unpacked(start, tensors, about)
+        if about["plan"]:
+            engine, unroll = about["plan"]
+            self.plan = engines.Plan(engine, unroll, "as before")
+            self.bar.say(f"engine: {self.plan.engine}, steps a call: {self.plan.unroll} ({self.plan.why})")
+        self.bar.skip(at.done)
+        return at
+
+    def pause(self, at: Standing, ended: bool = False) -> Standing:
+        """Where a run may be saved, and taken up again: nothing but the standing goes from here to what follows."""
+        at = settled(at)
+        if self.keeper is not None:
+            last = at.event == len(self.loop.course.events)
+            self.keeper.offer(at.done, ended, last, lambda: self.packed(at))
+        return at
+
+    def packed(self, at: Standing) -> tuple[dict[str, Tensor], About]:
+        tensors, about = packed(at)
+        about["place"]["wall"] += time.perf_counter() - self.began
+        plan = list(self.plan[:2]) if self.plan else None
+        return tensors, about | {"config": self.config, "plan": plan}
 
     def train(self, at: Standing, event: Event, phase: int, order: Keys) -> Standing:
         """Train a task: its beginning, its epochs, its end, and a probe."""
@@ -160,18 +168,19 @@ class Trainer:
     def epoch(self, at: Standing, event: Event, stream: Stream, entries: Tensor, phase: int) -> Standing:
         """Train for what is left of an epoch; tell `end_epoch` the validation metrics, or the mean training ones."""
         loop = self.loop
-        plan = self.planned(at, stream, entries)
-        began, size = time.perf_counter(), _segment(entries, plan.unroll, loop.probe_every)
-        for segment in entries[at.step :].split(size):
+        size = _segment(entries, self.planned(at, stream, entries).unroll, loop.probe_every, loop.save_every)
+        for start in range(at.step, len(entries), size):
+            if not self.active(at, event).any():
+                break
+            began, segment = time.perf_counter(), entries[start : start + size]
             at = self.segment(at, self.active(at, event), stream, segment, phase)
+            at = at._replace(seconds=at.seconds + time.perf_counter() - began)
             self.bar.advance(len(segment), phase, at.epoch)
             if loop.probe_every and at.done // loop.probe_every > (at.done - len(segment)) // loop.probe_every:
                 at = self.probe(at, stream, entries[: at.step], phase)
-            if not self.active(at, event).any():
-                break
+            at = self.pause(at)
         curve = tree.to(at.logged, "cpu")
-        at = at._replace(training=_extended(at.training, curve), logged=_no_points())
-        at = at._replace(seconds=at.seconds + time.perf_counter() - began)
+        at = at._replace(training=extended(at.training, curve), logged=no_points())
         active = self.active(at, event)
         at, told = self.validated(at, active, stream, curve)
         return apply(at, active, loop.algorithm.end_epoch, told)._replace(epoch=at.epoch + 1, step=0)
@@ -198,7 +207,7 @@ class Trainer:
         ends = torch.arange(self.every, len(entries) + self.every, self.every).clamp(max=len(entries))
         curve = Curve(at.done + ends, torch.full_like(ends, phase), known(active, metrics))
         at = at._replace(step=at.step + len(entries), done=at.done + len(entries))
-        return at._replace(params=params, state=state, diverged=diverged, logged=_extended(at.logged, curve))
+        return at._replace(params=params, state=state, diverged=diverged, logged=extended(at.logged, curve))
 
     def scan(self, carry: Any, entries: Tensor, every: int = 1) -> tuple[Any, Metrics]:
         assert self.plan is not None
@@ -228,7 +237,7 @@ class Trainer:
         told = score(self.loop.algorithm, self.loop.scenario, at.params, at.state, stream, "valid", self.loop.runs)
         values = tree.map(lambda v: v[None].cpu(), known(active, told))
         point = Curve(curve.step[-1:], curve.task[-1:], values)
-        return at._replace(validation=_extended(at.validation, point)), told
+        return at._replace(validation=extended(at.validation, point)), told
 
     def probe(self, at: Standing, stream: Stream, entries: Tensor, phase: int) -> Standing:
         """Keep what the algorithm tells of itself: its numbers and vectors over time, its pictures as of now.
@@ -246,7 +255,7 @@ class Trainer:
         values = {name: v[None] for name, v in told.items() if v.ndim <= flat}
         point = Curve(torch.tensor([at.done]), torch.tensor([phase]), values)
         pictures = {name: v for name, v in told.items() if v.ndim > flat}
-        return at._replace(probes=_extended(at.probes, point), pictures=pictures)
+        return at._replace(probes=extended(at.probes, point), pictures=pictures)
 
     def unlearn(self, at: Standing, event: Event) -> Standing:
         """Forget what is asked, run by run."""
@@ -315,18 +324,7 @@ def known(active: Tensor, metrics: Metrics) -> Metrics:
     return tree.map(lambda v: torch.where(active.to(v.device), v, torch.nan), metrics)
 
 
-def _segment(entries: Tensor, unroll: int, probe_every: int | None) -> int:
-    """Steps between two moves of the progress bar or probes: whole chunks, and fewer the more a step has to do."""
-    wanted = min(1024, max(1, 2**17 // entries[0].numel()), probe_every or 1024)
+def _segment(entries: Tensor, unroll: int, *every: int | None) -> int:
+    """Steps between two moves of the progress bar, probes or checkpoints: whole chunks, fewer the more a step has to do."""
+    wanted = min(1024, max(1, 2**17 // entries[0].numel()), *(n or 1024 for n in every))
     return -(-wanted // unroll) * unroll
-
-
-def _no_points() -> Curve:
-    none = torch.zeros(0, dtype=torch.int64)
-    return Curve(none, none, {})
-
-
-def _extended(curve: Curve, more: Curve) -> Curve:
-    if not len(curve.step):
-        return more
-    return tree.map(lambda *parts: torch.cat(parts), curve, more)

@@ -173,3 +173,22 @@ def test_a_swept_run_may_differ_in_what_it_forgets():
     members = sweep([forgetful(scenario, lr=lr) for lr in (0.1, 0.05)])
     result = run(members, scenario, split(key(1), 2), requests=[{3: [1]}, {3: [2]}], **QUIET)
     assert torch.equal(result.state.asked - 100, torch.tensor([[1, 0, 0], [0, 1, 0]]))
+
+
+def test_a_run_stopped_after_an_unlearning_resumes_with_the_same_bits_snapshots_too(tmp_path):
+    scenario, how = toy_stream(), {"requests": WHOLE["requests"], "skip": WHOLE["skip"], "checkpoint_every": 3}
+    algorithm, seen = forgetful(scenario), []
+
+    def stopping(*args):
+        seen.append(1)
+        if len(seen) == 45:
+            raise InterruptedError
+        return algorithm.step(*args)
+
+    whole = lived(scenario, **how)
+    with pytest.raises(InterruptedError):
+        lived(scenario, make=lambda _: algorithm._replace(step=stopping), out=tmp_path, **how)
+    resumed = lived(scenario, out=tmp_path, resume=True, **how)
+    for field in ("params", "state", "accuracy", "training", "probes", "snapshots"):
+        assert identical(getattr(resumed, field), getattr(whole, field)), field
+    assert len(resumed.snapshots) == 2

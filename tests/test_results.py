@@ -28,7 +28,8 @@ def finished(tmp_path_factory):
 def test_a_run_leaves_the_files_of_the_design_and_no_others(finished):
     _, out = finished
     assert sorted(p.name for p in out.iterdir()) == [
-        "accuracy.csv", "config.json", "figures", "metrics.csv", "results.nc", "summary.json",
+        "accuracy.csv", "checkpoint.json", "checkpoint.previous.json", "checkpoint.previous.safetensors",
+        "checkpoint.safetensors", "config.json", "figures", "metrics.csv", "results.nc", "summary.json",
     ]  # fmt: skip
     assert {p.name for p in (out / "figures").iterdir()} == {
         "accuracy_matrix.png", "average_accuracy.png", "online_accuracy.png", "online_loss.png", "training_loss.png",

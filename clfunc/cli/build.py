@@ -76,6 +76,12 @@ class Run:
     """Folder of the data set: IDX files, or where torchvision keeps its own."""
     out: Path | None = None
     """Folder for results and figures; nothing is written without."""
+    resume: bool = False
+    """Go on from the newest checkpoint in --out, if there is one; the results are those of a run never stopped."""
+    resume_anyway: bool = False
+    """The same, though torch, the device or the number of threads are others, which the last bits may show."""
+    checkpoint_every: int | None = None
+    """Save a checkpoint about every so many steps; if not given, when a task ends and once a minute."""
     progress: bool = True
     """Show a progress bar."""
     runs_at_once: str = "auto"
@@ -177,6 +183,8 @@ def job(args: Run) -> Job:
     routed = registry.route(settings, factories)
     for name in registry.route({name: values[0] for name, values in grids}, factories)["scenario"]:
         raise ValueError(f"--grid {name}: a scenario is one for all runs of a sweep; run them apart")
+    if (args.resume or args.resume_anyway) and args.out is None:
+        raise ValueError("--resume needs --out, the folder of the run to go on with")
     if args.out is not None:
         if args.out == Path():
             raise ValueError("--out must name a folder of its own, given the current one")
@@ -195,10 +203,13 @@ def job(args: Run) -> Job:
     algorithm = made[0] if alone else sweep([m for m in made for _ in range(seeds)])
     evaluate = int(args.evaluate) if args.evaluate.isdigit() else args.evaluate
     asked = Job(algorithm, scenario, keys if many else keys[0], where, evaluate)
-    check(algorithm, scenario, asked.key, args.epochs, args.batch_size, args.engine, evaluate, args.probe_every)
+    numbers = args.epochs, args.batch_size, args.engine, evaluate, args.probe_every, args.checkpoint_every
+    check(algorithm, scenario, asked.key, *numbers)
     if isinstance(args, Unlearn):
         if args.devices or args.runs_at_once != "auto":
             raise ValueError("unlearn runs all members at once: leave out --runs-at-once and --devices")
+        if args.resume or args.resume_anyway or args.checkpoint_every:
+            raise ValueError("unlearn keeps no checkpoints: leave out --resume and --checkpoint-every")
         plan(algorithm, scenario, asked.key, unlearn.requests(args.request))
     return asked
 

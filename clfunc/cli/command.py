@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import re
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ import tyro
 from rich.console import Console
 
 from clfunc import difference, results
+from clfunc.checkpoint import Interrupted, Refused
 from clfunc.cli import build, many, tables, unlearn
 from clfunc.files import check_writable
 
@@ -52,6 +54,11 @@ def _main(argv: Sequence[str]) -> int:
         return _complain(error, 2)
     try:
         return work() or 0
+    except Refused as error:
+        return _complain(error, 2)
+    except Interrupted as stop:
+        again = [*argv, *(["--resume"] if "--resume" not in argv else [])]
+        return _complain(stop, 1, f"; to go on: clfunc {shlex.join(again)}")
     except KeyboardInterrupt:
         print("clfunc: interrupted", file=sys.stderr)
         return 1

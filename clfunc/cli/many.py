@@ -39,6 +39,10 @@ def prepare(args: build.Run, job: build.Job) -> Callable[[], Result]:
     if len(devices) == 1:
         raise ValueError("--devices takes several, joined by commas: give one to --device")
     _refuse_both(args)
+    saved: dict[str, Any] = {
+        "resume": "anyway" if args.resume_anyway else args.resume,
+        "checkpoint_every": args.checkpoint_every,
+    }
     if isinstance(args, build.Sweep) and args.halving:
         check_halving(job.algorithm, job.scenario, job.key, args.eta)
         return lambda: halve(*wanted, eta=args.eta, **how)
@@ -47,13 +51,13 @@ def prepare(args: build.Run, job: build.Job) -> Callable[[], Result]:
         check_until(job.scenario, job.key, width, batch, how)
         return lambda: run_until(*wanted, width, batch=batch, runs_at_once=at_once, **how)
     if job.key.ndim == 1:
-        return lambda: run(*wanted, **how)
+        return lambda: run(*wanted, **(how | saved))
     if isinstance(args, build.Sweep) and args.cluster == "ray":
         place, threads = (args.cluster_address, args.device), torch.get_num_threads()
         return lambda: _spread(args, job, at_once, cluster.ray_cluster(*place, threads))
     if devices:
         return lambda: _spread(args, job, at_once, cluster.processes(devices))
-    return lambda: chunks.run_chunks(*wanted, runs_at_once=at_once, **how)
+    return lambda: chunks.run_chunks(*wanted, runs_at_once=at_once, **(how | saved))
 
 
 def _refuse_both(args: build.Run) -> None:
@@ -65,6 +69,8 @@ def _refuse_both(args: build.Run) -> None:
     given = [flag for flag, on in ways.items() if on]
     if len(given) > 1:
         raise ValueError(f"{' and '.join(given)} do not go together: give one of them")
+    if (args.halving or args.until_ci is not None) and (args.resume or args.resume_anyway or args.checkpoint_every):
+        raise ValueError("--halving and --until-ci keep no checkpoints: leave out --resume and --checkpoint-every")
     if args.halving and args.runs_at_once != "auto":
         raise ValueError("--halving runs all that is left at once: leave out --runs-at-once")
 

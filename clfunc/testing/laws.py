@@ -1,9 +1,11 @@
 """The laws: what holds for every algorithm. Each is a function of a `Case` that raises AssertionError where it is broken.
 
 `laws` run in eager mode, in seconds; `compiled_laws` compile, in tens of seconds. Numbers follow the design's list; the ones
-missing here are tested where they live (resuming, HAT's freezing, each paper's transcription).
+missing here are tested where they live (HAT's freezing, each paper's transcription).
 """
 
+import contextlib
+import tempfile
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -170,6 +172,54 @@ def tracing_changes_no_bit(case: Case) -> None:
         assert identical(eager.training, traced.training), "tracing changes metrics"
 
 
+class Stopped(Exception):
+    """What law 6 stops a run with."""
+
+
+def a_resumed_run_is_the_run_never_stopped(case: Case) -> None:
+    """Law 6: stop in the middle of a task, go on from the checkpoint: the same bits, in a sweep, with what is unlearned."""
+    _resume(case, "step", 8, "eager")
+
+
+def a_resumed_compiled_run_is_the_run_never_stopped(case: Case) -> None:
+    """Law 6, compiled: stopped where an epoch ends."""
+    _resume(case, "end_epoch", 3, "compile")
+
+
+def _resume(case: Case, name: str, calls: int, engine: str) -> None:
+    algorithm, scenario, keys = sweep(case.members()[:2]), case.scenario(keys=split(key(3), 2)), split(key(5), 2)
+    requests: Any = {2: [1]} if algorithm.unlearn is not None and not scenario.mixed and scenario.num_tasks > 1 else {}
+    how: Any = {"epochs": 2, "batch_size": 16, "engine": engine, "progress": False, "requests": requests}
+    function, seen = getattr(algorithm, name), []
+
+    def stopping(*args: Any) -> Any:
+        seen.append(1)
+        if len(seen) == calls:
+            raise Stopped
+        return function(*args)
+
+    whole = run(algorithm, scenario, keys, checkpoint_every=3, **how)
+    with tempfile.TemporaryDirectory() as out:
+        how |= {"checkpoint_every": 3, "out": out}
+        with contextlib.suppress(Stopped):
+            fields: dict[str, Any] = {name: stopping}
+            run(algorithm._replace(**fields), scenario, keys, **how)
+        assert len(seen) == calls, "it was not stopped"
+        resumed = run(algorithm, scenario, keys, resume=True, **how)
+    for field in (
+        "params",
+        "state",
+        "accuracy",
+        "training",
+        "validation",
+        "probes",
+        "pictures",
+        "snapshots",
+        "diverged",
+    ):
+        assert identical(getattr(resumed, field), getattr(whole, field)), f"{field} is not what it was"
+
+
 def engines_agree(case: Case) -> None:
     """Law 5: a compiled step, alone, as a sweep of one and of many, with and without momentum, is the eager one."""
     for momentum, some, unroll in ((None, 0, 2), (0.9, 1, 1), (0.9, 3, 2)):
@@ -271,6 +321,7 @@ laws: tuple[Law, ...] = (
     neutral_is_finetuning,
     learns_two_real_tasks,
     tracing_changes_no_bit,
+    a_resumed_run_is_the_run_never_stopped,
 )
 compiled_laws: tuple[Law, ...] = (engines_agree, one_program_for_all_tasks)
 long_laws: tuple[Law, ...] = (engines_agree_in_every_way,)
