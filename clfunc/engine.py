@@ -28,7 +28,7 @@ Engine = Literal["auto", "eager", "trace", "compile"]
 engines: tuple[str, ...] = ("auto", "eager", "trace", "compile")
 Step = Callable[[Any, Any], tuple[Any, Any]]
 
-_COMPILE_SECONDS = 20.0  # what a first compile may cost (4 to 25 s), for `auto` to weigh
+_COMPILE_SECONDS = 8.0  # what a first compile mostly costs (3 to 15 s), for `auto` to weigh
 _TRACE_SECONDS = 1.0  # what tracing may cost
 _SMALL = 2**16  # entries below which a leaf is copied rather than compiled for as it lies
 _TINY = 2**22  # parameters x examples below which a step is mostly overhead, and several are worth one program

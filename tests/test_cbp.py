@@ -1,6 +1,7 @@
 """Continual backpropagation is its papers' algorithm, step for step, and `cbp` is finetuning with `reinit`."""
 
 import math
+from itertools import product
 
 import pytest
 import torch
@@ -101,9 +102,12 @@ def rule_of(numbers, **more):
 
 PAIRS = [(utility, ("sgd", "momentum", "adam")[i % 3]) for i, utility in enumerate((*utilities, "random"))]
 PAIRS += [("adaptable_contribution", "sgd"), ("adaptable_contribution", "adam")]
+ALL = [
+    pytest.param(*p, marks=() if p in PAIRS else pytest.mark.long) for p in product((*utilities, "random"), OPTIMISERS)
+]
 
 
-@pytest.mark.parametrize("utility, optimiser", PAIRS)
+@pytest.mark.parametrize("utility, optimiser", ALL)
 def test_every_utility_is_its_transcription_with_loops(utility, optimiser):
     tx, theirs = OPTIMISERS[optimiser]
     algorithm = cbp(MODEL, tx, utility=utility, **NUMBERS)
