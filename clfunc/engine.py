@@ -157,7 +157,10 @@ def _inductor(chunk: Callable[..., Any], leaves: tuple[Tensor, ...], unroll: int
 
     # what several loops read, such as a batch, is computed once, and not by each of them again
     options = {"realize_reads_threshold": 2} if unroll > 1 else None
-    return torch._inductor.compile(_traced(chunk, leaves), list(leaves), options=options)
+    traced = _traced(chunk, leaves)
+    # compiled for the stand-ins that it was traced on, since for real tensors Inductor would not look into its cache
+    stands_in = [node.meta["val"] for node in traced.graph.find_nodes(op="placeholder")]
+    return torch._inductor.compile(traced, stands_in, options=options)
 
 
 def _traced(f: Callable[..., Any], leaves: tuple[Tensor, ...]) -> torch.fx.GraphModule:
