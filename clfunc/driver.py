@@ -47,7 +47,7 @@ def run(
         key: `[2]`, or `[runs, 2]` for as many runs in one program; run i is what it would be alone with `key[i]`.
         epochs: Passes over each task, >= 1.
         batch_size: Examples in a step of one run, >= 1. An epoch's last batch is filled up from the epoch's beginning.
-        engine: `eager`, `compile`, or `auto`, which chooses and says what it chose.
+        engine: `eager`, `compile`, `cudagraph` (on CUDA alone), or `auto`, which chooses and says what it chose.
         evaluate: After each task, test all tasks `seen`, the `current` one, all seen ones every n tasks (and at the end), or
             `none`.
         probe_every: Call the algorithm's `probe`, if it has one, about every so many steps too, not just after each task.
@@ -64,6 +64,8 @@ def run(
             an `out` not writable.
     """
     runs = key.shape[0] if key.ndim == 2 else None
+    where = torch.device(device) if device is not None else key.device
+    key = key.to(where)
     check(algorithm, scenario, key, epochs, batch_size, engine, evaluate, probe_every)
     if out is not None:
         check_writable(Path(out))
@@ -72,7 +74,6 @@ def run(
     results.check_config(about)
     began = time.perf_counter()
     many = algorithm if runs is None or members(algorithm) else sweep([algorithm] * runs)
-    where = torch.device(device) if device is not None else key.device
     lengths = (scenario.train(phase).train.shape[-1] for phase in range(len(scenario.phases)))
     steps = [-(-length // batch_size) for length in lengths]
     width = _find(algorithm.settings, "num_tasks") or scenario.num_tasks
@@ -80,7 +81,7 @@ def run(
 
     with torch.no_grad(), Progress(progress, loop.planned_steps(), len(scenario.phases), epochs) as bar:
         trainer = Trainer(loop, engine, bar)
-        at = trainer.run(key.to(where))
+        at = trainer.run(key)
         bar.say(_diverged(at.diverged))
 
     used = trainer.plan.engine if trainer.plan else engine
@@ -129,8 +130,7 @@ def check(
     for name, number in (("epochs", epochs), ("batch_size", batch_size), ("probe_every", probe_every)):
         if number is not None and number < 1:
             raise ValueError(f"{name} must be at least 1, given {number}")
-    if engine not in engines.engines:
-        raise ValueError(f"engine must be one of {', '.join(engines.engines)}, given {engine!r}")
+    engines.check(engine, key.device)
     if evaluate not in ("seen", "current", "none") and not (isinstance(evaluate, int) and evaluate >= 1):
         raise ValueError(f"evaluate must be 'seen', 'current', 'none' or a number of tasks, given {evaluate!r}")
     if key.shape[-1:] != (2,) or key.ndim > 2:
