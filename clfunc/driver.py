@@ -53,7 +53,8 @@ def run(
         key: `[2]`, or `[runs, 2]` for as many runs in one program; run i is what it would be alone with `key[i]`.
         epochs: Passes over each task, >= 1.
         batch_size: Examples in a step of one run, >= 1. An epoch's last batch is filled up from the epoch's beginning.
-        engine: `eager`, `trace`, `compile`, or `auto`, which chooses and says what it chose; see `clfunc.engine`.
+        engine: `eager`, `trace`, `compile`, `cudagraph` (on CUDA alone), or `auto`, which chooses and says what it chose; see
+            `clfunc.engine`.
         evaluate: After each task, test all tasks `seen`, the `current` one, all seen ones every n tasks (and at the end), or
             `none`.
         probe_every: Call the algorithm's `probe`, if it has one, about every so many steps too, not just after each task.
@@ -77,6 +78,8 @@ def run(
         Interrupted: A KeyboardInterrupt: the run was asked to stop, and has left a checkpoint.
     """
     runs = key.shape[0] if key.ndim == 2 else None
+    where = torch.device(device) if device is not None else key.device
+    key = key.to(where)
     check(algorithm, scenario, key, epochs, batch_size, engine, evaluate, probe_every, checkpoint_every)
     if resume and out is None:
         raise ValueError("resume needs out, the folder of the run to go on with")
@@ -102,7 +105,7 @@ def run(
         keeper = Keeper(Path(out), checkpoint_every) if out is not None else None
         trainer = Trainer(loop, engine, bar, keeper, about)
         with keeper or nullcontext():
-            at = trainer.run(key.to(where), saved)
+            at = trainer.run(key, saved)
         bar.say(_diverged(at.diverged))
 
     used = trainer.plan.engine if trainer.plan else engine
@@ -196,8 +199,7 @@ def check(
     for name, number in counts.items():
         if number is not None and number < 1:
             raise ValueError(f"{name} must be at least 1, given {number}")
-    if engine not in engines.engines:
-        raise ValueError(f"engine must be one of {', '.join(engines.engines)}, given {engine!r}")
+    engines.check(engine, key.device)
     if evaluate not in ("seen", "current", "none") and not (isinstance(evaluate, int) and evaluate >= 1):
         raise ValueError(f"evaluate must be 'seen', 'current', 'none' or a number of tasks, given {evaluate!r}")
     if key.shape[-1:] != (2,) or key.ndim > 2:

@@ -1,4 +1,5 @@
-"""How a scan is run: `eager`; `trace`, the same operations without the Python around them; or `compile`.
+"""How a scan is run: `eager`; `trace`, the same operations without the Python around them; `compile`; or `cudagraph`, where
+what was compiled is captured and replayed (`clfunc.graphs`).
 
 A step is traced by running it on tensors without data (`make_fx`), which sees through `vmap` and `grad`. What is found is run
 as it is, to the same bits as in eager mode and in half the time; or, K steps at a time, is one program that Inductor compiles
@@ -22,16 +23,18 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from clfunc import tree
+from clfunc.graphs import Graph
 from clfunc.types import choice
 
-Engine = Literal["auto", "eager", "trace", "compile"]
-engines: tuple[str, ...] = ("auto", "eager", "trace", "compile")
+Engine = Literal["auto", "eager", "trace", "compile", "cudagraph"]
+engines: tuple[str, ...] = ("auto", "eager", "trace", "compile", "cudagraph")
 Step = Callable[[Any, Any], tuple[Any, Any]]
 
 _COMPILE_SECONDS = 8.0  # what a first compile mostly costs (3 to 15 s), for `auto` to weigh
 _TRACE_SECONDS = 1.0  # what tracing may cost
 _SMALL = 2**16  # entries below which a leaf is copied rather than compiled for as it lies
 _TINY = 2**22  # parameters x examples below which a step is mostly overhead, and several are worth one program
+_LAUNCHED = 2**38  # the same, below which a GPU waits for launches
 _NODES = 2400  # operations of a program that takes some 10 s to compile
 _UNROLLS = (8, 4, 2, 1)
 
@@ -53,7 +56,7 @@ def scan(
         step: A pure function. Compiled programs are kept as long as it is, so pass the same object again.
         carry: Any tree of tensors; it is not written to.
         xs: A tree of tensors with a first axis of steps, at least one.
-        engine: `eager`, `trace`, `compile`, or `auto`, which decides by these steps alone (see `plan`).
+        engine: `eager`, `trace`, `compile`, `cudagraph`, or `auto`, which decides by these steps alone (see `plan`).
         unroll: Steps in one compiled program; a remainder runs step by step, traced. `auto` chooses it too.
         log_every: Keep the mean of the ys of this many steps in place of each.
 
@@ -61,18 +64,19 @@ def scan(
         The last carry, and the ys stacked (`[steps // log_every, ...]`, rounded up; the last mean may be over fewer).
 
     Raises:
-        ValueError: An unknown engine, or no step to run.
+        ValueError: An unknown engine, one that the device cannot do, or no step to run.
     """
     steps = len(tree.leaves(xs)[0])
     if steps < 1:
         raise ValueError("scan needs at least one step, given xs of length 0")
-    if engine not in ("eager", "trace", "compile"):
+    check(engine, tree.leaves(carry)[0].device)
+    if engine == "auto":
         engine, unroll, _ = plan(engine, step, carry, tree.index(xs, 0), steps)
     ys: list[Any] = []
     done = 0
     with torch.no_grad():
-        if engine == "compile" and steps >= unroll:
-            carry, done = _compiled(step, carry, xs, unroll, ys)
+        if engine in ("compile", "cudagraph") and steps >= unroll:
+            carry, done = _compiled(step, carry, xs, unroll, ys, engine == "cudagraph")
         for i in range(done, steps):
             x = tree.index(xs, i)
             carry, y = step(carry, x) if engine == "eager" else _retraced(step, carry, x)
@@ -113,18 +117,18 @@ def _operations(step: Step, forms: "_Forms", kinds: Any) -> _Operations:
     return _Operations(step, forms.carry)
 
 
-def _compiled(step: Step, carry: Any, xs: Any, unroll: int, ys: list[Any]) -> tuple[Any, int]:
+def _compiled(step: Step, carry: Any, xs: Any, unroll: int, ys: list[Any], captured: bool) -> tuple[Any, int]:
     listed, form = tree.flatten(xs)
     steps = len(listed[0]) // unroll * unroll
     moves = _moves(step, carry, tree.index(xs, 0))
     leaves, structure = tree.flatten(carry)
     # a number that all runs share may be expanded in one task and not in the next: no reason for another program
     leaves = [leaf.contiguous() if leaf.numel() < _SMALL else leaf for leaf in leaves]
-    parts = [leaf[:steps].split(unroll) for leaf in listed]
-    kinds = tuple((leaf.shape, leaf.stride(), leaf.dtype, leaf.device) for leaf in (*leaves, *(p[0] for p in parts)))
+    chunks = list(zip(*(leaf[:steps].split(unroll) for leaf in listed), strict=True))
+    kinds = tuple((leaf.shape, leaf.stride(), leaf.dtype, leaf.device) for leaf in (*leaves, *chunks[0]))
     program = _program(step, unroll, moves, _Forms(structure, form), kinds)
     owned = _owned(leaves, moves)
-    told = [program.run(*owned, *part) for part in zip(*parts, strict=True)]
+    told = (program.replayed if captured else program.over)(owned, chunks)
     ys.append(program.told([torch.cat(pieces) for pieces in zip(*told, strict=True)]))
     return tree.unflatten(owned, structure), steps
 
@@ -155,7 +159,18 @@ class _Program:
     def __init__(self, step: Step, unroll: int, moves: tuple[str, ...], forms: _Forms) -> None:
         self.step, self.unroll, self.moves, self.forms = step, unroll, moves, forms
         self.compiled: Callable[..., list[Tensor]] | None = None
+        self.graph: Graph | None = None
         self.ys: Any = None  # their form
+
+    def over(self, carry: list[Tensor], chunks: list[tuple[Tensor, ...]]) -> list[list[Tensor]]:
+        """Do the steps of each chunk; the leaves of their ys."""
+        return [self.run(*carry, *xs) for xs in chunks]
+
+    def replayed(self, carry: list[Tensor], chunks: list[tuple[Tensor, ...]]) -> list[list[Tensor]]:
+        """`over`, by a CUDA graph, which is captured anew where the data have moved."""
+        if self.graph is None or not self.graph.fits(carry):
+            self.graph = Graph(self.run, carry, [how == "fixed" for how in self.moves], chunks[0])
+        return self.graph.over(carry, chunks)
 
     def run(self, *leaves: Tensor) -> list[Tensor]:
         """Do the steps; the leaves of their ys."""
@@ -194,7 +209,10 @@ def _inductor(chunk: Callable[..., Any], leaves: tuple[Tensor, ...], unroll: int
 
     # what several loops read, such as a batch, is computed once, and not by each of them again
     options = {"realize_reads_threshold": 2} if unroll > 1 else None
-    return torch._inductor.compile(_traced(chunk, leaves), list(leaves), options=options)
+    traced = _traced(chunk, leaves)
+    # compiled for the stand-ins that it was traced on, since for real tensors Inductor would not look into its cache
+    stands_in = [node.meta["val"] for node in traced.graph.find_nodes(op="placeholder")]
+    return torch._inductor.compile(traced, stands_in, options=options)
 
 
 def _traced(f: Callable[..., Any], leaves: tuple[Tensor, ...]) -> torch.fx.GraphModule:
@@ -235,17 +253,23 @@ def _thinned(ys: list[Any], every: int) -> Any:
     return tree.map(lambda leaf: torch.stack([part.mean(0) for part in leaf.split(every)]), together)
 
 
+def check(engine: str, device: torch.device) -> None:
+    """Raise ValueError, in one line, for an engine that there is not, or not on this device."""
+    if choice(engine, "engine", engines) == "cudagraph" and device.type != "cuda":
+        raise ValueError(f"engine='cudagraph' needs a CUDA device, given {device}: use auto, compile or eager")
+
+
 def plan(engine: str, step: Step, carry: Any, x: Any, steps: int) -> Plan:
     """Choose how to run `steps` steps like `step(carry, x)`: by the device, by what one takes in eager mode, by their number.
 
     Raises:
-        ValueError: An unknown engine.
+        ValueError: An unknown engine, or one that the device cannot do.
     """
-    if choice(engine, "engine", engines) in ("eager", "trace"):
+    check(engine, tree.leaves(carry)[0].device)
+    if engine in ("eager", "trace"):
         return Plan(engine, 1, "as asked")
-    unroll = _unroll(step, carry, x)
-    if engine == "compile":
-        return Plan("compile", unroll, "as asked")
+    if engine != "auto":
+        return Plan(engine, _unroll(step, carry, x), "as asked")
     with torch.no_grad():
         seconds = min(_seconds(step, carry, x) for _ in range(3))
     told = f"{steps} steps of {1e3 * seconds:.1f} ms in eager mode"
@@ -253,9 +277,11 @@ def plan(engine: str, step: Step, carry: Any, x: Any, steps: int) -> Plan:
         return Plan("eager", 1, f"{told} are over before a compile would pay")
     if steps * seconds < 2 * _COMPILE_SECONDS:
         return Plan("trace", 1, f"{told} are over before a compile would pay")
-    if not _has_compiler(tree.leaves(carry)[0].device.type):
+    device = tree.leaves(carry)[0].device.type
+    if not _has_compiler(device):
         return Plan("trace", 1, "no C++ compiler found: install g++ (or set CXX) for several times the speed")
-    return Plan("compile", unroll, f"{told} are worth a compile")
+    found = "cudagraph" if device == "cuda" and _work(step, carry, x) < _LAUNCHED else "compile"
+    return Plan(found, _unroll(step, carry, x), f"{told} are worth a compile")
 
 
 def _seconds(step: Step, carry: Any, x: Any) -> float:
@@ -267,13 +293,18 @@ def _seconds(step: Step, carry: Any, x: Any) -> float:
     return time.perf_counter() - start
 
 
+def _work(step: Step, carry: Any, x: Any) -> int:
+    """Numbers that move times examples: about how much a step has to do."""
+    moving = (leaf for leaf, how in zip(tree.leaves(carry), _moves(step, carry, x), strict=True) if how != "fixed")
+    floats = sum(leaf.numel() for leaf in moving if leaf.is_floating_point())
+    return floats * max(leaf.numel() for leaf in tree.leaves(x))
+
+
 def _unroll(step: Step, carry: Any, x: Any) -> int:
     """Steps in one program: several where a step is mostly overhead, 1 where it is mostly matrix products."""
-    leaves, structure = tree.flatten((carry, x))
-    moving = (leaf for leaf, how in zip(leaves, _moves(step, carry, x), strict=False) if how != "fixed")
-    floats = sum(leaf.numel() for leaf in moving if leaf.is_floating_point())
-    if floats * max(leaf.numel() for leaf in tree.leaves(x)) >= _TINY:
+    if _work(step, carry, x) >= _TINY:
         return 1
+    leaves, structure = tree.flatten((carry, x))
     nodes = len(_traced(lambda *flat: step(*tree.unflatten(list(flat), structure)), tuple(leaves)).graph.nodes)
     return next(unroll for unroll in _UNROLLS if unroll * nodes <= _NODES or unroll == 1)
 

@@ -190,7 +190,7 @@ class Trainer:
         if self.plan is None:
             self.plan = engines.plan(self.engine, self.step, self.carry(at, stream), entries[0], self.total)
             self.bar.say(f"engine: {self.plan.engine}, steps a call: {self.plan.unroll} ({self.plan.why})")
-            self.bar.note("compiling" if self.plan.engine == "compile" else "starting")
+            self.bar.note("starting" if self.plan.engine == "eager" else "compiling")
         return self.plan
 
     def carry(self, at: Standing, stream: Stream) -> Any:

@@ -138,7 +138,7 @@ def test_swept_settings_are_coordinates_and_the_same_ones_are_not():
     [
         ({"epochs": 0}, "epochs must be at least 1, given 0"),
         ({"batch_size": 0}, "batch_size must be at least 1, given 0"),
-        ({"engine": "jit"}, "engine must be one of auto, eager, trace, compile, given 'jit'"),
+        ({"engine": "jit"}, "engine must be one of auto, eager, trace, compile, cudagraph, given 'jit'"),
         ({"evaluate": "all"}, "evaluate must be 'seen', 'current', 'none' or a number of tasks, given 'all'"),
         ({"key": torch.zeros(2, 2, 2, dtype=torch.int64)}, "key must be"),
         ({"scenario": toy_stream(split(key(0), 3))}, "the scenario has 3 runs"),

@@ -31,6 +31,7 @@ LAYERS = {
     "unlearning": 2,
     "algorithms": 3,
     "scenarios": 3,
+    "graphs": 4,
     "engine": 4,
     "sweep": 4,
     "evaluate": 4,

@@ -68,8 +68,8 @@ class Run:
     """After each task, test all tasks seen, the current one, or all seen every N tasks."""
     probe_every: int | None = None
     """Look inside the network about every so many steps, not just after each task."""
-    engine: Literal["auto", "eager", "trace", "compile"] = "auto"
-    """How steps are run; auto chooses, and says what it chose."""
+    engine: Literal["auto", "eager", "trace", "compile", "cudagraph"] = "auto"
+    """How steps are run; auto chooses, and says what it chose. cudagraph needs a CUDA device."""
     device: str = "auto"
     """cpu, cuda, or auto."""
     data_root: Path | None = None

@@ -12,18 +12,19 @@ from collections.abc import Sequence
 import torch
 from einops import rearrange
 from torch import Tensor
-from torch.nn.functional import linear
 
 from clfunc.models.images import as_images, convolved, image_shape, max_pooled
 from clfunc.models.layers import (
     activation_named,
     check_rate,
     check_widths,
+    compute_dtype_named,
     draw_layer,
     dropout,
     gated,
     head_wire,
     layer_wires,
+    weighted,
 )
 from clfunc.models.norms import group_count, norm_wires, normalised, owning_head, start_norms
 from clfunc.random import split
@@ -42,6 +43,7 @@ def convnet(
     per_task_norm: bool = False,
     dropout_rate: float = 0.0,
     dtype: torch.dtype | None = None,
+    compute_dtype: str | None = None,
 ) -> Model:
     """Blocks `conv1`, ..., each convolution, norm, activation, gate, 2x2 max pool; then layers `hidden1`, ... and the head.
 
@@ -56,11 +58,13 @@ def convnet(
         per_task_norm: Each task has gains and biases of its own.
         dropout_rate: Share of the linear layers' units dropped in training, in [0, 1); 0 drops none.
         dtype: Of the parameters, and so of the computation; torch's default if not given.
+        compute_dtype: `bfloat16` multiplies the hidden layers' weights in it, and leaves all else (parameters, gates, norms,
+            the head) in `dtype`; None multiplies in `dtype` too.
 
     `init` draws from torch's own distribution for both kinds of layer, U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
 
     Raises:
-        ValueError: No image or one too small, no width or one below 1, an even kernel, an unknown activation or norm, a
+        ValueError: No image or one too small, no width or one below 1, an even kernel, an unknown activation, norm or dtype, a
             rate out of range.
     """
     act, image = activation_named(activation), image_shape(inputs)
@@ -73,7 +77,7 @@ def convnet(
         raise ValueError(f"kernel must be below twice the image's {max(image[1:])} pixels, given {kernel}")
     spread = _pixels_left(image, len(channels))
     head = owning_head(head, norm, per_task_norm)
-    dtype = dtype or torch.get_default_dtype()
+    dtype, products = dtype or torch.get_default_dtype(), compute_dtype_named(compute_dtype)
     convs = {f"conv{i}": width for i, width in enumerate(channels, 1)}
     units = convs | {f"hidden{i}": width for i, width in enumerate(hidden, 1)}
     groups = {name: group_count(norm, width) for name, width in convs.items()}
@@ -99,18 +103,19 @@ def convnet(
         for layer, name in enumerate(units):
             gate = None if gates is None else gates[name]
             if name in convs:
-                h = normalised(params, name, convolved(h, params[name]), gate, groups[name])
+                h = normalised(params, name, convolved(h, params[name], dtype=products), gate, groups[name])
                 features[name] = gated(act, h, gate, gate_position)
                 h = max_pooled(features[name])
             else:
-                h = linear(rearrange(h, "b ... -> b (...)"), params[name]["weight"], params[name]["bias"])
+                h = weighted(rearrange(h, "b ... -> b (...)"), params[name], products)
                 features[name] = gated(act, normalised(params, name, h, gate), gate, gate_position)
                 h = dropout(features[name], dropout_rate, key, layer)
         return Output(head.apply(params["head"], h, task), features)
 
     settings: Settings = {"name": "convnet", "inputs": list(image), "hidden": list(hidden), "channels": list(channels)}
     settings |= {"kernel": kernel, "activation": activation, "norm": norm, "per_task_norm": per_task_norm}
-    settings |= {"dropout_rate": dropout_rate, "dtype": str(dtype), "head": head.settings}
+    settings |= {"dropout_rate": dropout_rate, "dtype": str(dtype), "compute_dtype": compute_dtype}
+    settings |= {"head": head.settings}
     wires = _wires(shapes, head, spread) + norm_wires(norm, {name: name for name in units})
     return Model(init, apply, wires, units, head, dropout_rate > 0, settings)
 

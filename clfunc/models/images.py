@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
@@ -22,10 +23,16 @@ def as_images(x: Inputs, shape: tuple[int, int, int], like: Tensor) -> Tensor:
     return x.reshape(x.shape[0], *shape).to(like.dtype)
 
 
-def convolved(x: Tensor, layer: Params, stride: int = 1) -> Tensor:
-    """An odd kernel over an image padded by half of it: the size stays, or is divided by the stride and rounded up."""
+def convolved(x: Tensor, layer: Params, stride: int = 1, dtype: torch.dtype | None = None) -> Tensor:
+    """An odd kernel over an image padded by half of it: the size stays, or is divided by the stride and rounded up.
+
+    With a `dtype` as in `layers.weighted`.
+    """
     weight = layer["weight"]
-    return conv2d(x, weight, layer["bias"], stride=stride, padding=weight.shape[-1] // 2)
+    how = {"stride": stride, "padding": weight.shape[-1] // 2}
+    if dtype is None:
+        return conv2d(x, weight, layer["bias"], **how)
+    return conv2d(x.to(dtype), weight.to(dtype), **how).to(weight.dtype) + layer["bias"][:, None, None]
 
 
 def max_pooled(x: Tensor) -> Tensor:

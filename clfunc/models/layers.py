@@ -53,6 +53,19 @@ def check_rate(rate: float) -> None:
         raise ValueError(f"dropout_rate must be in [0, 1), given {rate}")
 
 
+def compute_dtype_named(name: str | None) -> torch.dtype | None:
+    """The dtype in which a model multiplies, None for its parameters' own; ValueError lists those there are."""
+    return None if name is None else {"bfloat16": torch.bfloat16}[choice(name, "compute_dtype", ("bfloat16",))]
+
+
+def weighted(x: Tensor, layer: Params, dtype: torch.dtype | None) -> Tensor:
+    """A linear layer, multiplied in `dtype` if one is given; its output is in the weights' own, and the bias is added in it."""
+    weight = layer["weight"]
+    if dtype is None:
+        return F.linear(x, weight, layer["bias"])
+    return F.linear(x.to(dtype), weight.to(dtype)).to(weight.dtype) + layer["bias"]
+
+
 def gated(act: Callable[[Tensor], Tensor], h: Tensor, gate: Tensor | None, position: str) -> Tensor:
     """`act(h)` times a gate on each unit (axis 1): on the activation (`post_act`) or on what it is given (`pre_act`)."""
     if gate is None:

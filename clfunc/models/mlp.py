@@ -6,12 +6,12 @@ from collections.abc import Sequence
 import torch
 from einops import rearrange
 from torch import Tensor
-from torch.nn.functional import linear
 
 from clfunc.models.layers import (
     activation_named,
     check_rate,
     check_widths,
+    compute_dtype_named,
     crelu,
     draw_layer,
     dropout,
@@ -19,6 +19,7 @@ from clfunc.models.layers import (
     gated,
     head_wire,
     layer_wires,
+    weighted,
 )
 from clfunc.models.norms import norm_wires, normalised, owning_head, start_norms
 from clfunc.random import split
@@ -36,6 +37,7 @@ def mlp(
     weight_init: str = "torch",
     dropout_rate: float = 0.0,
     dtype: torch.dtype | None = None,
+    compute_dtype: str | None = None,
 ) -> Model:
     """Hidden layers `hidden1`, `hidden2`, ..., each linear, norm, activation, gate, dropout; then the head.
 
@@ -51,18 +53,20 @@ def mlp(
             from Kaiming's uniform distribution for the activation with biases 0 (`kaiming`). The head starts as torch's.
         dropout_rate: Share of hidden units dropped in training, in [0, 1); 0 drops none.
         dtype: Of the parameters, and so of the computation; torch's default if not given.
+        compute_dtype: `bfloat16` multiplies the hidden layers' weights in it, and leaves all else (parameters, gates, norms,
+            the head) in `dtype`; None multiplies in `dtype` too.
 
     [1] Abbas et al. 2023, arXiv:2303.07507; Shang et al. 2016, arXiv:1603.05201, who lay out all relu(h), then all relu(-h)
 
     Raises:
-        ValueError: No hidden layer, a width below 1, an unknown activation or norm, a rate out of range.
+        ValueError: No hidden layer, a width below 1, an unknown activation, norm or compute_dtype, a rate out of range.
     """
     act, spread = activation_named(activation, {"crelu": crelu}), 2 if activation == "crelu" else 1
     gain = gain_of(weight_init, activation)
     check_widths("hidden", hidden)
     check_rate(dropout_rate)
     head = owning_head(head, norm, per_task_norm, ("layer",))
-    dtype = dtype or torch.get_default_dtype()
+    dtype, products = dtype or torch.get_default_dtype(), compute_dtype_named(compute_dtype)
     fan_in = inputs if isinstance(inputs, int) else math.prod(inputs)
     units = {f"hidden{i}": width for i, width in enumerate(hidden, 1)}
     shapes = dict(zip(units, zip(hidden, (fan_in, *(spread * width for width in hidden)), strict=False), strict=True))
@@ -86,14 +90,14 @@ def mlp(
         h = rearrange(x, "batch ... -> batch (...)").to(params["head"]["weight"].dtype)
         for layer, name in enumerate(units):
             gate = None if gates is None else gates[name]
-            h = linear(h, params[name]["weight"], params[name]["bias"])
+            h = weighted(h, params[name], products)
             features[name] = gated(act, normalised(params, name, h, gate), gate, gate_position)
             h = dropout(rearrange(features[name], "batch ... -> batch (...)"), dropout_rate, key, layer)
         return Output(head.apply(params["head"], h, task), features)
 
     settings = {"name": "mlp", "inputs": fan_in, "hidden": list(hidden), "activation": activation}
     settings |= {"norm": norm, "per_task_norm": per_task_norm, "weight_init": weight_init, "dropout_rate": dropout_rate}
-    settings |= {"dtype": str(dtype), "head": head.settings}
+    settings |= {"dtype": str(dtype), "compute_dtype": compute_dtype, "head": head.settings}
     wires = _wires(shapes, head, spread, gain) + norm_wires(norm, {name: name for name in units})
     return Model(init, apply, wires, units, head, dropout_rate > 0, settings)
 

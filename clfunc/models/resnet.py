@@ -19,10 +19,18 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from clfunc.models.images import as_images, convolved, image_shape
-from clfunc.models.layers import activation_named, check_widths, draw_layer, gated, head_wire, layer_wires
+from clfunc.models.layers import (
+    activation_named,
+    check_widths,
+    compute_dtype_named,
+    draw_layer,
+    gated,
+    head_wire,
+    layer_wires,
+    weighted,
+)
 from clfunc.models.norms import group_count, norm_wires, normalised, owning_head, start_norms
 from clfunc.random import split
 from clfunc.types import Head, Inputs, Key, Model, Output, Params, Settings, TaskId, Wire
@@ -47,6 +55,7 @@ def resnet(
     norm: str | None = None,
     per_task_norm: bool = False,
     dtype: torch.dtype | None = None,
+    compute_dtype: str | None = None,
 ) -> Model:
     """Stages of residual blocks, the mean over the image, then layers `hidden1`, ... and the head.
 
@@ -60,12 +69,14 @@ def resnet(
         norm: `layer` or `group` (the linear layers: over all units either way), None for none; see `clfunc.models.norms`.
         per_task_norm: Each task has gains and biases of its own.
         dtype: Of the parameters, and so of the computation; torch's default if not given.
+        compute_dtype: `bfloat16` multiplies the hidden layers' weights in it, and leaves all else (parameters, gates, norms,
+            the head) in `dtype`; None multiplies in `dtype` too.
 
     The features of a stage are those of its last block, and groups are in the order in which features are computed: the last
     one feeds the head. `init` draws from torch's own distribution, U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
 
     Raises:
-        ValueError: No image, no stage, a width or number of blocks below 1, an unknown activation or norm.
+        ValueError: No image, no stage, a width or number of blocks below 1, an unknown activation, norm or compute_dtype.
     """
     act, image = activation_named(activation), image_shape(inputs)
     check_widths("hidden", hidden, empty=True)
@@ -75,7 +86,7 @@ def resnet(
     if blocks > 1000:
         raise ValueError(f"blocks must be at most 1000, given {blocks}")
     head = owning_head(head, norm, per_task_norm)
-    dtype = dtype or torch.get_default_dtype()
+    dtype, products = dtype or torch.get_default_dtype(), compute_dtype_named(compute_dtype)
     units, layers = _units(channels, blocks, hidden), _layers(image[0], channels, blocks, hidden)
     groups = {name: group_count(norm, layer.shape[0]) for name, layer in layers.items()}
     last = list(units)[-1]
@@ -102,7 +113,7 @@ def resnet(
         def made(name: str, h: Tensor, stride: int = 1) -> Tensor:
             """The convolution of this name, normalised."""
             gate = None if gates is None else gates[layers[name].post]
-            return normalised(params, name, convolved(h, params[name], stride), gate, groups[name])
+            return normalised(params, name, convolved(h, params[name], stride, products), gate, groups[name])
 
         def active(group: str, h: Tensor) -> Tensor:
             return gated(act, h, None if gates is None else gates[group], gate_position)
@@ -117,14 +128,14 @@ def resnet(
             features[stage] = h
         h = h.mean((2, 3))
         for name in (name for name in units if name.startswith("hidden")):
-            h = linear(h, params[name]["weight"], params[name]["bias"])
+            h = weighted(h, params[name], products)
             h = active(name, normalised(params, name, h, None if gates is None else gates[name]))
             features[name] = h
         return Output(head.apply(params["head"], h, task), {name: features[name] for name in units})
 
     settings: Settings = {"name": "resnet", "inputs": list(image), "hidden": list(hidden), "channels": list(channels)}
     settings |= {"blocks": blocks, "activation": activation, "norm": norm, "per_task_norm": per_task_norm}
-    settings |= {"dtype": str(dtype), "head": head.settings}
+    settings |= {"dtype": str(dtype), "compute_dtype": compute_dtype, "head": head.settings}
     weights = tuple(w for name, layer in layers.items() for w in layer_wires(name, *layer))
     norms = norm_wires(norm, {name: layer.post for name, layer in layers.items()})
     wires: tuple[Wire, ...] = (*weights, head_wire(head, last, units[last]), *norms)

@@ -63,13 +63,13 @@ class Job(NamedTuple):
         return cl.tree.map(lambda leaf: leaf[None], tree) if self.runs == 1 else tree
 
 
-def job(case: Case, runs: int, device: str) -> Job:
-    """The case's start: weights drawn, task 0 passed over, task 1 begun."""
+def job(case: Case, runs: int, device: str, tasks: int = 2, **model: Any) -> Job:
+    """The case's start: weights drawn, task 0 passed over, task 1 begun. `model` is what its network is told besides."""
     key = torch.stack([cl.random.key(seed) for seed in range(runs)]).to(device)
     key = key[0] if runs == 1 else key
-    scenario = _scenario(case, key).to(device)
-    model = _model(case, scenario)
-    algorithm = _algorithm(case, model)
+    scenario = _scenario(case, key, tasks).to(device)
+    network = _model(case, scenario, **model)
+    algorithm = _algorithm(case, network, tasks)
     algorithm = algorithm if runs == 1 else cl.sweep([algorithm] * runs)
     params, state = cl.tree.to(algorithm.init(key), device)
     count = None if runs == 1 else runs
@@ -79,7 +79,7 @@ def job(case: Case, runs: int, device: str) -> Job:
         params, state = algorithm.begin_task(params, state, Task(stream.task, steps, torch.ones_like(steps)))
         if phase == 0:
             params, state = algorithm.end_task(params, state)
-    return Job(case, runs, scenario, stream, model, algorithm, params, state)
+    return Job(case, runs, scenario, stream, network, algorithm, params, state)
 
 
 def entries(job: Job, steps: int, seed: int) -> Tensor:
@@ -99,24 +99,24 @@ def hurried(state: State) -> State:
     )
 
 
-def _scenario(case: Case, key: Tensor) -> Scenario:
+def _scenario(case: Case, key: Tensor, tasks: int) -> Scenario:
     if case.data == "bits":
-        return cl.scenarios.slowly_changing_regression(2, key)
+        return cl.scenarios.slowly_changing_regression(tasks, key)
     draw = torch.Generator().manual_seed(0)
     x = torch.randint(256, (IMAGES, 1, 28, 28), dtype=torch.uint8, generator=draw)
     y = torch.randint(10, (IMAGES,), generator=draw)
     data = cl.datasets.Dataset("synthetic", x, y, IMAGES, 10, 127.5, 73.9)
-    return cl.scenarios.permuted(data, 2, key)
+    return cl.scenarios.permuted(data, tasks, key)
 
 
-def _model(case: Case, scenario: Scenario) -> Model:
+def _model(case: Case, scenario: Scenario, **more: Any) -> Model:
     if case.channels:
-        return cl.convnet(scenario.inputs, case.hidden, scenario.head(), channels=case.channels)
-    return cl.mlp(scenario.inputs, case.hidden, scenario.head(), weight_init=case.init)
+        return cl.convnet(scenario.inputs, case.hidden, scenario.head(), channels=case.channels, **more)
+    return cl.mlp(scenario.inputs, case.hidden, scenario.head(), weight_init=case.init, **more)
 
 
-def _algorithm(case: Case, model: Model) -> Algorithm:
+def _algorithm(case: Case, model: Model, tasks: int) -> Algorithm:
     tx = cl.sgd(case.lr)
     if case.method == "hat":
-        return cl.hat(model, tx, num_tasks=2)
+        return cl.hat(model, tx, num_tasks=tasks)
     return cl.cbp(model, tx, slots=1) if case.method == "cbp" else cl.finetuning(model, tx)

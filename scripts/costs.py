@@ -1,0 +1,165 @@
+"""What should not cost: many tasks, metrics; and whether bfloat16 pays.
+
+    python scripts/costs.py                                   # every case
+    python scripts/costs.py --case tasks --json results/costs.jsonl
+
+    tasks       a compiled task-incremental step at 100 tasks, over one at 2
+    metrics     a compiled step with its metrics, over one whose metrics nobody asks for, so that Inductor leaves them out
+    bfloat16    a compiled step with `compute_dtype="bfloat16"`, over one without
+    memory      peak resident memory of a run of 800 permuted tasks, over one of 8, each in a process of its own
+
+Steps are those of `bench.py` (an MLP 784-256-256-10, batch 128) and take turns; a number is the median over repetitions of
+milliseconds per step of all runs. Time with nothing else running.
+"""
+
+import dataclasses
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+Row = dict[str, Any]
+CASES = ("tasks", "metrics", "bfloat16", "memory")
+BARS = {"tasks": 1.2, "metrics": 1.03, "bfloat16": None, "memory": None}
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What to measure."""
+
+    case: tuple[str, ...] = CASES
+    """tasks, metrics, bfloat16, memory."""
+    method: tuple[str, ...] = ("finetuning", "hat")
+    runs: int = 4
+    repeat: int = 15
+    """Repetitions, each of some steps of both contenders."""
+    steps: int = 32
+    json: Path | None = None
+    """Where to add one line for each row."""
+    of_tasks: int = 0
+    """Only be the process that trains so many tasks, and say what memory it took."""
+    paradigm: str = "dil"
+    """Of that process."""
+
+
+def main(setting: Setting) -> None:
+    if setting.of_tasks:
+        print(_peak(setting.of_tasks, setting.paradigm))
+        return
+    unknown = [case for case in setting.case if case not in CASES]
+    if unknown:
+        raise SystemExit(f"case must be of {', '.join(CASES)}, given {', '.join(unknown)}")
+    import torch
+    from benchmarks import cases
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)) if "OMP_NUM_THREADS" not in os.environ else 1)
+    cases.IMAGES = 4096
+    rows = [row for case in setting.case for row in _rows(setting, case)]
+    for row in rows:
+        if setting.json is not None:
+            setting.json.parent.mkdir(parents=True, exist_ok=True)
+            with setting.json.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+    _show(rows)
+
+
+def _rows(setting: Setting, case: str) -> list[Row]:
+    if case == "memory":
+        return [_memory(paradigm) for paradigm in ("dil", "til")]
+    return [_steps(setting, case, method) for method in setting.method]
+
+
+def _steps(setting: Setting, case: str, method: str) -> Row:
+    """Both contenders of a case, timed in turns."""
+    from benchmarks.cases import CASES, job
+
+    pairs: dict[str, tuple[Row, Row]] = {
+        "tasks": ({"tasks": 100}, {"tasks": 2}),
+        "metrics": ({}, {}),
+        "bfloat16": ({"compute_dtype": "bfloat16"}, {}),
+    }
+    more, less = (job(CASES[method], setting.runs, "cpu", **told) for told in pairs[case])
+    if case == "metrics":
+        step = less.algorithm.step
+        less = less._replace(algorithm=less.algorithm._replace(step=lambda *given: (*step(*given)[:2], {})))
+    ratio, high, low = _compared(setting, [_program(setting, each) for each in (more, less)])
+    name = f"{case}, {method}, {setting.runs} runs"
+    return {"case": name, "more": high, "less": low, "unit": "ms", "ratio": ratio, "bar": BARS[case]}
+
+
+def _program(setting: Setting, job: Any) -> Callable[[], None]:
+    """Some more steps of a job, at each call."""
+    from benchmarks.cases import entries
+    from benchmarks.contender import own
+
+    contender, _ = own(job, "compile")
+    carry, batches = contender.start(job.params, job.state, False), entries(job, setting.steps, 0)
+
+    def advance() -> None:
+        nonlocal carry
+        carry = contender.advance(carry, batches)
+
+    advance()
+    return advance
+
+
+def _compared(setting: Setting, programs: list[Callable[[], None]]) -> tuple[float, float, float]:
+    """The median ratio of the first program's time to the second's right beside it, and both medians, in ms per step."""
+    times: list[list[float]] = [[], []]
+    for turn in range(setting.repeat):
+        for which in (0, 1) if turn % 2 else (1, 0):
+            began = time.perf_counter()
+            programs[which]()
+            times[which].append(1e3 * (time.perf_counter() - began) / setting.steps)
+    ratio = statistics.median(more / less for more, less in zip(*times, strict=True))
+    return ratio, statistics.median(times[0]), statistics.median(times[1])
+
+
+def _memory(paradigm: str) -> Row:
+    more, less = (_in_a_process(tasks, paradigm) for tasks in (800, 8))
+    name = f"memory, {paradigm} head, 800 tasks to 8"
+    return {"case": name, "more": more, "less": less, "unit": "MiB", "ratio": more / less, "bar": BARS["memory"]}
+
+
+def _in_a_process(tasks: int, paradigm: str) -> float:
+    command = [sys.executable, __file__, "--of-tasks", str(tasks), "--paradigm", paradigm]
+    return float(subprocess.run(command, capture_output=True, check=True).stdout.split()[-1])
+
+
+def _peak(tasks: int, paradigm: str) -> float:
+    """MiB that a run of so many permuted tasks takes at most."""
+    import torch
+
+    import clfunc as cl
+
+    x = torch.randint(256, (2048, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    data = cl.datasets.Dataset("synthetic", x, torch.arange(2048) % 10, 2048, 10, 127.5, 73.9)
+    scenario = cl.scenarios.permuted(data, tasks, cl.random.key(0), paradigm=paradigm)
+    algorithm = cl.finetuning(cl.mlp(scenario.inputs, (32,), scenario.head()), cl.sgd(0.01))
+    cl.run(algorithm, scenario, cl.random.key(0), batch_size=512, engine="eager", evaluate="current", progress=False)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _show(rows: list[Row]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="what should not cost")
+    for name in ("case", "with", "without", "ratio", "bar"):
+        table.add_column(name, justify="left" if name == "case" else "right")
+    for row in rows:
+        sides = (f"{row[side]:.3g} {row['unit']}" for side in ("more", "less"))
+        table.add_row(row["case"], *sides, f"{row['ratio']:.3f}", f"{row['bar'] or ''}")
+    Console(width=100).print(table)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Setting, description=__doc__))
