@@ -233,7 +233,8 @@ def _band(
         axes.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.18, linewidth=0)
         if each and len(values) <= 10:
             axes.plot(x, values.T, color=colour, alpha=0.25, linewidth=0.6)
-    axes.plot(x, mean, color=colour, linestyle=dashes, marker=marker, markersize=4, linewidth=1.6, label=label)
+    size = 4 if len(mean) < 100 else 1.5
+    axes.plot(x, mean, color=colour, linestyle=dashes, marker=marker, markersize=size, linewidth=1.6, label=label)
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
@@ -255,7 +256,7 @@ def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> "tu
 
 def _task_ticks(set_ticks: Callable[..., Any], count: int, labels: Any, first: int = 0, at: Any = None) -> None:
     """A tick for each task, thinned where there are many."""
-    every = max(1, -(-count // 20))
+    every = max(1, -(-count // (20 if count < 100 else 10)))
     where = range(first, first + count) if at is None else at
     set_ticks(list(where)[::every], labels=[str(n) for n in labels][::every])
 
