@@ -8,8 +8,8 @@
     bfloat16    a compiled step with `compute_dtype="bfloat16"`, over one without
     memory      peak resident memory of a run of 800 permuted tasks, over one of 8, each in a process of its own
 
-Steps are those of `bench.py` (an MLP 784-256-256-10, batch 128) and take turns; a number is the median over repetitions of
-milliseconds of CPU time per step of all runs, on one core, so that others at work disturb little.
+Steps are those of `bench.py` (an MLP 784-256-256-10, batch 128) and take turns. A number is the lower quartile over repetitions
+of milliseconds of CPU time per step of all runs, on one core, so that others at work disturb it little.
 """
 
 import dataclasses
@@ -38,9 +38,9 @@ class Setting:
     """tasks, metrics, bfloat16, memory."""
     method: tuple[str, ...] = ("finetuning", "hat")
     runs: int = 4
-    repeat: int = 15
+    repeat: int = 100
     """Repetitions, each of some steps of both contenders."""
-    steps: int = 32
+    steps: int = 4
     json: Path | None = None
     """Where to add one line for each row."""
     of_tasks: int = 0
@@ -111,15 +111,15 @@ def _program(setting: Setting, job: Any) -> Callable[[], None]:
 
 
 def _compared(setting: Setting, programs: list[Callable[[], None]]) -> tuple[float, float, float]:
-    """The median ratio of the first program's time to the second's right beside it, and both medians, in ms per step."""
+    """The first program's time over the second's, and both, in ms per step."""
     times: list[list[float]] = [[], []]
     for turn in range(setting.repeat):
         for which in (0, 1) if turn % 2 else (1, 0):
             began = time.process_time()
             programs[which]()
             times[which].append(1e3 * (time.process_time() - began) / setting.steps)
-    ratio = statistics.median(one / other for one, other in zip(*times, strict=True))
-    return ratio, statistics.median(times[0]), statistics.median(times[1])
+    more, less = (statistics.quantiles(each, n=4)[0] for each in times)
+    return more / less, more, less
 
 
 def _memory(paradigm: str) -> Row:
