@@ -86,7 +86,6 @@ def run(
     if out is not None:
         check_writable(Path(out))
     events = course(scenario, algorithm, runs, requests, skip)
-    where = torch.device(device) if device is not None else key.device
     about = _config(algorithm, scenario, key, epochs, batch_size, engine) | events.plain()
     about |= {"evaluate": evaluate, "probe_every": probe_every, "checkpoint_every": checkpoint_every}
     about |= {"device": torch.cuda.get_device_name(where) if where.type == "cuda" else str(where)}
