@@ -350,7 +350,9 @@ def test_what_no_update_can_do_to_hat_it_does_not_undo():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_tasks": 0}, "num_tasks must be at least 1, given 0"),
+        ({"num_tasks": 0}, "num_tasks must be a whole number of at least 1, given 0"),
+        ({"num_tasks": TASKS + 1}, f"num_tasks must be {TASKS}, as many as inner has heads for, given {TASKS + 1}"),
+        ({"num_tasks": TASKS - 1}, f"num_tasks must be {TASKS}, as many as inner has heads for, given {TASKS - 1}"),
         ({"optimizer_state": "drop"}, "optimizer_state must be one of keep, reset, given 'drop'"),
         ({"precision": "half"}, "precision must be one of params, float64, given 'half'"),
     ],
@@ -364,6 +366,11 @@ def test_an_algorithm_that_mixes_tasks_is_refused():
     model = mlp(5, (6, 4), mtl(TASKS, CLASSES))
     with pytest.raises(ValueError, match=r"^amnesiac records updates by task, and joint mixes"):
         amnesiac(joint(model, sgd(0.1)), num_tasks=TASKS)
+
+
+def test_one_that_can_unlearn_is_not_wrapped_again():
+    with pytest.raises(ValueError, match="^amnesiac wraps what cannot unlearn yet, given amnesiac, which can$"):
+        amnesiac(amnesiac(plain(), num_tasks=TASKS), num_tasks=TASKS)
 
 
 def test_a_scenarios_batches_say_which_rows_they_are_of():

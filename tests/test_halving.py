@@ -132,7 +132,7 @@ def test_runs_that_differ_in_their_seeds_only_are_one_configuration():
     [
         ({"eta": 1}, "eta must be at least 2, given 1"),
         ({"eta": 5}, "halving with eta=5 needs a sweep of 5 configurations or more, given 4"),
-        ({"algorithm": build(job()[1], 0.1)}, "needs a sweep of 3 configurations or more, given 0"),
+        ({"algorithm": build(job()[1], 0.1)}, "needs a sweep of 3 configurations or more, given 1"),
         ({"scenario": toy_stream(split(key(2), 8), 1)}, "needs two tasks or more"),
         ({"key": KEYS[:3]}, "a sweep of 8 needs a key"),
     ],

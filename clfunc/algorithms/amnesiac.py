@@ -61,7 +61,8 @@ def amnesiac(
         precision: Of the records: `params`, the number type of the parameters, or `float64`.
 
     Raises:
-        ValueError: A word that is not listed, a count below 1, an `inner` that mixes tasks, a request that cannot be met.
+        ValueError: A word that is not listed, another count than of `inner`'s tasks, an `inner` that mixes tasks or can unlearn
+            already, a request that cannot be met.
     """
     choice(optimizer_state, "optimizer_state", ("keep", "reset"))
     choice(precision, "precision", records.PRECISIONS)
@@ -121,10 +122,23 @@ def amnesiac(
 
 
 def _check(inner: Algorithm, num_tasks: int) -> None:
-    if num_tasks < 1:
-        raise ValueError(f"num_tasks must be at least 1, given {num_tasks}")
+    if not isinstance(num_tasks, int) or num_tasks < 1:
+        raise ValueError(f"num_tasks must be a whole number of at least 1, given {num_tasks!r}")
     if inner.settings.get("name") == "joint":
         raise ValueError("amnesiac records updates by task, and joint mixes tasks in a batch: wrap another")
+    if inner.unlearn is not None:
+        raise ValueError(f"amnesiac wraps what cannot unlearn yet, given {inner.settings.get('name')}, which can")
+    heads = _heads(inner.settings)
+    if heads not in (None, num_tasks):
+        raise ValueError(f"num_tasks must be {heads}, as many as inner has heads for, given {num_tasks}")
+
+
+def _heads(settings: Settings) -> int | None:
+    """Tasks that the model's head is for, however deep in wrappers; None where no model says."""
+    if "inner" in settings:
+        return _heads(settings["inner"])
+    head = settings.get("model", {}).get("head")
+    return None if head is None else len(head["classes"])
 
 
 def _memory(state: State) -> State:

@@ -63,6 +63,10 @@ def _refuse_both(args: build.Run) -> None:
     spread = {"--cluster": args.cluster != "none", "--devices": bool(args.devices)}
     ways = {"--halving": args.halving, "--until-ci": args.until_ci is not None} | spread
     given = [flag for flag, on in ways.items() if on]
+    of = {"eta": "--halving", "max_seeds": "--until-ci", "cluster_address": "--cluster"}
+    for name, way in of.items():
+        if getattr(args, name) != getattr(build.Sweep, name) and not ways[way]:
+            raise ValueError(f"--{name.replace('_', '-')} is of {way}: give that too")
     if len(given) > 1:
         raise ValueError(f"{' and '.join(given)} do not go together: give one of them")
     if args.halving and args.runs_at_once != "auto":
