@@ -85,7 +85,9 @@ def plan(algorithm: Algorithm, scenario: Scenario, key: Keys, requests: Mapping[
     if members(algorithm):
         raise ValueError("audit takes one algorithm and as many keys as there are seeds, given a sweep")
     if algorithm.unlearn is None and algorithm.settings.get("name") == "amnesiac":
-        raise ValueError("audit subtracts what amnesiac recorded, given one that keeps no records: leave out record=False")
+        raise ValueError(
+            "audit subtracts what amnesiac recorded, given one that keeps no records: leave out record=False"
+        )
     able = algorithm if algorithm.unlearn is not None else amnesiac(algorithm, num_tasks=scenario.num_tasks)
     events = [e for e in course(scenario, able, None, requests, ()).events if e.kind == "unlearned"]
     if not events:

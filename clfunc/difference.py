@@ -61,9 +61,8 @@ def _fields(value: Any) -> dict[Any, Any] | None:
 
 def _shown(value: Any) -> str:
     fields = _fields(value)
-    if fields is None or all(_fields(field) is None for field in fields.values()) and len(fields) <= 4:
-        return str(value)
-    return f"{len(fields)} entries"
+    short = fields is None or (len(fields) <= 4 and not any(map(_fields, fields.values())))
+    return str(value) if short or fields is None else f"{len(fields)} entries"
 
 
 def results(a: "xarray.Dataset", b: "xarray.Dataset") -> list[Part]:

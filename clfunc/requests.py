@@ -39,11 +39,7 @@ def declared(requests: Requests, num_tasks: int) -> Settings:
     Raises:
         ValueError: A task there is not, examples not said in exactly one way, or two requests for the same ones.
     """
-    if not isinstance(requests, Mapping):
-        raise ValueError(f"requests must be a mapping of names to Request, given {requests!r}")
     for name, request in requests.items():
-        if not isinstance(request, Request):
-            raise ValueError(f"request {name!r} must be a Request, such as Request(task=0, classes=(3,)), given {request!r}")
         if isinstance(request.classes, int) or isinstance(request.examples, int):
             raise ValueError(f"request {name!r} must list classes or examples, such as classes=(3,), given {request}")
         if not 0 <= request.task < num_tasks:

@@ -369,7 +369,7 @@ def test_an_algorithm_that_mixes_tasks_is_refused():
 
 
 def test_one_that_can_unlearn_is_not_wrapped_again():
-    with pytest.raises(ValueError, match="^amnesiac wraps what cannot unlearn yet, given amnesiac, which can$"):
+    with pytest.raises(ValueError, match=r"^amnesiac wraps what cannot unlearn yet, given amnesiac, which can$"):
         amnesiac(amnesiac(plain(), num_tasks=TASKS), num_tasks=TASKS)
 
 

@@ -150,4 +150,6 @@ def test_the_command_halves_a_grid(tmp_path, capsys):
     assert main(["sweep", *grid, "--seeds", "2", "--halving", "--out", str(tmp_path)]) == 0
     about = json.loads((tmp_path / "config.json").read_text())
     assert [rung["task"] for rung in about["halving"]["rungs"]] == [1] and about["seeds"] == [0, 1]
-    assert "after task 1: 1 of 3 configurations go on; best lr=0.03 (valid 0." in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "after task 1: 1 of 3 configurations go on; best lr=0.03 (valid 0." in said.err
+    assert "left of 3 configurations, by valid examples: lr=0.03\n" in said.out
