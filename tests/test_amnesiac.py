@@ -50,7 +50,20 @@ INNER = {
     "hat": _hat,
     "cbp": lambda m, tx: cbp(m, tx, replacement_rate=0.2, maturity_threshold=2),
 }
+
+
+def _shrinking(inner, hook):
+    """`inner`, whose parameters shrink at the end of an epoch or a task too."""
+
+    def shrunk(params, *rest):
+        return getattr(inner, hook)(tree.scale(params, 0.9), *rest)
+
+    return inner._replace(**{hook: shrunk})
+
+
 OTHERS = {
+    "shrinking at an epoch's end": lambda m, tx: _shrinking(finetuning(m, tx), "end_epoch"),
+    "shrinking at a task's end": lambda m, tx: _shrinking(finetuning(m, tx), "end_task"),
     "hat last": lambda m, tx: _hat(m, tx, task_embedding_init_mode="last"),
     "own norms": lambda m, tx: finetuning(
         mlp(5, (6, 4), m.head, norm="layer", per_task_norm=True, dtype=torch.float64), tx
