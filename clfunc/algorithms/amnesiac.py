@@ -61,8 +61,7 @@ def amnesiac(
         precision: Of the records: `params`, the number type of the parameters, or `float64`.
 
     Raises:
-        ValueError: A word that is not listed, another count than of `inner`'s tasks, an `inner` that mixes tasks or can unlearn
-            already, a request that cannot be met.
+        ValueError: A wrong word or count, an `inner` that mixes tasks or can unlearn, a request that cannot be met.
     """
     choice(optimizer_state, "optimizer_state", ("keep", "reset"))
     choice(precision, "precision", records.PRECISIONS)
@@ -135,10 +134,8 @@ def _check(inner: Algorithm, num_tasks: int) -> None:
 
 def _heads(settings: Settings) -> int | None:
     """Tasks that the model's head is for, however deep in wrappers; None where no model says."""
-    if "inner" in settings:
-        return _heads(settings["inner"])
     head = settings.get("model", {}).get("head")
-    return None if head is None else len(head["classes"])
+    return _heads(settings["inner"]) if "inner" in settings else head and len(head["classes"])
 
 
 def _memory(state: State) -> State:
