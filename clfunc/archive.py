@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _AXES = {"accuracy": ("run", "event", "tested"), "seed": ("run",)}
 _AXES |= dict.fromkeys(("average_accuracy", "backward_transfer", "forgetting"), ("run", "event"))
+_WORDS = ("kind", "unlearned", "member", "forgotten")  # the variables that hold no numbers
 _DESCRIBED = ("algorithm", "scenario", "dataset", "paradigm")
 
 _TRAILER = re.compile(rb"\nsha256 ([0-9a-f]{64})\n")
@@ -90,7 +91,7 @@ def _check_axes(data: "xarray.Dataset") -> None:
         if not data[name].size:
             raise ValueError(f"{name} is empty")
     for name in map(str, data.variables):
-        if not np.issubdtype(data[name].dtype, np.number) and name not in ("kind", "unlearned"):
+        if not np.issubdtype(data[name].dtype, np.number) and name not in _WORDS:
             raise ValueError(f"{name} holds no numbers")
     for name in _DESCRIBED:
         if not isinstance(data.attrs.get(name), str):

@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from clfunc import audit_plots, plots, records, results, tree, unlearning
+from clfunc import archive, audit_plots, plots, records, results, tree, unlearning
 from clfunc.algorithms import amnesiac
 from clfunc.driver import run
 from clfunc.evaluate import bare, with_runs
 from clfunc.events import course
-from clfunc.files import check_writable, write, write_text
+from clfunc.files import check_writable, write_text
 from clfunc.losses import cross_entropy_each, squared_error_each
 from clfunc.random import split
 from clfunc.results import Result
@@ -84,6 +84,10 @@ def plan(algorithm: Algorithm, scenario: Scenario, key: Keys, requests: Mapping[
     """The runs of an audit; arguments and errors as in `audit`."""
     if members(algorithm):
         raise ValueError("audit takes one algorithm and as many keys as there are seeds, given a sweep")
+    if algorithm.unlearn is None and algorithm.settings.get("name") == "amnesiac":
+        raise ValueError(
+            "audit subtracts what amnesiac recorded, given one that keeps no records: leave out record=False"
+        )
     able = algorithm if algorithm.unlearn is not None else amnesiac(algorithm, num_tasks=scenario.num_tasks)
     events = [e for e in course(scenario, able, None, requests, ()).events if e.kind == "unlearned"]
     if not events:
@@ -306,7 +310,7 @@ def save(audit: Audit, out: Path) -> None:
     """Write what `run` writes, the measures into `results.nc` and `unlearning.csv`, and a figure of each."""
     results.save(audit.result, out)
     data = to_xarray(audit)
-    write(out / "results.nc", lambda path: data.to_netcdf(path, engine="h5netcdf"))
+    archive.write(data, out)
     write_text(out / "unlearning.csv", unlearning_csv(audit))
     plots.save(data, out / "figures")
     audit_plots.save(data, out / "figures")

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from clfunc import archive, tree
+from clfunc import archive
 
 if TYPE_CHECKING:
     import xarray
 
 _ASIDE = ("arguments.out", "arguments.progress", "arguments.resume")  # what no result depends on
+_NOTHING = "nothing"  # shown where a side has no such field
 _STEPS = {"step": "step", "epoch": "epoch_step", "probe": "probe_step"}  # an axis, and the variable of its steps
 
 
@@ -35,13 +36,33 @@ class Part(NamedTuple):
 
 def settings(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     """The fields in which two configurations differ, a line each."""
-    left, right = dict(tree.items(a)), dict(tree.items(b))
-    names = [name for name in left | right if name not in _ASIDE]
-    return [
-        f"{name}: {left.get(name, 'nothing')} and {right.get(name, 'nothing')}"
-        for name in names
-        if str(left.get(name, "nothing")) != str(right.get(name, "nothing"))
-    ]
+    return list(_apart("", a, b))
+
+
+def _apart(name: str, a: Any, b: Any) -> Iterator[str]:
+    """What differs below a name: a line for each field, or for all that one side alone has there."""
+    if name in _ASIDE:
+        return
+    left, right = _fields(a), _fields(b)
+    if left is None or right is None or isinstance(a, dict) != isinstance(b, dict):
+        if str(a) != str(b):
+            yield f"{name}: {_shown(a)} and {_shown(b)}"
+        return
+    if isinstance(a, list) and len(a) != len(b):
+        yield f"{name}: {_shown(a)} and {_shown(b)}"
+        left, right = ({i: side[i] for i in range(min(len(a), len(b)))} for side in (left, right))
+    for key in left | right:
+        yield from _apart(f"{name}.{key}".lstrip("."), left.get(key, _NOTHING), right.get(key, _NOTHING))
+
+
+def _fields(value: Any) -> dict[Any, Any] | None:
+    return value if isinstance(value, dict) else dict(enumerate(value)) if isinstance(value, list) else None
+
+
+def _shown(value: Any) -> str:
+    fields = _fields(value)
+    short = fields is None or (len(fields) <= 4 and not any(map(_fields, fields.values())))
+    return str(value) if short or fields is None else f"{len(fields)} entries"
 
 
 def results(a: "xarray.Dataset", b: "xarray.Dataset") -> list[Part]:

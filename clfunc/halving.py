@@ -109,7 +109,9 @@ def check_halving(algorithm: Algorithm, scenario: Scenario, key: Keys, eta: int)
     if eta < 2:
         raise ValueError(f"eta must be at least 2, given {eta}")
     if len(found) < eta:
-        raise ValueError(f"halving with eta={eta} needs a sweep of {eta} configurations or more, given {len(found)}")
+        raise ValueError(
+            f"halving with eta={eta} needs a sweep of {eta} configurations or more, given {len(found) or 1}"
+        )
     if len(scenario.phases) < 2:
         raise ValueError("halving needs two tasks or more, trained one after the other, given one phase of training")
     return found

@@ -40,6 +40,8 @@ def declared(requests: Requests, num_tasks: int) -> Settings:
         ValueError: A task there is not, examples not said in exactly one way, or two requests for the same ones.
     """
     for name, request in requests.items():
+        if isinstance(request.classes, int) or isinstance(request.examples, int):
+            raise ValueError(f"request {name!r} must list classes or examples, such as classes=(3,), given {request}")
         if not 0 <= request.task < num_tasks:
             raise ValueError(f"request {name!r} must be of a task in 0..{num_tasks - 1}, given {request.task}")
         if sum(map(bool, request[1:])) != 1:

@@ -50,7 +50,20 @@ INNER = {
     "hat": _hat,
     "cbp": lambda m, tx: cbp(m, tx, replacement_rate=0.2, maturity_threshold=2),
 }
+
+
+def _shrinking(inner, hook):
+    """`inner`, whose parameters shrink at the end of an epoch or a task too."""
+
+    def shrunk(params, *rest):
+        return getattr(inner, hook)(tree.scale(params, 0.9), *rest)
+
+    return inner._replace(**{hook: shrunk})
+
+
 OTHERS = {
+    "shrinking at an epoch's end": lambda m, tx: _shrinking(finetuning(m, tx), "end_epoch"),
+    "shrinking at a task's end": lambda m, tx: _shrinking(finetuning(m, tx), "end_task"),
     "hat last": lambda m, tx: _hat(m, tx, task_embedding_init_mode="last"),
     "own norms": lambda m, tx: finetuning(
         mlp(5, (6, 4), m.head, norm="layer", per_task_norm=True, dtype=torch.float64), tx
@@ -350,7 +363,9 @@ def test_what_no_update_can_do_to_hat_it_does_not_undo():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_tasks": 0}, "num_tasks must be at least 1, given 0"),
+        ({"num_tasks": 0}, "num_tasks must be a whole number of at least 1, given 0"),
+        ({"num_tasks": TASKS + 1}, f"num_tasks must be {TASKS}, as many as inner has heads for, given {TASKS + 1}"),
+        ({"num_tasks": TASKS - 1}, f"num_tasks must be {TASKS}, as many as inner has heads for, given {TASKS - 1}"),
         ({"optimizer_state": "drop"}, "optimizer_state must be one of keep, reset, given 'drop'"),
         ({"precision": "half"}, "precision must be one of params, float64, given 'half'"),
     ],
@@ -364,6 +379,11 @@ def test_an_algorithm_that_mixes_tasks_is_refused():
     model = mlp(5, (6, 4), mtl(TASKS, CLASSES))
     with pytest.raises(ValueError, match=r"^amnesiac records updates by task, and joint mixes"):
         amnesiac(joint(model, sgd(0.1)), num_tasks=TASKS)
+
+
+def test_one_that_can_unlearn_is_not_wrapped_again():
+    with pytest.raises(ValueError, match=r"^amnesiac wraps what cannot unlearn yet, given amnesiac, which can$"):
+        amnesiac(amnesiac(plain(), num_tasks=TASKS), num_tasks=TASKS)
 
 
 def test_a_scenarios_batches_say_which_rows_they_are_of():

@@ -10,10 +10,10 @@ import torch
 import xarray
 from test_unlearning import naive_distances
 
-from clfunc import amnesiac, audit, finetuning, hat, mlp, run, sgd, sweep, tree, unlearning
+from clfunc import amnesiac, audit, finetuning, hat, mlp, run, scenarios, sgd, sweep, tree, unlearning
 from clfunc.audit import measures, picked, plan, save, spaced, to_xarray
 from clfunc.random import key
-from clfunc.testing.play import toy_stream
+from clfunc.testing.play import toy_data, toy_stream
 
 KEYS = torch.stack([key(3), key(4)])
 REQUESTS = {2: [1], 3: [3]}
@@ -210,3 +210,11 @@ def test_a_request_that_cannot_be_met_is_refused_before_training(requests, said)
 def test_a_sweep_is_refused():
     with pytest.raises(ValueError, match="audit takes one algorithm"):
         audit(sweep([algorithm()] * 2), toy_stream(KEYS), KEYS, REQUESTS, **HOW)
+
+
+def test_under_one_head_chance_is_one_of_all_classes():
+    scenario = scenarios.split(toy_data(classes=4), 2, key(0), paradigm="cil")
+    plain = finetuning(mlp(scenario.inputs, (6,), scenario.head()), sgd(0.1))
+    found = audit(plain, scenario, key(1), {2: [1]}, epochs=1, batch_size=8, engine="eager", progress=False)
+    above, right = found.measures["above_chance"], found.measures["accuracy_forgotten"]
+    torch.testing.assert_close(above, right - 1 / 4)

@@ -25,6 +25,8 @@ WRONG = {
     "--request 2:1,1": "cannot forget task 1 after task 2: it is forgotten already",
     "--request 1:1 --request 1:1": "cannot forget task 1 after task 1: it is forgotten already",
     "--request 1:1 --algorithm joint": "joint mixes tasks in a batch",
+    "--request 1:1 --wrap amnesiac --set record=False": "given one that keeps no records: leave out record=False",
+    "--request 1:1 --wrap amnesiac --wrap amnesiac": "amnesiac wraps what cannot unlearn yet, given amnesiac, which can",
     "--request 1:1 --epochs 0": "--epochs must be at least 1, given 0",
 }
 
@@ -70,3 +72,22 @@ def test_an_algorithm_that_can_unlearn_is_not_wrapped_again(tmp_path):
     assert unlearn(tmp_path, *arguments) == 0
     settings = json.loads((tmp_path / "out" / "config.json").read_text())["settings"]["members"][0]
     assert settings["name"] == "amnesiac" and settings["precision"] == "float64" and settings["inner"]["name"] == "hat"
+
+
+def test_an_audits_results_are_sound_for_report_and_diff(tmp_path, capsys):
+    assert unlearn(tmp_path, "--request", "1:1") == 0
+    out = str(tmp_path / "out")
+    assert main(["report", out, "--out", str(tmp_path / "report")]) == 0 and main(["diff", out, out]) == 0
+    assert "no difference in results" in capsys.readouterr().out
+    spoilt = tmp_path / "out" / "results.nc"
+    spoilt.write_bytes(spoilt.read_bytes().replace(b"unlearned", b"Unlearned"))
+    assert main(["diff", out, out]) == 2
+    assert "its bytes are not those that were written" in capsys.readouterr().err
+
+
+def test_in_regression_no_table_is_of_accuracies(tmp_path, capsys):
+    stream = ("--scenario", "slowly_changing_regression", "--set", "period=200", "--request", "1:1")
+    assert unlearn(tmp_path, *stream) == 0
+    said = capsys.readouterr().out
+    assert "accuracy" not in said and "remaining (%)" not in said and "features of tasks that remain" not in said
+    assert "attack AUC" in said and "features of forgotten tasks" in said

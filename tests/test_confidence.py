@@ -93,4 +93,6 @@ def test_the_command_adds_seeds(tmp_path, capsys):
     assert main(["sweep", *small, "--until-ci", "0.0001", "--out", str(tmp_path)]) == 0
     about = json.loads((tmp_path / "config.json").read_text())
     assert about["until_ci"]["configurations"][0]["seeds"] == 6 and about["seeds"] == list(range(6))
-    assert "6 runs: 1 of 1 intervals are not yet narrower than 0.0001" in capsys.readouterr().err
+    said, widest = capsys.readouterr(), about["until_ci"]["configurations"][0]["interval"]
+    assert "6 runs: 1 of 1 intervals are not yet narrower than 0.0001" in said.err
+    assert f"95% interval narrower than 0.0001 points: 0 of 1; widest {widest:.2f}\n" in said.out

@@ -147,3 +147,21 @@ def test_one_and_two_threads_agree_to_a_thousandth_of_each_loss(tmp_path):
     np.testing.assert_allclose(one["accuracy"], two["accuracy"], atol=2.5 / 360)  # two examples
     settings, _ = difference.folders(tmp_path / "1", tmp_path / "2")
     assert settings == ["threads: 1 and 2"]
+
+
+def test_what_only_one_side_has_is_one_line_however_much_it_is():
+    a = {"lr": 0.1, "members": [{"name": "m", "tx": {"lr": rate}} for rate in (1, 2, 3)], "seeds": [0, 1], "out": "a"}
+    b = {
+        "lr": 0.1,
+        "members": [{"name": "m", "tx": {"lr": 5}}],
+        "halving": {"eta": 3, "rungs": [{}]},
+        "seeds": [0],
+        "out": "a",
+    }
+    assert difference.settings(a, b) == [
+        "members: 3 entries and 1 entries",
+        "members.0.tx.lr: 1 and 5",
+        "seeds: [0, 1] and [0]",
+        "halving: nothing and 2 entries",
+    ]
+    assert difference.settings(a, a) == [] and difference.settings({"x": None}, {}) == ["x: None and nothing"]

@@ -96,6 +96,13 @@ def test_the_best_half_goes_on_and_its_runs_are_what_they_would_have_been(valid,
     ]
 
 
+def test_where_eta_does_not_divide_the_configurations_the_number_that_goes_on_is_rounded_down():
+    algorithm, scenario = job(tasks=2)
+    result = halve(algorithm, scenario, KEYS, eta=3, **QUIET)
+    (rung,) = result.config["halving"]["rungs"]
+    assert sum(one["kept"] for one in rung["configurations"]) == 1 and len(result.diverged) == 2
+
+
 def test_the_configuration_tells_what_each_rung_found():
     algorithm, scenario = job()
     about = halve(algorithm, scenario, KEYS, eta=2, **QUIET).config["halving"]
@@ -121,6 +128,41 @@ def test_a_run_that_diverges_beside_a_good_one_stays_as_it_was():
     torch.testing.assert_close(both.params, whole.params)
 
 
+def test_a_configuration_with_a_diverged_run_comes_last_however_good_its_others():
+    scenario = scenarios.permuted(toy_data(), 2, key(2))
+
+    def spoilt(lr):
+        algorithm = build(scenario, lr)
+
+        def init(start):
+            params, state = algorithm.init(start)
+            return tree.map(lambda p: torch.where((start == split(KEYS[0])[0]).all(), torch.nan, p), params), state
+
+        return algorithm._replace(init=init)
+
+    algorithm = sweep([spoilt(lr) for lr in (0.1, 0.1, 1e-9, 1e-9)])
+    result = halve(algorithm, scenario, KEYS[:4], eta=2, **QUIET)
+    first, second = result.config["halving"]["rungs"][0]["configurations"]
+    assert first == {"settings": {"lr": 0.1}, "score": None, "kept": False} and second["kept"]
+
+
+def test_a_survivor_that_diverges_later_says_at_which_step_of_the_whole_run():
+    scenario = scenarios.permuted(toy_data(), 3, key(2))
+
+    def doomed(lr):
+        algorithm = build(scenario, lr)
+
+        def begin_task(params, state, task):
+            params = tree.map(lambda p: torch.where(task.id == 2, torch.nan, p), params)
+            return algorithm.begin_task(params, state, task)
+
+        return algorithm._replace(begin_task=begin_task)
+
+    algorithm = sweep([doomed(lr) for lr in (0.1, 1e-9)])
+    result, whole = (f(algorithm, scenario, KEYS[:2], **QUIET, **how) for f, how in ((halve, {"eta": 2}), (run, {})))
+    assert result.diverged.tolist() == whole.diverged[:1].tolist() and whole.diverged[0] >= 2 * whole.steps // 3
+
+
 def test_runs_that_differ_in_their_seeds_only_are_one_configuration():
     algorithm, scenario = job()
     assert configurations(algorithm, 8) == [[0, 1], [2, 3], [4, 5], [6, 7]]
@@ -132,7 +174,7 @@ def test_runs_that_differ_in_their_seeds_only_are_one_configuration():
     [
         ({"eta": 1}, "eta must be at least 2, given 1"),
         ({"eta": 5}, "halving with eta=5 needs a sweep of 5 configurations or more, given 4"),
-        ({"algorithm": build(job()[1], 0.1)}, "needs a sweep of 3 configurations or more, given 0"),
+        ({"algorithm": build(job()[1], 0.1)}, "needs a sweep of 3 configurations or more, given 1"),
         ({"scenario": toy_stream(split(key(2), 8), 1)}, "needs two tasks or more"),
         ({"key": KEYS[:3]}, "a sweep of 8 needs a key"),
     ],
@@ -150,4 +192,6 @@ def test_the_command_halves_a_grid(tmp_path, capsys):
     assert main(["sweep", *grid, "--seeds", "2", "--halving", "--out", str(tmp_path)]) == 0
     about = json.loads((tmp_path / "config.json").read_text())
     assert [rung["task"] for rung in about["halving"]["rungs"]] == [1] and about["seeds"] == [0, 1]
-    assert "after task 1: 1 of 3 configurations go on; best lr=0.03 (valid 0." in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "after task 1: 1 of 3 configurations go on; best lr=0.03 (valid 0." in said.err
+    assert "left of 3 configurations, by valid examples: lr=0.03\n" in said.out

@@ -18,6 +18,11 @@ def test_the_examples_run_as_they_stand(tmp_path, monkeypatch, capsys):
     exec(BLOCKS[3], space)
     assert space["result"].config["algorithm"] == "hat" and (space["result"].backward_transfer == 0).all()
     assert (tmp_path / "results" / "hat" / "figures" / "probe_capacity.png").is_file()
+    exec(BLOCKS[4], space)
+    assert space["state"].forgotten.tolist() == [False] * 5 + [True]
+    forgotten, runs = space["found"].measures["accuracy_forgotten"], space["found"].result.coordinates["member"]
+    unlearned, original = (forgotten[:, [name == one for name in runs]] for one in ("unlearned", "original"))
+    assert unlearned.max() < 0.3 and original.min() > unlearned.max() + 0.1
 
 
 def test_the_algorithm_shown_is_the_librarys_and_its_row_the_tests():

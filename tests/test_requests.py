@@ -204,6 +204,7 @@ def test_a_class_is_forgotten_of_a_real_run():
     ("declared", "message"),
     [
         ({"a": Request(2, classes=(1,))}, r"request 'a' must be of a task in 0\.\.1, given 2"),
+        ({"a": Request(0, classes=3)}, "request 'a' must list classes or examples, such as .*"),
         ({"a": Request(0)}, "request 'a' must name either classes, examples or a function, given .*"),
         ({"a": Request(0, (1,), (2,))}, "request 'a' must name either classes, examples or a function, given .*"),
         (

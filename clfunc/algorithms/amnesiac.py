@@ -61,7 +61,7 @@ def amnesiac(
         precision: Of the records: `params`, the number type of the parameters, or `float64`.
 
     Raises:
-        ValueError: A word that is not listed, a count below 1, an `inner` that mixes tasks, a request that cannot be met.
+        ValueError: A wrong word or count, an `inner` that mixes tasks or can unlearn, a request that cannot be met.
     """
     choice(optimizer_state, "optimizer_state", ("keep", "reset"))
     choice(precision, "precision", records.PRECISIONS)
@@ -121,10 +121,21 @@ def amnesiac(
 
 
 def _check(inner: Algorithm, num_tasks: int) -> None:
-    if num_tasks < 1:
-        raise ValueError(f"num_tasks must be at least 1, given {num_tasks}")
+    if not isinstance(num_tasks, int) or num_tasks < 1:
+        raise ValueError(f"num_tasks must be a whole number of at least 1, given {num_tasks!r}")
     if inner.settings.get("name") == "joint":
         raise ValueError("amnesiac records updates by task, and joint mixes tasks in a batch: wrap another")
+    if inner.unlearn is not None:
+        raise ValueError(f"amnesiac wraps what cannot unlearn yet, given {inner.settings.get('name')}, which can")
+    heads = _heads(inner.settings)
+    if heads not in (None, num_tasks):
+        raise ValueError(f"num_tasks must be {heads}, as many as inner has heads for, given {num_tasks}")
+
+
+def _heads(settings: Settings) -> int | None:
+    """Tasks that the model's head is for, however deep in wrappers; None where no model says."""
+    head = settings.get("model", {}).get("head")
+    return _heads(settings["inner"]) if "inner" in settings else head and len(head["classes"])
 
 
 def _memory(state: State) -> State:

@@ -103,6 +103,8 @@ def _prepare(command: "build.Run | build.Report | build.Diff | build.List") -> C
 def _train(args: build.Run, work: Callable[[], results.Result], console: Console) -> None:
     result = work()
     console.print(tables.results_table({result.config["algorithm"]: results.to_xarray(result)}))
+    for line in many.told(result):
+        console.print(line, highlight=False, markup=False)
     rate = result.steps / max(result.train_seconds, 1e-9)
     runs, where = len(result.config["seeds"]), f"; results and figures in {args.out}" if args.out else ""
     console.print(

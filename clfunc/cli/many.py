@@ -7,6 +7,7 @@ as safetensors.
 import dataclasses
 import functools
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -60,6 +61,24 @@ def prepare(args: build.Run, job: build.Job) -> Callable[[], Result]:
     return lambda: chunks.run_chunks(*wanted, runs_at_once=at_once, **(how | saved))
 
 
+def told(result: Result) -> list[str]:
+    """What halving or the search for an interval came to, for the end of a run."""
+    if "halving" in result.config:
+        halving = result.config["halving"]
+        last = halving["rungs"][-1]["configurations"]
+        kept = [
+            ", ".join(f"{name}={value:g}" for name, value in one["settings"].items()) for one in last if one["kept"]
+        ]
+        began = len(halving["rungs"][0]["configurations"])
+        return [f"left of {began} configurations, by {halving['by']} examples: {'; '.join(kept)}"]
+    if "until_ci" not in result.config:
+        return []
+    wanted, found = result.config["until_ci"]["width"], result.config["until_ci"]["configurations"]
+    widths = [math.inf if one["interval"] is None else one["interval"] for one in found]
+    reached = sum(width < wanted for width in widths)
+    return [f"95% interval narrower than {wanted:g} points: {reached} of {len(found)}; widest {max(widths):.2f}"]
+
+
 def _refuse_both(args: build.Run) -> None:
     """Raise ValueError for ways of running that do not go together."""
     if not isinstance(args, build.Sweep):
@@ -67,6 +86,10 @@ def _refuse_both(args: build.Run) -> None:
     spread = {"--cluster": args.cluster != "none", "--devices": bool(args.devices)}
     ways = {"--halving": args.halving, "--until-ci": args.until_ci is not None} | spread
     given = [flag for flag, on in ways.items() if on]
+    of = {"eta": "--halving", "max_seeds": "--until-ci", "cluster_address": "--cluster"}
+    for name, way in of.items():
+        if getattr(args, name) != getattr(build.Sweep, name) and not ways[way]:
+            raise ValueError(f"--{name.replace('_', '-')} is of {way}: give that too")
     if len(given) > 1:
         raise ValueError(f"{' and '.join(given)} do not go together: give one of them")
     if (args.halving or args.until_ci is not None) and (args.resume or args.resume_anyway or args.checkpoint_every):

@@ -61,8 +61,14 @@ def tables(data: "xarray.Dataset") -> list[Table]:
     """Of an audit: accuracies task by task, what was forgotten and kept, and distances to the oracle."""
     seeds = len(np.unique(data["seed"].values))
     spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "of one seed"
-    made = [_accuracies(data, spread), _summary(data, spread)]
-    return [*made, *(_distances(data, word) for word in ("remaining", "forgotten") if f"unlearning_cka_{word}" in data)]
+    measured = [] if data.attrs["paradigm"] == "regression" else [_accuracies(data, spread)]
+    words = [word for word in ("remaining", "forgotten") if _known(data, f"cka_{word}")]
+    return [*measured, _summary(data, spread), *(_distances(data, word) for word in words)]
+
+
+def _known(data: "xarray.Dataset", name: str) -> bool:
+    """Whether this was measured anywhere: accuracies are not in regression, nor distances where no task remains."""
+    return f"unlearning_{name}" in data and bool(data[f"unlearning_{name}"].notnull().any())
 
 
 def _accuracies(data: "xarray.Dataset", spread: str) -> Table:
@@ -86,7 +92,7 @@ def _summary(data: "xarray.Dataset", spread: str) -> Table:
         "attack AUC": ("membership_auc", 1, 3),
         "advantage": ("membership_advantage", 1, 3),
     }
-    shown = {title: of for title, of in columns.items() if f"unlearning_{of[0]}" in data}
+    shown = {title: of for title, of in columns.items() if _known(data, of[0])}
     recorded = "unlearning_residual" in data
     table = _table(f"what is kept and what is forgotten, {spread}", [*shown, *["residual"] * recorded])
     for stage in range(data.sizes["unlearning"]):
