@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from clfunc import checkpoint, plots, results, tree
+from clfunc import checkpoint, plots, results, standing, tree
 from clfunc import engine as engines
 from clfunc.checkpoint import Keeper
 from clfunc.events import Requests, Skip, course
@@ -98,7 +98,7 @@ def run(
     loop = Loop(many, scenario.to(where), runs, epochs, batch_size, evaluate, steps, events, width, *every)
 
     with torch.no_grad(), Progress(progress, loop.planned_steps(), len(scenario.phases), epochs) as bar:
-        saved = _saved(Path(out), about, resume, len(events.events), bar) if out is not None else None
+        saved = _saved(Path(out), about, resume, loop, bar) if out is not None else None
         keeper = Keeper(Path(out), checkpoint_every) if out is not None else None
         trainer = Trainer(loop, engine, bar, keeper, about)
         with keeper or nullcontext():
@@ -133,20 +133,24 @@ def run(
 
 
 def _saved(
-    out: Path, about: dict[str, Any], resume: bool | Literal["anyway"], events: int, bar: Progress
+    out: Path, about: dict[str, Any], resume: bool | Literal["anyway"], loop: Loop, bar: Progress
 ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """The checkpoint to go on from; where none is wanted, the folder is cleared of any."""
     if not resume:
         checkpoint.clear(out)
         return None
-    here = json.loads(json.dumps(about))
+    here, events = json.loads(json.dumps(about)), len(loop.course.events)
 
     def same(found: dict[str, Any]) -> None:
-        there, wanted = (_lasting(c) if resume == "anyway" else c for c in (found["config"], here))
+        held = found.get("config")
+        if not isinstance(held, dict):
+            raise ValueError("it does not say whose it is")
+        there, wanted = (_lasting(c) if resume == "anyway" else c for c in (held, here))
         parts = checkpoint.differences(there, wanted)
         if parts:
             more = f" and {len(parts) - 6} more" if len(parts) > 6 else ""
             raise checkpoint.Refused(f"cannot resume {out}, it is another run's: {', '.join(parts[:6])}{more}")
+        standing.check(found, events, loop.epochs, max(loop.steps))
 
     saved = checkpoint.load(out, same, bar.warn)
     place = saved[1]["place"] if saved else {}
