@@ -16,7 +16,7 @@ from torch import Tensor
 from clfunc import checkpoint, plots, results, standing, tree
 from clfunc import engine as engines
 from clfunc.checkpoint import Keeper
-from clfunc.events import Requests, Skip, course
+from clfunc.events import Course, Requests, Skip, course
 from clfunc.files import check_writable, tidy
 from clfunc.progress import Progress
 from clfunc.results import Result
@@ -90,12 +90,8 @@ def run(
     about |= {"data_sha256": _digest(scenario)} if out is not None else {}
     results.check_config(about | (config or {}))
     began = time.perf_counter()
-    many = algorithm if runs is None or members(algorithm) else sweep([algorithm] * runs)
-    lengths = (scenario.train(phase).train.shape[-1] for phase in range(len(scenario.phases)))
-    steps = [-(-length // batch_size) for length in lengths]
-    width = _find(algorithm.settings, "num_tasks") or scenario.num_tasks
     every = probe_every, checkpoint_every
-    loop = Loop(many, scenario.to(where), runs, epochs, batch_size, evaluate, steps, events, width, *every)
+    loop = loop_of(algorithm, scenario.to(where), key, epochs, batch_size, evaluate, events, *every)
 
     with torch.no_grad(), Progress(progress, loop.planned_steps(), len(scenario.phases), epochs) as bar:
         saved = _saved(Path(out), about, resume, loop, bar) if out is not None else None
@@ -130,6 +126,27 @@ def run(
         results.save(result, Path(out))
         plots.save(results.to_xarray(result), Path(out) / "figures")
     return result
+
+
+def loop_of(
+    algorithm: Algorithm,
+    scenario: Scenario,
+    key: Keys,
+    epochs: int,
+    batch_size: int,
+    evaluate: str | int,
+    events: Course | None = None,
+    probe_every: int | None = None,
+    save_every: int | None = None,
+) -> Loop:
+    """What `run` does, for arguments that were checked; without `events`, every task is trained."""
+    runs = key.shape[0] if key.ndim == 2 else None
+    many = algorithm if runs is None or members(algorithm) else sweep([algorithm] * runs)
+    lengths = (scenario.train(phase).train.shape[-1] for phase in range(len(scenario.phases)))
+    steps = [-(-length // batch_size) for length in lengths]
+    width = _find(algorithm.settings, "num_tasks") or scenario.num_tasks
+    course_ = events or course(scenario, algorithm, runs, (), ())
+    return Loop(many, scenario, runs, epochs, batch_size, evaluate, steps, course_, width, probe_every, save_every)
 
 
 def _saved(
