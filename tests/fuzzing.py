@@ -26,7 +26,7 @@ def law(examples, **strategies):
 
     def decorate(test):
         def made(count):
-            return settings(max_examples=count, phases=[__import__("hypothesis").Phase.generate])(given(**strategies)(test))
+            return settings(max_examples=count)(given(**strategies)(test))
 
         test.__globals__[f"{test.__name__}_at_length"] = pytest.mark.long(made(10 * examples))
         return made(examples)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from clfunc import archive, checkpoint, difference, tree
 from clfunc import engine as engines
-from clfunc.cli import build, many
+from clfunc.cli import many
 from clfunc.difference import Part
 from clfunc.driver import loop_of
 from clfunc.evaluate import over_runs
@@ -29,7 +29,7 @@ Held = dict[
 
 
 def parting(a: Path, b: Path, differ: bool) -> list[str]:
-    """What the checkpoints of two runs tell; where results `differ`, replayed from the last that is the same. A line or none."""
+    """A line of what two runs' checkpoints tell, or none; if they or the results `differ`, by a replay from the last alike."""
     left, right = held(a), held(b)
     common = sorted(left.keys() & right.keys())
     if not common:
@@ -79,7 +79,7 @@ def _replayed(a: "_Way", b: "_Way", start: int, runs: int) -> str:
             )
             return f"replayed from step {start}, the runs part {when}: {part}"
         done = left.done
-    return f"replayed from step {start}: alike to step {done}, so it is not the arguments (engine, threads, versions) that differ"
+    return f"replayed from step {start}: alike to step {done}: it is not the arguments that make the difference"
 
 
 def _named(at: Standing) -> dict[str, Tensor]:
