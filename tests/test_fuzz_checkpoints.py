@@ -203,7 +203,7 @@ def _sound(data):
         return False
 
 
-@law(450, data=st.data())
+@law(120, data=st.data())
 def test_a_run_goes_on_from_a_good_checkpoint_or_says_in_one_line_why_not(data, made, place):
     sound, other, good = made
     files = dict(sound)
@@ -214,7 +214,7 @@ def test_a_run_goes_on_from_a_good_checkpoint_or_says_in_one_line_why_not(data, 
         assert any(same(at, held) for held in good)
 
 
-@law(150, data=st.data())
+@law(40, data=st.data())
 def test_one_bit_or_the_end_of_the_newest_lost_is_noticed_and_the_previous_used(data, made, place):
     sound, _, good = made
     name = data.draw(st.sampled_from(NAMES[:2]))

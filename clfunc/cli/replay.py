@@ -42,8 +42,7 @@ def parting(a: Path, b: Path, differ: bool) -> list[str]:
         return []
     start = max(set(common) - {at for at, _ in apart})
     try:
-        ways = [_Way(folder, *found[start]) for folder, found in ((a, left), (b, right))]
-        return [_replayed(*ways, start[-1], runs)]
+        return [_replayed(_Way(a, *left[start]), _Way(b, *right[start]), start[-1], runs)]
     except Exception as error:  # whatever edited arguments make the factories raise
         return [f"no replay from step {start[-1]}: {' '.join(str(error).split())[:300] or type(error).__name__}"]
 
@@ -62,8 +61,10 @@ def held(folder: Path) -> Held:
 
 def _first(a: dict[str, Tensor], b: dict[str, Tensor], runs: int, step: int) -> Part | None:
     """The first leaf of params and state that differs."""
-    pairs = ([(n, leaf) for n, leaf in sorted(side.items()) if n.startswith(("params.", "state."))] for side in (a, b))
-    return next(difference.leaves(*pairs, runs, step), None)
+    left, right = (
+        [item for item in sorted(side.items()) if item[0].startswith(("params.", "state."))] for side in (a, b)
+    )
+    return next(difference.leaves(left, right, runs, step), None)
 
 
 def _replayed(a: "_Way", b: "_Way", start: int, runs: int) -> str:
