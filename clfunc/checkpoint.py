@@ -77,13 +77,11 @@ def load(
         if not any((out / (name + suffix)).exists() for suffix in (".json", ".safetensors")):
             continue
         try:
-            about = _about(out / f"{name}.json", out / f"{name}.safetensors")
-            check(about)
-            tensors = _tensors(out / f"{name}.safetensors")
+            tensors, about = read(out, name, check)
         except Refused:
             raise
-        except (OSError, ValueError, RecursionError, SafetensorError) as error:
-            wrong.append(f"{name} in {out} is not usable ({' '.join(str(error).split())})")
+        except ValueError as error:
+            wrong.append(f"{name} in {out} is not usable ({error})")
             continue
         if wrong:
             say(f"{wrong[0]}: going on from {name}, which is")
@@ -91,6 +89,24 @@ def load(
     if wrong:
         raise Refused(f"cannot resume: {'; '.join(wrong)}; run without resume to start anew")
     return None
+
+
+def read(out: Path, name: str, check: Callable[[About], None] = lambda _: None) -> tuple[dict[str, Tensor], About]:
+    """The tensors of one of a folder's checkpoints and what was saved about them, shown to `check` before a tensor is read.
+
+    Raises:
+        ValueError: It is not sound, in one line; or what `check` raises.
+    """
+    try:
+        about = _about(out / f"{name}.json", out / f"{name}.safetensors")
+        check(about)
+        return _tensors(out / f"{name}.safetensors"), about
+    except Refused:
+        raise
+    except OSError as error:
+        raise ValueError(f"{Path(error.filename or out).name}: {error.strerror or error}") from error
+    except (ValueError, RecursionError, SafetensorError) as error:
+        raise ValueError(" ".join(str(error).split())) from error
 
 
 def clear(out: Path) -> None:
@@ -131,9 +147,9 @@ def _about(path: Path, tensors: Path) -> About:
         raise ValueError("it is not a checkpoint of this library")
     if _digest({name: value for name, value in about.items() if name != "checksum"}) != about.get("checksum"):
         raise ValueError("its JSON has been edited")
-    if tensors.stat().st_size != about["bytes"]:
-        raise ValueError(f"its tensors are {tensors.stat().st_size} bytes where {about['bytes']} were written")
-    if _digest_file(tensors) != about["sha256"]:
+    if tensors.stat().st_size != about.get("bytes"):
+        raise ValueError(f"its tensors are {tensors.stat().st_size} bytes where {about.get('bytes')} were written")
+    if _digest_file(tensors) != about.get("sha256"):
         raise ValueError("its tensors are not those that were written")
     return about
 

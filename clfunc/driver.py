@@ -13,10 +13,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from clfunc import checkpoint, plots, results, tree
+from clfunc import checkpoint, plots, results, standing, tree
 from clfunc import engine as engines
 from clfunc.checkpoint import Keeper
-from clfunc.events import Requests, Skip, course
+from clfunc.events import Course, Requests, Skip, course
 from clfunc.files import check_writable, tidy
 from clfunc.progress import Progress
 from clfunc.results import Result
@@ -92,15 +92,11 @@ def run(
     about |= {"data_sha256": _digest(scenario)} if out is not None else {}
     results.check_config(about | (config or {}))
     began = time.perf_counter()
-    many = algorithm if runs is None or members(algorithm) else sweep([algorithm] * runs)
-    lengths = (scenario.train(phase).train.shape[-1] for phase in range(len(scenario.phases)))
-    steps = [-(-length // batch_size) for length in lengths]
-    width = _find(algorithm.settings, "num_tasks") or scenario.num_tasks
     every = probe_every, checkpoint_every
-    loop = Loop(many, scenario.to(where), runs, epochs, batch_size, evaluate, steps, events, width, *every)
+    loop = loop_of(algorithm, scenario.to(where), key, epochs, batch_size, evaluate, events, *every)
 
     with torch.no_grad(), Progress(progress, loop.planned_steps(), len(scenario.phases), epochs) as bar:
-        saved = _saved(Path(out), about, resume, len(events.events), bar) if out is not None else None
+        saved = _saved(Path(out), about, resume, loop, bar) if out is not None else None
         keeper = Keeper(Path(out), checkpoint_every) if out is not None else None
         trainer = Trainer(loop, engine, bar, keeper, about)
         with keeper or nullcontext():
@@ -134,21 +130,46 @@ def run(
     return result
 
 
+def loop_of(
+    algorithm: Algorithm,
+    scenario: Scenario,
+    key: Keys,
+    epochs: int,
+    batch_size: int,
+    evaluate: str | int,
+    events: Course | None = None,
+    probe_every: int | None = None,
+    save_every: int | None = None,
+) -> Loop:
+    """What `run` does, for arguments that were checked; without `events`, every task is trained."""
+    runs = key.shape[0] if key.ndim == 2 else None
+    many = algorithm if runs is None or members(algorithm) else sweep([algorithm] * runs)
+    lengths = (scenario.train(phase).train.shape[-1] for phase in range(len(scenario.phases)))
+    steps = [-(-length // batch_size) for length in lengths]
+    width = _find(algorithm.settings, "num_tasks") or scenario.num_tasks
+    course_ = events or course(scenario, algorithm, runs, (), ())
+    return Loop(many, scenario, runs, epochs, batch_size, evaluate, steps, course_, width, probe_every, save_every)
+
+
 def _saved(
-    out: Path, about: dict[str, Any], resume: bool | Literal["anyway"], events: int, bar: Progress
+    out: Path, about: dict[str, Any], resume: bool | Literal["anyway"], loop: Loop, bar: Progress
 ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """The checkpoint to go on from; where none is wanted, the folder is cleared of any."""
     if not resume:
         checkpoint.clear(out)
         return None
-    here = json.loads(json.dumps(about))
+    here, events = json.loads(json.dumps(about)), len(loop.course.events)
 
     def same(found: dict[str, Any]) -> None:
-        there, wanted = (_lasting(c) if resume == "anyway" else c for c in (found["config"], here))
+        held = found.get("config")
+        if not isinstance(held, dict):
+            raise ValueError("it does not say whose it is")
+        there, wanted = (_lasting(c) if resume == "anyway" else c for c in (held, here))
         parts = checkpoint.differences(there, wanted)
         if parts:
             more = f" and {len(parts) - 6} more" if len(parts) > 6 else ""
             raise checkpoint.Refused(f"cannot resume {out}, it is another run's: {', '.join(parts[:6])}{more}")
+        standing.check(found, events, loop.epochs, max(loop.steps))
 
     saved = checkpoint.load(out, same, bar.warn)
     place = saved[1]["place"] if saved else {}

@@ -1,5 +1,6 @@
 """`Standing`: where a run is, and all that it has gathered; and the same as tensors by name and plain numbers, to be saved."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -80,6 +81,29 @@ def packed(at: Standing) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return found, {"place": place, "names": names, "snapshots": len(at.snapshots)}
 
 
+def check(about: dict[str, Any], events: int, epochs: int, steps: int) -> None:
+    """Raise ValueError unless `about` is what `packed` says of a run of so many events, epochs and steps an epoch."""
+    place, names, plan = (about.get(name) for name in ("place", "names", "plan"))
+    if not isinstance(place, dict) or set(place) != set(_NUMBERS) or not all(_number(n) for n in place.values()):
+        raise ValueError("it does not say where the run was")
+    over = {"event": events, "epoch": epochs - 1, "step": steps, "done": events * epochs * steps}
+    for name, most in over.items():
+        if not isinstance(place[name], int) or place[name] > most:
+            raise ValueError(f"it was taken at {name} {place[name]}, and the last is {most}")
+    lists = names.values() if isinstance(names, dict) and set(names) == {*_CURVES, "pictures"} else (None,)
+    if not all(isinstance(found, list) and all(isinstance(name, str) for name in found) for found in lists):
+        raise ValueError("it does not say what was measured")
+    if about.get("snapshots") not in range(events + 1):
+        raise ValueError("it does not say how many snapshots it holds")
+    known = isinstance(plan, list) and len(plan) == 2 and plan[0] in ("eager", "trace", "compile")
+    if plan is not None and not (known and isinstance(plan[1], int) and plan[1] in range(1, 1025)):
+        raise ValueError("it does not say which engine it was taken with")
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
 def unpacked(start: Standing, tensors: Mapping[str, Tensor], about: dict[str, Any]) -> Standing:
     """The standing that was packed, in the structure and on the device of the same run's beginning.
 
@@ -95,14 +119,28 @@ def unpacked(start: Standing, tensors: Mapping[str, Tensor], about: dict[str, An
     if set(wanted) != set(tensors):
         odd = sorted(set(wanted) ^ set(tensors))[0]
         raise Refused(f"cannot resume: the checkpoint is another algorithm's, {odd} is in one of them only")
-    for name, leaf in tree.items({"params": start.params, "state": start.state, "accuracy": start.accuracy}):
+    like = {name: field for name, field in shape.items() if name not in (*_CURVES, "pictures")}
+    for name, leaf in tree.items(like):
         found = tensors[name]
         if (found.shape, found.dtype) != (leaf.shape, leaf.dtype):
             kinds = f"{found.dtype} {list(found.shape)} there, {leaf.dtype} {list(leaf.shape)} here"
             raise Refused(f"cannot resume: the checkpoint is another algorithm's, {name} is {kinds}")
+    for name in _CURVES:
+        _check_curve(name, {leaf: tensors[leaf] for leaf, _ in tree.items({name: shape[name]})}, start.diverged)
     device = tree.leaves(start.params)[0].device
     fields = tree.map_items(lambda name, _: _placed(name, tensors[name], device), shape)
     return Standing(**fields, **about["place"])
+
+
+def _check_curve(name: str, found: dict[str, Tensor], runs: Tensor) -> None:
+    """Raise Refused unless tensors are a curve's: steps, tasks and, for each, a number (or several) for each run."""
+    steps, tasks = found.pop(f"{name}.step"), found.pop(f"{name}.task")
+    counts = (steps.dtype, tasks.dtype) == (torch.int64, torch.int64) and steps.shape == tasks.shape and steps.ndim == 1
+    shapes = [leaf.shape[: 1 + runs.ndim] == steps.shape + runs.shape for leaf in found.values()]
+    if not counts or not all(shapes):
+        raise Refused(
+            f"cannot resume: the checkpoint is another algorithm's, {name} is no curve of {runs.numel()} run(s)"
+        )
 
 
 def _placed(name: str, leaf: Tensor, device: torch.device) -> Tensor:

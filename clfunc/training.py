@@ -112,6 +112,10 @@ class Trainer:
         at = self.loop.begin(start)
         if saved is not None:
             at = self.resumed(at, *saved)
+        return self.live(at, order)
+
+    def live(self, at: Standing, order: Keys) -> Standing:
+        """The events that are left; `order` is the key of the order of examples."""
         for event in self.loop.course.events[at.event :]:
             phase, under_way = self.loop.phase(event), at.epoch or at.step
             if event.kind == "unlearned":

@@ -8,35 +8,13 @@ import sys
 import fuzzing
 import numpy as np
 import pytest
-from fuzzing import accepted_or_refused, law, told
+from fuzzing import accepted_or_refused, law, spoilt, told
 from hypothesis import strategies as st
 
 from clfunc.scenarios.idx import read_idx
 
 confined, place = fuzzing.confined, fuzzing.place
 pytestmark = pytest.mark.usefixtures("confined")
-
-
-@st.composite
-def spoilt(draw, good):
-    """Bytes with some changed, cut off, added or repeated; or quite others."""
-    data = bytearray(good)
-    for _ in range(draw(st.integers(1, 4))):
-        at = draw(st.integers(0, max(0, min(len(data), draw(st.sampled_from([8, 64, 2**20]))) - 1)))
-        how = draw(st.sampled_from(["flip", "flip", "set", "cut", "insert", "zero", "foreign"]))
-        if how == "flip" and data:
-            data[at] ^= 1 << draw(st.integers(0, 7))
-        elif how == "set":
-            data[at : at + 4] = struct.pack(">I", draw(st.sampled_from([0, 1, 2**16, 2**31 - 1, 2**31, 2**32 - 1])))
-        elif how == "cut":
-            del data[at:]
-        elif how == "insert":
-            data[at:at] = draw(st.binary(max_size=9))
-        elif how == "zero":
-            data[at : at + 16] = bytes(len(data[at : at + 16]))
-        elif how == "foreign":
-            data = bytearray(draw(st.sampled_from([b"", b"\x1f\x8b", b"\x89HDF\r\n\x1a\n", b"{}", b"\0" * 99])))
-    return bytes(data)
 
 
 def idx(array, *, dims=None):

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from clfunc import difference, results
 from clfunc.checkpoint import Interrupted, Refused
-from clfunc.cli import build, many, tables, unlearn
+from clfunc.cli import build, many, replay, tables, unlearn
 from clfunc.files import check_writable
 
 Command = (
@@ -92,7 +92,7 @@ def _prepare(command: "build.Run | build.Report | build.Diff | build.List") -> C
         return lambda: tables.report(named, out, console)
     if isinstance(command, build.Diff):
         found = difference.folders(command.a, command.b)
-        return lambda: tables.differences(*found)
+        return lambda: tables.differences(found[0], found[1] + replay.parting(command.a, command.b, bool(found[1])))
     job = build.job(command)
     if isinstance(command, build.Unlearn):
         return lambda: unlearn.work(command, job, console)

@@ -169,14 +169,25 @@ def _received(sent: dict[str, Any], threads: int, device: str) -> tuple[build.Ru
 def _rebuilt(sent: str, device: str) -> tuple[build.Run, build.Job, dict[str, Any]]:
     """The same for all chunks of a job, so that they share what was compiled for it."""
     words = json.loads(sent)
-    kind = getattr(build, words.pop("command"))
+    args, job = rebuilt(words | {"device": device})
+    return dataclasses.replace(args, device=words["device"]), job, options(args, job)
+
+
+def rebuilt(words: dict[str, Any]) -> tuple[build.Run, build.Job]:
+    """The arguments that were recorded as JSON can hold them, and their job; of its runs, many are a sweep.
+
+    Raises:
+        ValueError: They ask for nothing that can be done.
+    """
+    kind = getattr(build, words.get("command", "Sweep" if "grid" in words else "Run"))
     lists = {name: tuple(value) for name, value in words.items() if isinstance(value, list)}
     paths = {name: None if words[name] is None else Path(words[name]) for name in ("out", "data_root")}
-    args = kind(**(words | lists | paths))
-    job = build.job(dataclasses.replace(args, device=device, out=None))
+    args = kind(**({name: value for name, value in words.items() if name != "command"} | lists | paths))
+    again = {"out": None, "resume": False, "resume_anyway": False}
+    job = build.job(dataclasses.replace(args, **again))
     if job.key.ndim == 2 and not members(job.algorithm):
         job = dataclasses.replace(job, algorithm=sweep([job.algorithm] * len(job.key)))
-    return args, job, options(args, job)
+    return args, job
 
 
 def survey(
