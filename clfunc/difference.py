@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from clfunc import archive, tree
+from clfunc import archive
 from clfunc.checkpoint import NEWEST, PREVIOUS
 
 if TYPE_CHECKING:
