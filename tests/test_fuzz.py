@@ -125,7 +125,8 @@ def test_a_setting_of_any_value_takes_a_step_or_is_refused_in_one_line(own, valu
     setting, kind, name = own
     small = [] if setting in ("channels", "hidden") else ["--hidden", "4", "--tasks", "2"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("clfunc.cli.command._train", step_once)
+        patch.setattr("clfunc.cli.command.many.prepare", lambda args, job: lambda: step_once(args, job))
+        patch.setattr("clfunc.cli.command._train", lambda args, work, console: work())
         accepted_or_refused(["run", *small, flag(kind), name, "--set", f"{setting}={value}"], place)
 
 
@@ -135,7 +136,8 @@ SMALL = ["--hidden", "4", "--tasks", "2"]
 @law(120, argv=commands(wild=False, most=6))
 def test_every_combination_that_is_accepted_can_take_a_step(argv, place):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("clfunc.cli.command._train", step_once)
+        patch.setattr("clfunc.cli.command.many.prepare", lambda args, job: lambda: step_once(args, job))
+        patch.setattr("clfunc.cli.command._train", lambda args, work, console: work())
         accepted_or_refused([argv[0], *SMALL, *argv[1:]], place)
 
 
@@ -153,7 +155,7 @@ HUGE = [
     "--tasks 1000000000",
     "--tasks 1000000",
     "--seeds 1000000000",
-    "--seeds 100000",
+    "--seeds 100000 --runs-at-once 100000",
     "--batch-size 1000000000",
     "--epochs 100000000000000000000",
     "--hidden 1000000000",

@@ -90,6 +90,18 @@ def learns_nothing(model, tx):
     return algorithm._replace(step=lambda p, s, b: (p, *algorithm.step(p, s, b)[1:]))
 
 
+def counts_by_itself(model, tx):
+    algorithm = leaky(model, tx)
+    calls = []
+
+    def step(params, state, batch):
+        calls.append(1)
+        params, state, metrics = algorithm.step(params, state, batch)
+        return tree.scale(params, 1.0 + 0.01 * len(calls)), state, metrics
+
+    return algorithm._replace(step=step)
+
+
 FAULTS = {
     "leaves_are_tensors_of_constant_shape": holds_a_number,
     "calls_are_pure": writes_in_place,
@@ -97,6 +109,8 @@ FAULTS = {
     "members_share_one_program": closes_over_a_number,
     "neutral_is_finetuning": finetuning,
     "learns_two_real_tasks": learns_nothing,
+    "tracing_changes_no_bit": counts_by_itself,
+    "a_resumed_run_is_the_run_never_stopped": counts_by_itself,
 }
 
 

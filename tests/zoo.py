@@ -16,6 +16,10 @@ def with_dropout(model, tx):
     return algorithms.finetuning(dropped, tx)
 
 
+def amnesiac(model, inner, **numbers):
+    return algorithms.amnesiac(inner, num_tasks=model.head.num_tasks, **numbers)
+
+
 def hat(model, tx, make=algorithms.hat, **settings):
     """HAT at a scale that a few steps can anneal; its head is frozen after two tasks where tasks share it."""
     shared = {} if model.head.paradigm in ("til", "stl") else {"freeze_head_after": 2}
@@ -106,12 +110,12 @@ cases = (
             m, tx, rejection_percentile=0.2, first_threshold=1, refresh_period=2, max_threshold=8
         ),
     ),
-    Case("amnesiac", lambda m, tx: algorithms.amnesiac(algorithms.finetuning(m, tx), num_tasks=3), is_finetuning=True),
+    Case("amnesiac", lambda m, tx: amnesiac(m, algorithms.finetuning(m, tx)), is_finetuning=True),
     Case(
         "amnesiac cbp",
-        lambda m, tx: algorithms.amnesiac(
+        lambda m, tx: amnesiac(
+            m,
             algorithms.cbp(m, tx, replacement_rate=0.1, maturity_threshold=3),
-            num_tasks=3,
             optimizer_state="reset",
             precision="float64",
         ),
@@ -130,7 +134,7 @@ cases = (
             s_max=20.0,
         ),
     ),
-    Case("amnesiac hat", lambda m, tx: algorithms.amnesiac(hat(m, tx), num_tasks=3)),
+    Case("amnesiac hat", lambda m, tx: amnesiac(m, hat(m, tx))),
     Case(
         "reduce_on_plateau",
         lambda m, tx: algorithms.reduce_on_plateau(algorithms.finetuning(m, tx), 0.5, patience=0, threshold=0.9),
