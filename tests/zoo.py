@@ -23,7 +23,7 @@ def amnesiac(model, inner, **numbers):
 def hat(model, tx, make=algorithms.hat, **settings):
     """HAT at a scale that a few steps can anneal; its head is frozen after two tasks where tasks share it."""
     shared = {} if model.head.paradigm in ("til", "stl") else {"freeze_head_after": 2}
-    return make(model, tx, num_tasks=3, **({"s_max": 50.0} | shared | settings))
+    return make(model, tx, num_tasks=model.head.num_tasks, **({"s_max": 50.0} | shared | settings))
 
 
 def each_step(model, tx, shrink, sigma):
