@@ -83,7 +83,7 @@ def test_a_run_that_diverges_is_frozen_before_that_step_and_its_neighbours_never
 
 @pytest.mark.compiled
 def test_a_compiled_run_that_diverges_is_frozen_before_that_chunk():
-    compare("compile", POINTS, 4)
+    compare("compile", POINTS, 8)
 
 
 def test_the_state_that_is_kept_is_that_of_a_run_stopped_there():
