@@ -20,10 +20,10 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from clfunc import tree
-from clfunc.graphs import Graph
+from clfunc.graphs import SMALL, Graph
+from clfunc.operations import Operations, traced
 from clfunc.types import choice
 
 Engine = Literal["auto", "eager", "trace", "compile", "cudagraph"]
@@ -32,7 +32,6 @@ Step = Callable[[Any, Any], tuple[Any, Any]]
 
 _COMPILE_SECONDS = 8.0  # what a first compile mostly costs (3 to 15 s), for `auto` to weigh
 _TRACE_SECONDS = 1.0  # what tracing may cost
-_SMALL = 2**16  # entries below which a leaf is copied rather than compiled for as it lies
 _TINY = 2**22  # parameters x examples below which a step is mostly overhead, and several are worth one program
 _LAUNCHED = 2**38  # the same, below which a GPU waits for launches
 _NODES = 2400  # operations of a program that takes some 10 s to compile
@@ -87,34 +86,12 @@ def scan(
 def _retraced(step: Step, carry: Any, x: Any) -> tuple[Any, Any]:
     """What `step(carry, x)` gives, by the operations that were found in it."""
     leaves, form = tree.flatten((carry, x))
-    kinds = tuple((leaf.shape, leaf.stride(), leaf.dtype, leaf.device) for leaf in leaves)
-    return _operations(step, _Forms(form), kinds).run(leaves)
-
-
-class _Operations:
-    """One step as a list of operations, found at its first call."""
-
-    def __init__(self, step: Step, form: Any) -> None:
-        self.step, self.form = step, form
-        self.graph: torch.fx.GraphModule | None = None
-        self.told: Any = None  # the form of what it gives
-
-    def run(self, leaves: list[Tensor]) -> tuple[Any, Any]:
-        if self.graph is None:
-            graph = _traced(self._flat, tuple(leaves))
-            graph.graph.eliminate_dead_code()
-            graph.recompile()
-            self.graph = graph
-        return tree.unflatten(self.graph(*leaves), self.told)
-
-    def _flat(self, *leaves: Tensor) -> list[Tensor]:
-        found, self.told = tree.flatten(self.step(*tree.unflatten(list(leaves), self.form)))
-        return found
+    return _operations(step, _Forms(form), _kinds(leaves)).run(leaves)
 
 
 @functools.lru_cache(maxsize=32)
-def _operations(step: Step, forms: "_Forms", kinds: Any) -> _Operations:
-    return _Operations(step, forms.carry)
+def _operations(step: Step, forms: "_Forms", kinds: Any) -> Operations:
+    return Operations(step, forms.carry)
 
 
 def _compiled(step: Step, carry: Any, xs: Any, unroll: int, ys: list[Any], captured: bool) -> tuple[Any, int]:
@@ -123,10 +100,9 @@ def _compiled(step: Step, carry: Any, xs: Any, unroll: int, ys: list[Any], captu
     moves = _moves(step, carry, tree.index(xs, 0))
     leaves, structure = tree.flatten(carry)
     # a number that all runs share may be expanded in one task and not in the next: no reason for another program
-    leaves = [leaf.contiguous() if leaf.numel() < _SMALL else leaf for leaf in leaves]
+    leaves = [leaf.contiguous() if leaf.numel() < SMALL else leaf for leaf in leaves]
     chunks = list(zip(*(leaf[:steps].split(unroll) for leaf in listed), strict=True))
-    kinds = tuple((leaf.shape, leaf.stride(), leaf.dtype, leaf.device) for leaf in (*leaves, *chunks[0]))
-    program = _program(step, unroll, moves, _Forms(structure, form), kinds)
+    program = _program(step, unroll, moves, _Forms(structure, form), _kinds([*leaves, *chunks[0]]))
     owned = _owned(leaves, moves)
     told = (program.replayed if captured else program.over)(owned, chunks)
     ys.append(program.told([torch.cat(pieces) for pieces in zip(*told, strict=True)]))
@@ -141,6 +117,11 @@ def _owned(leaves: list[Tensor], moves: tuple[str, ...]) -> list[Tensor]:
         owned.append(leaf.clone() if how != "fixed" or leaf.data_ptr() in seen else leaf)
         seen.add(leaf.data_ptr())
     return owned
+
+
+def _kinds(leaves: list[Tensor]) -> tuple[Any, ...]:
+    """All that a program depends on of its leaves."""
+    return tuple((leaf.shape, leaf.stride(), leaf.dtype, leaf.device) for leaf in leaves)
 
 
 class _Forms(NamedTuple):
@@ -209,16 +190,10 @@ def _inductor(chunk: Callable[..., Any], leaves: tuple[Tensor, ...], unroll: int
 
     # what several loops read, such as a batch, is computed once, and not by each of them again
     options = {"realize_reads_threshold": 2} if unroll > 1 else None
-    traced = _traced(chunk, leaves)
+    found = traced(chunk, leaves)
     # compiled for the stand-ins that it was traced on, since for real tensors Inductor would not look into its cache
-    stands_in = [node.meta["val"] for node in traced.graph.find_nodes(op="placeholder")]
-    return torch._inductor.compile(traced, stands_in, options=options)
-
-
-def _traced(f: Callable[..., Any], leaves: tuple[Tensor, ...]) -> torch.fx.GraphModule:
-    """The operations of `f`, found without data."""
-    apart = (leaf.detach() for leaf in leaves)  # a tensor that is given twice would be taken for one leaf
-    return make_fx(f, tracing_mode="fake", _allow_non_fake_inputs=True)(*apart)
+    stands_in = [node.meta["val"] for node in found.graph.find_nodes(op="placeholder")]
+    return torch._inductor.compile(found, stands_in, options=options)
 
 
 _known_moves: dict[tuple[Step, str], tuple[str, ...]] = {}
@@ -305,7 +280,7 @@ def _unroll(step: Step, carry: Any, x: Any) -> int:
     if _work(step, carry, x) >= _TINY:
         return 1
     leaves, structure = tree.flatten((carry, x))
-    nodes = len(_traced(lambda *flat: step(*tree.unflatten(list(flat), structure)), tuple(leaves)).graph.nodes)
+    nodes = len(traced(lambda *flat: step(*tree.unflatten(list(flat), structure)), tuple(leaves)).graph.nodes)
     return next(unroll for unroll in _UNROLLS if unroll * nodes <= _NODES or unroll == 1)
 
 

@@ -11,7 +11,7 @@ from clfunc.losses import cross_entropy_each, squared_error_each
 from clfunc.scenarios import Scenario, Stream
 from clfunc.types import Algorithm, Metrics, Params, State
 
-AT_ONCE = 2**14  # examples, over all runs
+AT_ONCE = 2**13  # examples, over all runs: more would leave the caches
 _PARTS = {"train": 0, "valid": 1, "test": 2}
 
 

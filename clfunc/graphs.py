@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_SMALL = 2**16  # entries below which a leaf that is only read is copied rather than captured where it lies
+SMALL = 2**16  # entries below which a leaf is copied, rather than compiled for or captured as it lies
 
 
 class Graph:
@@ -45,7 +45,7 @@ class Graph:
 
 def _lying(carry: Sequence[Tensor], fixed: Sequence[bool]) -> set[int]:
     """Addresses of large leaves that are only read."""
-    return {leaf.data_ptr() for leaf, still in zip(carry, fixed, strict=True) if still and leaf.numel() >= _SMALL}
+    return {leaf.data_ptr() for leaf, still in zip(carry, fixed, strict=True) if still and leaf.numel() >= SMALL}
 
 
 def _fill(buffers: Sequence[Tensor], leaves: Sequence[Tensor]) -> None:

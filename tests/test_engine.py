@@ -159,7 +159,7 @@ def run_steps(step, carry, xs, size, moves):
 @pytest.mark.parametrize("small", [0, 2**16])
 def test_a_graph_replayed_over_chunks_is_the_program_called_on_each(monkeypatch, small):
     monkeypatch.setattr(graphs, "_captured", captured)
-    monkeypatch.setattr(graphs, "_SMALL", small)
+    monkeypatch.setattr(graphs, "SMALL", small)
     carry, xs = (torch.zeros(3), torch.ones(3), torch.full((3,), 7.0)), torch.arange(1.0, 13.0)
     expected, told = scan(swap, carry, xs)
     found, ys, made = run_steps(swap, carry, xs, 2, ("borrowed", "computed", "fixed"))

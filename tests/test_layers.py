@@ -32,6 +32,7 @@ LAYERS = {
     "algorithms": 3,
     "scenarios": 3,
     "graphs": 4,
+    "operations": 4,
     "engine": 4,
     "sweep": 4,
     "evaluate": 4,

@@ -1,0 +1,72 @@
+"""A step as the list of operations that it comes to, found by running it on tensors without data.
+
+`make_fx` sees through `vmap` and `grad`, so what it finds is a straight line of tensor operations. Run one after the other they
+give what the step gives, to the bit, without the Python around them.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from clfunc import tree
+
+# operations that `torch` offers under the same name, with the same arguments, in half the time of a call by `torch.ops`
+_OFFERED = """abs add addcmul addmm bmm clamp cosh div eq exp ge gt le log lt maximum mean minimum mm mul ne neg reciprocal relu
+remainder rsub scalar_tensor sigmoid sqrt stack sub sum t transpose unsqueeze where""".split()  # noqa: SIM905
+_METHODS = ("detach", "expand", "view")  # the same, of tensors
+
+
+def traced(f: Callable[..., Any], leaves: tuple[Tensor, ...]) -> fx.GraphModule:
+    """The operations of `f(*leaves)`."""
+    apart = (leaf.detach() for leaf in leaves)  # a tensor that is given twice would be taken for one leaf
+    return make_fx(f, tracing_mode="fake", _allow_non_fake_inputs=True)(*apart)
+
+
+class Operations:
+    """One step as a list of operations, found at its first call."""
+
+    def __init__(self, step: Callable[[Any, Any], tuple[Any, Any]], form: Any) -> None:
+        self.step, self.form = step, form
+        self.graph: fx.GraphModule | None = None
+        self.told: Any = None  # the form of what it gives
+
+    def run(self, leaves: list[Tensor]) -> tuple[Any, Any]:
+        """What the step gives for the `leaves` of its carry and x."""
+        if self.graph is None:
+            self.graph = lean(traced(self._flat, tuple(leaves)))
+        return tree.unflatten(self.graph(*leaves), self.told)
+
+    def _flat(self, *leaves: Tensor) -> list[Tensor]:
+        found, self.told = tree.flatten(self.step(*tree.unflatten(list(leaves), self.form)))
+        return found
+
+
+def lean(found: fx.GraphModule) -> fx.GraphModule:
+    """The same operations, to the same bits: none that nobody reads, none twice, and called without detours."""
+    found.graph.eliminate_dead_code()
+    if not any(op._schema.is_mutable for _, op in _calls(found)):
+        _merge(found)
+    for node, op in _calls(found):
+        name = op.overloadpacket.__name__
+        if name in _OFFERED or name in _METHODS:
+            node.target = getattr(torch if name in _OFFERED else Tensor, name)
+    found.recompile()
+    return found
+
+
+def _merge(found: fx.GraphModule) -> None:
+    """Do once what is done twice. (torch's own passes take 0.0 for -0.0.)"""
+    known: dict[str, fx.Node] = {}
+    for node, op in _calls(found):
+        if torch.Tag.nondeterministic_seeded not in op.tags:
+            first = known.setdefault(repr((op, node.args, node.kwargs)), node)
+            if first is not node:
+                node.replace_all_uses_with(first)
+                found.graph.erase_node(node)
+
+
+def _calls(found: fx.GraphModule) -> list[tuple[fx.Node, torch._ops.OpOverload]]:
+    return [(node, node.target) for node in found.graph.nodes if isinstance(node.target, torch._ops.OpOverload)]
