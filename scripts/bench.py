@@ -31,7 +31,7 @@ class Setting:
     """What to measure."""
 
     case: tuple[str, ...] = ()
-    """finetuning, hat, cbp, tiny, tiny_cbp, online, convnet, startup; all if not given."""
+    """finetuning, hat, cbp, tiny, tiny_cbp, online, convnet, startup, job; all if not given."""
     runs: tuple[int, ...] = ()
     """Numbers of runs, in place of each case's own."""
     json: Path | None = None
@@ -57,12 +57,13 @@ def main(setting: Setting) -> None:
     from benchmarks import cases
 
     torch.set_num_threads(setting.threads)
-    unknown = [name for name in setting.case if name not in (*cases.CASES, "startup")]
+    known = (*cases.CASES, *WHOLE)
+    unknown = [name for name in setting.case if name not in known]
     if unknown:
-        raise SystemExit(f"case must be of {', '.join((*cases.CASES, 'startup'))}, given {', '.join(unknown)}")
+        raise SystemExit(f"case must be of {', '.join(known)}, given {', '.join(unknown)}")
     rows = []
-    for name in setting.case or (*cases.CASES, "startup"):
-        for row in [_startup()] if name == "startup" else _rows(setting, cases.CASES[name]):
+    for name in setting.case or known:
+        for row in [WHOLE[name]()] if name in WHOLE else _rows(setting, cases.CASES[name]):
             rows.append(row | {"threads": setting.threads, "load": os.getloadavg()[0]})
             _write(setting, rows[-1])
     _show(rows)
@@ -130,6 +131,15 @@ def _startup() -> Row:
     return {"case": "startup", "runs": RUNS} | startup()
 
 
+def _job() -> Row:
+    from benchmarks.whole import RUNS, whole
+
+    return {"case": "job", "runs": RUNS} | whole()
+
+
+WHOLE = {"startup": _startup, "job": _job}  # measured from the start of a process
+
+
 @contextlib.contextmanager
 def _cache(keep: bool) -> Iterator[None]:
     """A compile cache that is empty, or the one that there is."""
@@ -164,15 +174,15 @@ def _show(rows: list[Row]) -> None:
     table = Table(title="ms per run and step (spread), and clfunc's ratio to the others")
     for name in ("case", "runs", *TIMED, "/ torch", "/ jax", "/ limit", "compile s"):
         table.add_column(name, justify="left" if name == "case" else "right")
-    for row in (row for row in rows if row["case"] != "startup"):
+    for row in (row for row in rows if row["case"] not in WHOLE):
         times = [_cell(row[f"{name}_ms"], row["spread"].get(name)) for name in TIMED]
         ratios = [_cell(row[f"ratio_{name}"]) for name in ("torch", "jax", "limit")]
         table.add_row(row["case"], str(row["runs"]), *times, *ratios, f"{row['compile_seconds']:.1f}")
     console = Console(width=150)
     console.print(table) if table.row_count else None
-    for row in (row for row in rows if row["case"] == "startup"):
-        parts = (f"{name} {row[f'{name}_seconds']:.1f} s" for name in ("import", "eager", "cold", "warm"))
-        console.print(f"startup to the first step: {', '.join(parts)}")
+    for row in (row for row in rows if row["case"] in WHOLE):
+        times = [f"{name.removesuffix('_seconds')} {row[name]:.1f} s" for name in row if name.endswith("_seconds")]
+        console.print(f"{row['case']}: {', '.join(times)}" + (f", {row['speedup']:.1f} times" if "speedup" in row else ""))
 
 
 def _cell(value: float | None, spread: float | None = None) -> str:

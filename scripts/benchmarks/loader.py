@@ -26,7 +26,7 @@ class Images(Dataset):
 
 def loader(job: Job) -> Contender:
     """`plain`, fed by a DataLoader without workers."""
-    data, device = _data(job), job.stream.train.device
+    data, device = images(job), job.stream.train.device
 
     def batches(entries: Tensor) -> Batches:
         for x, y in DataLoader(data, batch_sampler=entries.tolist()):
@@ -35,7 +35,7 @@ def loader(job: Job) -> Contender:
     return looped(job, "loader", batches)._replace(share=4)
 
 
-def _data(job: Job) -> Dataset:
+def images(job: Job) -> Dataset:
     view = cl.tree.to(cl.tree.index(job.many(job.stream.view), 0), "cpu")
     if job.case.data == "bits":
         return TensorDataset(view["x"][view["rows"]], view["y"][view["rows"]])
