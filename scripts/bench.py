@@ -23,7 +23,8 @@ from typing import Any
 import tyro
 
 Row = dict[str, Any]
-TIMED = ("clfunc", "eager", "torch", "loader", "jax", "limit")
+OWN = ("clfunc", "eager", "trace", "cudagraph")  # clfunc by its engines, compiled first
+TIMED = (*OWN, "torch", "loader", "jax", "limit")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Setting:
     threads: int = len(os.sched_getaffinity(0))
     """Cores that every contender may use."""
     without: tuple[str, ...] = ()
-    """Contenders to leave out: eager, torch, loader, jax, limit."""
+    """Contenders to leave out: eager, trace, cudagraph, torch, loader, jax, limit."""
     keep_cache: bool = False
     """Use the compile cache that there is; otherwise compiles are cold."""
     device: str = "cpu"
@@ -83,10 +84,10 @@ def _measured(setting: Setting, case: Any, runs: int) -> Row:
     job = cases.job(case, runs, setting.device)
     compiled, plan = own(job, "compile", setting.unroll)
     compile_seconds = _first(compiled, job, plan.unroll)
-    others = _others(setting, job)
-    eager, _ = own(job, "eager")
-    trained = [c for c in (eager, compiled, *others) if c.name != "limit"]
-    differences = measure.check(job, trained)
+    engines = ("trace", "cudagraph") if setting.device.startswith("cuda") else ("trace",)
+    eager, *engines = (own(job, engine, setting.unroll)[0] for engine in ("eager", *engines))
+    others = [*engines, *_others(setting, job)]
+    differences = measure.check(job, [c for c in (eager, compiled, *others) if c.name != "limit"])
     kept = [c for c in (compiled, eager, *others) if c.name not in setting.without]
     times = measure.alternate(job, kept, setting.repeat, setting.steps or case.steps)
     row = {"case": case.name, "runs": runs} | _compared({name: measure.summary(t) for name, t in times.items()})
@@ -122,6 +123,8 @@ def _compared(found: dict[str, tuple[float, float]]) -> Row:
     row: Row = {f"{name}_ms": found[name][0] if name in found else None for name in TIMED}
     for name in ("torch", "loader", "jax", "limit"):
         row[f"ratio_{name}"] = row["clfunc_ms"] / row[f"{name}_ms"] if name in found else None
+    for name in OWN[1:] if "torch" in found else ():
+        row[f"ratio_torch_{name}"] = row[f"{name}_ms"] / row["torch_ms"] if name in found else None
     return row | {"spread": {name: spread for name, (_, spread) in found.items()}}
 
 
@@ -172,10 +175,11 @@ def _show(rows: list[Row]) -> None:
     from rich.table import Table
 
     table = Table(title="ms per run and step (spread), and clfunc's ratio to the others")
-    for name in ("case", "runs", *TIMED, "/ torch", "/ jax", "/ limit", "compile s"):
+    shown = [name for name in TIMED if any(row.get(f"{name}_ms") for row in rows)]
+    for name in ("case", "runs", *shown, "/ torch", "/ jax", "/ limit", "compile s"):
         table.add_column(name, justify="left" if name == "case" else "right")
     for row in (row for row in rows if row["case"] not in WHOLE):
-        times = [_cell(row[f"{name}_ms"], row["spread"].get(name)) for name in TIMED]
+        times = [_cell(row[f"{name}_ms"], row["spread"].get(name)) for name in shown]
         ratios = [_cell(row[f"ratio_{name}"]) for name in ("torch", "jax", "limit")]
         table.add_row(row["case"], str(row["runs"]), *times, *ratios, f"{row['compile_seconds']:.1f}")
     console = Console(width=150)

@@ -35,9 +35,9 @@ class Case(NamedTuple):
 CASES = {
     case.name: case
     for case in (
-        Case("finetuning", "finetuning", (256, 256), 128, (1, 4, 16), 32, 0.05),
-        Case("hat", "hat", (256, 256), 128, (1, 4, 16), 32, 0.05),
-        Case("cbp", "cbp", (256, 256), 128, (1, 4, 16), 32, 0.05),
+        Case("finetuning", "finetuning", (256, 256), 128, (1, 4, 16, 64), 32, 0.05),
+        Case("hat", "hat", (256, 256), 128, (1, 4, 16, 64), 32, 0.05),
+        Case("cbp", "cbp", (256, 256), 128, (1, 4, 16, 64), 32, 0.05),
         Case("tiny", "finetuning", (5,), 1, (100,), 1024, 0.01, data="bits", init="kaiming"),
         Case("tiny_cbp", "cbp", (5,), 1, (100,), 1024, 0.01, data="bits", init="kaiming"),
         Case("online", "finetuning", (100, 100), 1, (32,), 256, 0.01, init="kaiming"),

@@ -27,7 +27,7 @@ class Contender(NamedTuple):
 
 
 def own(job: Job, engine: str, unroll: int | None = None) -> tuple[Contender, engines.Plan]:
-    """clfunc with an engine, `eager` or `compile`, and how many steps that runs at a time."""
+    """clfunc with an engine, and how many steps that runs at a time; compiled it is called `clfunc`."""
     step = make_step(job.algorithm, job.scenario, None if job.runs == 1 else job.runs)
 
     def start(params: Params, state: State, checking: bool) -> Any:
@@ -43,6 +43,6 @@ def own(job: Job, engine: str, unroll: int | None = None) -> tuple[Contender, en
 
     first = job.stream.train[..., : job.case.batch]
     plan = engines.plan(engine, step, start(job.params, job.state, False), first, 1)
-    plan = plan if unroll is None or engine == "eager" else plan._replace(unroll=unroll)
-    name, share = ("eager", 8) if engine == "eager" else ("clfunc", 1)
-    return Contender(name, job.runs, start, advance, weights, share), plan
+    plan = plan if unroll is None or engine in ("eager", "trace") else plan._replace(unroll=unroll)
+    name = "clfunc" if engine == "compile" else engine
+    return Contender(name, job.runs, start, advance, weights, {"eager": 8, "trace": 4}.get(engine, 1)), plan
