@@ -191,9 +191,8 @@ def _inductor(chunk: Callable[..., Any], leaves: tuple[Tensor, ...], unroll: int
     # vector instructions that the machine has are taken on trust: asking the compiler whether it knows them takes it 10 s
     options: dict[str, Any] = {"cpp.vec_isa_ok": torch._inductor.config.cpp.vec_isa_ok is not False}
     if unroll > 1:
-        options["realize_reads_threshold"] = (
-            2  # what several loops read, such as a batch, is not computed by each again
-        )
+        # what several loops read, such as a batch, is computed once, and not by each of them again
+        options["realize_reads_threshold"] = 2
     found = traced(chunk, leaves)
     # compiled for the stand-ins that it was traced on, since for real tensors Inductor would not look into its cache
     stands_in = [node.meta["val"] for node in found.graph.find_nodes(op="placeholder")]
