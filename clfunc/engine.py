@@ -1,9 +1,9 @@
 """How a scan is run: `eager`; `trace`, the same operations without the Python around them; `compile`; or `cudagraph`, where
 what was compiled is captured and replayed (`clfunc.graphs`).
 
-A step is traced by running it on tensors without data (`make_fx`), which sees through `vmap` and `grad`. What is found is run
-as it is, to the same bits as in eager mode and in half the time; or, K steps at a time, is one program that Inductor compiles
-and that writes the carry in place. Nothing is guarded: a program is kept by all that it was traced for, and called with bare
+A step is traced to the operations that it comes to (`clfunc.operations`). They are run as they are, to the same bits as in
+eager mode and in half the time; or, K steps at a time, are one program that Inductor compiles and that writes the carry in
+place. Nothing is guarded: a program is kept by all that it was traced for, and called with bare
 leaves.
 
 Inside a compiled chunk the carry is donated: new values are written back into the buffers that held the old, so a step
