@@ -3,8 +3,7 @@ what was compiled is captured and replayed (`clfunc.graphs`).
 
 A step is traced to the operations that it comes to (`clfunc.operations`). They are run as they are, to the same bits as in
 eager mode and in half the time; or, K steps at a time, are one program that Inductor compiles and that writes the carry in
-place. Nothing is guarded: a program is kept by all that it was traced for, and called with bare
-leaves.
+place. Nothing is guarded: a program is kept by all that it was traced for, and called with bare leaves.
 
 Inside a compiled chunk the carry is donated: new values are written back into the buffers that held the old, so a step
 allocates nothing that lasts. Leaves that a step hands on untouched (data, parked heads) are found by watching one step, and
