@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from clfunc import archive, audit_plots, plots, records, results, tree, unlearning
+from clfunc import audit_plots, plots, records, results, tree, unlearning
 from clfunc.algorithms import amnesiac
 from clfunc.driver import run
 from clfunc.evaluate import bare, with_runs
@@ -308,9 +308,7 @@ def to_xarray(audit: Audit) -> "xarray.Dataset":
 
 def save(audit: Audit, out: Path) -> None:
     """Write what `run` writes, the measures into `results.nc` and `unlearning.csv`, and a figure of each."""
-    results.save(audit.result, out)
-    data = to_xarray(audit)
-    archive.write(data, out)
+    data = results.save(audit.result, out, to_xarray(audit))
     write_text(out / "unlearning.csv", unlearning_csv(audit))
     plots.save(data, out / "figures")
     audit_plots.save(data, out / "figures")

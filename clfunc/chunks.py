@@ -100,8 +100,7 @@ def finish(done: Sequence[Result], algorithm: Algorithm, plan: Plan, shelf: "She
     config = merged.config | {"chunks": [len(runs) for runs in plan.chunks]}
     merged = merged._replace(config=config, wall_seconds=time.perf_counter() - began)
     if shelf.out is not None:
-        results.save(merged, shelf.out)
-        plots.save(results.to_xarray(merged), shelf.out / "figures")
+        plots.save(results.save(merged, shelf.out), shelf.out / "figures")
         shelf.clear()
     return merged
 

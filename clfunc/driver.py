@@ -125,8 +125,7 @@ def run(
     if out is not None:
         for folder in (Path(out), Path(out) / "figures"):
             tidy(folder)
-        results.save(result, Path(out))
-        plots.save(results.to_xarray(result), Path(out) / "figures")
+        plots.save(results.save(result, Path(out)), Path(out) / "figures")
     return result
 
 

@@ -89,8 +89,7 @@ def halve(
     about = race.result.config | {"skip": [], "halving": {"eta": eta, "by": by, "rungs": told}}
     result = race.result._replace(config=about)
     if out is not None:
-        results.save(result, Path(out))
-        plots.save(results.to_xarray(result), Path(out) / "figures")
+        plots.save(results.save(result, Path(out)), Path(out) / "figures")
     return result
 
 
