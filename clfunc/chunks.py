@@ -75,7 +75,7 @@ def run_chunks(
     began = time.perf_counter()
     found = shelf.plan(len(key), runs_at_once) if key.ndim == 2 else None
     chosen = found or plan(algorithm, scenario, key, runs_at_once, how.get("batch_size", 64), how.get("device"))
-    say(chosen.why, progress)
+    say(chosen.why, progress and (len(chosen.chunks) > 1 or runs_at_once != "auto"))
     if len(chosen.chunks) == 1 and found is None:
         saved: dict[str, Any] = {"resume": resume, "checkpoint_every": checkpoint_every}
         return run(algorithm, scenario, key, out=out, **how, **told, **saved)
