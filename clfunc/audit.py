@@ -28,10 +28,10 @@ from clfunc.evaluate import AT_ONCE, bare, with_runs
 from clfunc.events import course
 from clfunc.files import check_writable, write_text
 from clfunc.losses import cross_entropy_each, squared_error_each
-from clfunc.random import split
 from clfunc.results import Result
 from clfunc.scenarios import Scenario, Stream
 from clfunc.sweep import members, sweep
+from clfunc.training import start_and_order
 from clfunc.types import Algorithm, Batch, Keys, Params, Settings, State
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def measures(planned: Plan, result: Result) -> dict[str, Tensor]:
     """Everything that is measured after each unlearning, `[stages, runs]`."""
     device = tree.leaves(result.params)[0].device
     with torch.no_grad():
-        start = vmap(split)(planned.key.to(device))[:, 0]  # as `run` draws it
+        start, _ = start_and_order(planned.key.to(device))
         begun = tree.to(planned.algorithm.init(start), device)
         rows = [_measured(planned, result, at, begun) for at in range(len(planned.stages))]
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
