@@ -7,7 +7,6 @@ take beyond one, in a rehearsal of what `run` does first, against what there is.
 A chunk that is done is kept in `out/chunks` until all are, so whoever is stopped goes on from there.
 """
 
-import hashlib
 import json
 import math
 import shutil
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 
 from clfunc import memory, plots, results, tree
+from clfunc.checkpoint import digest
 from clfunc.driver import check, run
 from clfunc.files import check_writable, write, write_text
 from clfunc.merge import mark_of, merge, pack, unpack
@@ -80,9 +80,8 @@ def run_chunks(
         saved: dict[str, Any] = {"resume": resume, "checkpoint_every": checkpoint_every}
         return run(algorithm, scenario, key, out=out, **how, **told, **saved)
     done: list[Result] = []
-    many = (
-        algorithm if members(algorithm) else sweep([algorithm] * len(key))
-    )  # once, so that chunks share its functions
+    # once, so that chunks share its functions
+    many = algorithm if members(algorithm) else sweep([algorithm] * len(key))
     for runs in chosen.chunks:
         result = shelf.find(runs)
         if result is None:
@@ -159,10 +158,8 @@ def mark(algorithm: Algorithm, scenario: Scenario, key: Keys, how: dict[str, Any
         "versions": results.versions(),
         "threads": torch.get_num_threads(),
     }
-    digest = hashlib.sha256(json.dumps(words, sort_keys=True, default=str).encode())
-    for leaf in tree.leaves((key, scenario.data, scenario.train(0), scenario.test(scenario.num_tasks - 1))):
-        digest.update(leaf.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    held = tree.leaves((key, scenario.data, scenario.train(0), scenario.test(scenario.num_tasks - 1)))
+    return digest(held, json.dumps(words, sort_keys=True, default=str))
 
 
 _PLACES = (

@@ -53,8 +53,8 @@ def no_points() -> Curve:
 
 def extended(curve: Curve, more: Curve) -> Curve:
     """A curve with more points."""
-    if not len(curve.step):
-        return more
+    if not len(curve.step) or not len(more.step):
+        return curve if len(curve.step) else more
     return tree.map(lambda *parts: torch.cat(parts), curve, more)
 
 

@@ -286,6 +286,12 @@ def start_and_order(key: Keys) -> tuple[Keys, Keys]:
     return over_runs(lambda k: tuple(split(k).unbind()), None if key.ndim == 1 else len(key))(key)
 
 
+def steps_of(scenario: Scenario, batch_size: int) -> list[int]:
+    """Steps of an epoch, for each phase."""
+    lengths = (scenario.train(phase).train.shape[-1] for phase in range(len(scenario.phases)))
+    return [-(-length // batch_size) for length in lengths]
+
+
 def make_step(algorithm: Algorithm, scenario: Scenario, runs: int | None) -> engines.Step:
     """One step on a list of entries; the examples and the task's view ride in the carry, untouched.
 

@@ -28,7 +28,7 @@ from clfunc import records, tree
 from clfunc.lift import lift
 from clfunc.records import Records
 from clfunc.requests import Requests, declared, tasks_of, touched
-from clfunc.types import Algorithm, Batch, Key, Metrics, Params, Settings, State, Task, choice
+from clfunc.types import Algorithm, Batch, Key, Metrics, Params, Settings, State, Task, choice, nested
 
 
 class AmnesiacState(NamedTuple):
@@ -127,15 +127,9 @@ def _check(inner: Algorithm, num_tasks: int) -> None:
         raise ValueError("amnesiac records updates by task, and joint mixes tasks in a batch: wrap another")
     if inner.unlearn is not None:
         raise ValueError(f"amnesiac wraps what cannot unlearn yet, given {inner.settings.get('name')}, which can")
-    heads = _heads(inner.settings)
-    if heads not in (None, num_tasks):
-        raise ValueError(f"num_tasks must be {heads}, as many as inner has heads for, given {num_tasks}")
-
-
-def _heads(settings: Settings) -> int | None:
-    """Tasks that the model's head is for, however deep in wrappers; None where no model says."""
-    head = settings.get("model", {}).get("head")
-    return _heads(settings["inner"]) if "inner" in settings else head and len(head["classes"])
+    head = nested(inner.settings, "head")  # None where no model says
+    if head and len(head["classes"]) != num_tasks:
+        raise ValueError(f"num_tasks must be {len(head['classes'])}, as many as inner has heads for, given {num_tasks}")
 
 
 def _memory(state: State) -> State:
