@@ -277,6 +277,13 @@ def test_a_sweep_forgets_run_by_run():
     each_run_forgets_its_own(members, split(key(3)), gone, batch, 2, STEPS, EPOCHS)
 
 
+@pytest.mark.parametrize("kind", ["plain", "both"])
+def test_a_mask_of_more_tasks_than_there_are_is_refused(kind):
+    algorithm, carry = trained(kind)
+    with pytest.raises(ValueError, match=r"^there are 3 tasks and requests to forget, given a mask of 4$"):
+        algorithm.unlearn(*carry, torch.tensor([False, False, False, True]))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

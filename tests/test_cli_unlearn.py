@@ -27,6 +27,7 @@ WRONG = {
     "--request 1:1 --algorithm joint": "joint mixes tasks in a batch",
     "--request 1:1 --wrap amnesiac --set record=False": "given one that keeps no records: leave out record=False",
     "--request 1:1 --wrap amnesiac --wrap amnesiac": "amnesiac wraps what cannot unlearn yet, given amnesiac, which can",
+    "--request 1:1 --wrap amnesiac --wrap shrink_and_perturb": "amnesiac would have no record of: wrap amnesiac around",
     "--request 1:1 --epochs 0": "--epochs must be at least 1, given 0",
     "--request 1:1 --devices cpu,cpu": "Unrecognized or misplaced options: --devices",
     "--request 1:1 --runs-at-once 2": "Unrecognized or misplaced options: --runs-at-once",
