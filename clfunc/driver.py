@@ -167,6 +167,8 @@ def _saved(
             more = f" and {len(parts) - 6} more" if len(parts) > 6 else ""
             raise checkpoint.Refused(f"cannot resume {out}, it is another run's: {', '.join(parts[:6])}{more}")
         standing.check(found, events, loop.epochs, max(loop.steps))
+        if found.get("plan"):
+            engines.check(found["plan"][0], loop.scenario.data.y.device)
 
     saved = checkpoint.load(out, same, bar.warn)
     place = saved[1]["place"] if saved else {}

@@ -239,6 +239,15 @@ def test_a_checkpoint_may_be_of_any_engine_that_a_run_can_have(stopped, engine):
             standing.check(about | {"plan": [unknown, 8]}, events=2, epochs=2, steps=8)
 
 
+def test_a_checkpoint_of_an_engine_that_this_device_has_not_is_refused(stopped):
+    out, how, _ = stopped
+    tensors, about = checkpoint.read(out, "checkpoint")
+    checkpoint.clear(out)
+    checkpoint.save(out, tensors, {n: v for n, v in about.items() if n != "checksum"} | {"plan": ["cudagraph", 8]})
+    with pytest.raises(Refused, match=r"cannot resume: .*engine='cudagraph' needs a CUDA device, given cpu"):
+        run(**how, out=out, resume="anyway")
+
+
 def test_a_run_without_resume_starts_anew_and_clears_the_folder(stopped):
     out, how, whole = stopped
     with pytest.raises(Stop):
