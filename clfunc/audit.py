@@ -21,24 +21,23 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from clfunc import archive, audit_plots, plots, records, results, tree, unlearning
+from clfunc import audit_plots, plots, records, results, tree, unlearning
 from clfunc.algorithms import amnesiac
 from clfunc.driver import run
-from clfunc.evaluate import bare, with_runs
+from clfunc.evaluate import AT_ONCE, bare, with_runs
 from clfunc.events import course
 from clfunc.files import check_writable, write_text
 from clfunc.losses import cross_entropy_each, squared_error_each
-from clfunc.random import split
 from clfunc.results import Result
 from clfunc.scenarios import Scenario, Stream
 from clfunc.sweep import members, sweep
+from clfunc.training import start_and_order
 from clfunc.types import Algorithm, Batch, Keys, Params, Settings, State
 
 if TYPE_CHECKING:
     import xarray
 
 EXAMPLES = 2048  # of a task's test (and training) examples, evenly spaced: as many as measures look at
-_AT_ONCE = 2**14  # examples, over all runs
 
 
 class Stage(NamedTuple):
@@ -132,10 +131,10 @@ def audit(
     rest = [()] * planned.seeds
     skip = rest + rest + [stage.forgotten for stage in planned.stages for _ in rest]
     asked = [planned.requests if name == "unlearned" else {} for name in planned.member]
-    seeds = torch.arange(planned.seeds, device=planned.key.device).repeat(len(planned.members))
+    own = scenario.part([seed for _ in planned.members for seed in range(planned.seeds)])
     about = {"algorithm": _named(planned.algorithm.settings["members"][0])} | (config or {})
     how |= {"requests": asked, "skip": skip, "config": about}
-    result = run(planned.algorithm, picked(scenario, seeds), planned.key, **how)
+    result = run(planned.algorithm, own, planned.key, **how)
     result = result._replace(coordinates={"member": planned.member, **result.coordinates})
     found = Audit(result, planned.stages, measures(planned, result))
     if out is not None:
@@ -148,22 +147,11 @@ def _named(settings: Settings) -> str:
     return settings["name"] + (f"({_named(settings['inner'])})" if "inner" in settings else "")
 
 
-def picked(scenario: Scenario, rows: Tensor) -> Scenario:
-    """The scenario whose runs are these of the given one's; itself where all runs share it."""
-    if scenario.runs is None:
-        return scenario
-
-    def of(stream: Callable[[int], Stream]) -> Callable[[int], Stream]:
-        return lambda number: tree.index(stream(number), rows)
-
-    return scenario._replace(train=of(scenario.train), test=of(scenario.test), runs=len(rows))
-
-
 def measures(planned: Plan, result: Result) -> dict[str, Tensor]:
     """Everything that is measured after each unlearning, `[stages, runs]`."""
     device = tree.leaves(result.params)[0].device
     with torch.no_grad():
-        start = vmap(split)(planned.key.to(device))[:, 0]  # as `run` draws it
+        start, _ = start_and_order(planned.key.to(device))
         begun = tree.to(planned.algorithm.init(start), device)
         rows = [_measured(planned, result, at, begun) for at in range(len(planned.stages))]
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
@@ -186,7 +174,7 @@ class _Snapshot(NamedTuple):
         stream = with_runs(self.scenario, stream, runs)
         entries = spaced((stream.train, stream.valid, stream.test)[part], stream.sizes[..., part])
         make = vmap(self.scenario.batch, in_dims=(None, 0, 0))
-        batches = entries.split(max(1, _AT_ONCE // runs), -1)
+        batches = entries.split(max(1, AT_ONCE // runs), -1)
         return torch.cat([f(make(self.scenario.data, bare(stream), some)).cpu() for some in batches], 1)
 
     def losses(self, batch: Batch) -> Tensor:
@@ -212,7 +200,7 @@ def _measured(planned: Plan, result: Result, at: int, begun: tuple[Params, State
     params, state = result.snapshots[at]
     there = rows.to(tree.leaves(params)[0].device)
     params, state = tree.index((params, state), there)
-    scenario = picked(planned.scenario.to(there.device), there % planned.seeds)
+    scenario = planned.scenario.to(there.device).part((rows % planned.seeds).tolist())
     forgotten = [task - 1 for task in stage.forgotten]
     remaining = [task for task in range(stage.after) if task not in forgotten]
     shown = _Snapshot(planned.algorithm, scenario, params, state, planned.seeds, forgotten, remaining)
@@ -308,9 +296,7 @@ def to_xarray(audit: Audit) -> "xarray.Dataset":
 
 def save(audit: Audit, out: Path) -> None:
     """Write what `run` writes, the measures into `results.nc` and `unlearning.csv`, and a figure of each."""
-    results.save(audit.result, out)
-    data = to_xarray(audit)
-    archive.write(data, out)
+    data = results.save(audit.result, out, to_xarray(audit))
     write_text(out / "unlearning.csv", unlearning_csv(audit))
     plots.save(data, out / "figures")
     audit_plots.save(data, out / "figures")

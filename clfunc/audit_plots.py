@@ -1,13 +1,11 @@
 """Figures of an audit: each measure after each unlearning, for the network that forgot and those it is compared with."""
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clfunc.files import write
-from clfunc.plots import _COLOURS, _figure, _legend
+from clfunc.plots import _COLOURS, _figure, _legend, _scene, write_all
 
 if TYPE_CHECKING:
     import xarray
@@ -39,11 +37,7 @@ _NOTHING_KNOWN = {"accuracy_gain": 0.0, "above_chance": 0.0, "membership_auc": 0
 
 def save(data: "xarray.Dataset", folder: Path) -> list[Path]:
     """Write a figure for each measure that the results hold into `folder`; their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    figures = {f"unlearning_{name}": figure(data, name) for name in _PANELS if _shown(data, name)}
-    for name, drawn in figures.items():
-        write(folder / f"{name}.png", partial(drawn.savefig, format="png", dpi=160))
-    return [folder / f"{name}.png" for name in figures]
+    return write_all({f"unlearning_{name}": figure(data, name) for name in _PANELS if _shown(data, name)}, folder)
 
 
 def _shown(data: "xarray.Dataset", name: str) -> dict[str, str]:
@@ -56,9 +50,8 @@ def _shown(data: "xarray.Dataset", name: str) -> dict[str, str]:
 def figure(data: "xarray.Dataset", name: str) -> "Figure":
     """One measure: every run after every unlearning, with the mean over seeds and its standard deviation."""
     panels = _shown(data, name)
-    drawn, all_axes = _figure(
-        max(5.4 if len(panels) == 1 else 4.2, 1.6 * data.sizes["unlearning"] + 1.0), 3.4, 1, len(panels)
-    )
+    width = max(5.4 if len(panels) == 1 else 4.2, 1.6 * data.sizes["unlearning"] + 1.0)
+    drawn, all_axes = _figure(width, 3.4, len(panels))
     for axes, (variable, title) in zip(all_axes, panels.items(), strict=True):
         _panel(axes, data, variable, 100 if name in ("accuracy", "accuracy_gain", "above_chance") else 1)
         axes.set_title(title, fontsize=9)
@@ -66,8 +59,7 @@ def figure(data: "xarray.Dataset", name: str) -> "Figure":
     _legend(all_axes[-1])
     seeds = len(np.unique(data["seed"].values))
     many = f", {seeds} seeds: mean ± standard deviation" if seeds > 1 else ""
-    scene = f"{data.attrs['scenario']} {data.attrs['dataset']} ({data.attrs['paradigm']})"
-    drawn.suptitle(f"{data.attrs['algorithm']}, {scene}{many}", fontsize=10)
+    drawn.suptitle(f"{data.attrs['algorithm']}, {_scene(data)}{many}", fontsize=10)
     return drawn
 
 

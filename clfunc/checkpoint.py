@@ -12,7 +12,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -126,6 +126,14 @@ def differences(there: Any, here: Any, name: str = "") -> list[str]:
     else:
         return [] if there == here else [f"{name} ({_short(there)} there, {_short(here)} here)"]
     return [found for n, a, b in pairs for found in differences(a, b, n)]
+
+
+def digest(tensors: Iterable[Tensor], words: str = "") -> str:
+    """SHA-256 of some words and of the bytes of tensors."""
+    found = hashlib.sha256(words.encode())
+    for leaf in tensors:
+        found.update(leaf.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def _short(value: Any) -> str:

@@ -7,7 +7,6 @@ take beyond one, in a rehearsal of what `run` does first, against what there is.
 A chunk that is done is kept in `out/chunks` until all are, so whoever is stopped goes on from there.
 """
 
-import hashlib
 import json
 import math
 import shutil
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 
 from clfunc import memory, plots, results, tree
+from clfunc.checkpoint import digest
 from clfunc.driver import check, run
 from clfunc.files import check_writable, write, write_text
 from clfunc.merge import mark_of, merge, pack, unpack
@@ -75,14 +75,13 @@ def run_chunks(
     began = time.perf_counter()
     found = shelf.plan(len(key), runs_at_once) if key.ndim == 2 else None
     chosen = found or plan(algorithm, scenario, key, runs_at_once, how.get("batch_size", 64), how.get("device"))
-    say(chosen.why, progress)
+    say(chosen.why, progress and (len(chosen.chunks) > 1 or runs_at_once != "auto"))
     if len(chosen.chunks) == 1 and found is None:
         saved: dict[str, Any] = {"resume": resume, "checkpoint_every": checkpoint_every}
         return run(algorithm, scenario, key, out=out, **how, **told, **saved)
     done: list[Result] = []
-    many = (
-        algorithm if members(algorithm) else sweep([algorithm] * len(key))
-    )  # once, so that chunks share its functions
+    # once, so that chunks share its functions
+    many = algorithm if members(algorithm) else sweep([algorithm] * len(key))
     for runs in chosen.chunks:
         result = shelf.find(runs)
         if result is None:
@@ -100,8 +99,7 @@ def finish(done: Sequence[Result], algorithm: Algorithm, plan: Plan, shelf: "She
     config = merged.config | {"chunks": [len(runs) for runs in plan.chunks]}
     merged = merged._replace(config=config, wall_seconds=time.perf_counter() - began)
     if shelf.out is not None:
-        results.save(merged, shelf.out)
-        plots.save(results.to_xarray(merged), shelf.out / "figures")
+        plots.save(results.save(merged, shelf.out), shelf.out / "figures")
         shelf.clear()
     return merged
 
@@ -160,10 +158,8 @@ def mark(algorithm: Algorithm, scenario: Scenario, key: Keys, how: dict[str, Any
         "versions": results.versions(),
         "threads": torch.get_num_threads(),
     }
-    digest = hashlib.sha256(json.dumps(words, sort_keys=True, default=str).encode())
-    for leaf in tree.leaves((key, scenario.data, scenario.train(0), scenario.test(scenario.num_tasks - 1))):
-        digest.update(leaf.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    held = tree.leaves((key, scenario.data, scenario.train(0), scenario.test(scenario.num_tasks - 1)))
+    return digest(held, json.dumps(words, sort_keys=True, default=str))
 
 
 _PLACES = (

@@ -95,8 +95,7 @@ def run_until(
     tells = [{"seeds": n, "interval": 100 * w if w < torch.inf else None} for n, w in zip(taken, widths, strict=True)]
     result = merged._replace(config=merged.config | {"until_ci": {"width": width, "configurations": tells}})
     if out is not None:
-        results.save(result, Path(out))
-        plots.save(results.to_xarray(result), Path(out) / "figures")
+        plots.save(results.save(result, Path(out)), Path(out) / "figures")
     return result
 
 

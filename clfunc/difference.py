@@ -81,7 +81,7 @@ def _variable(name: str, a: "xarray.Dataset", b: "xarray.Dataset") -> Part | Non
     if axes != b[name].dims or left.ndim != right.ndim:
         return Part(np.inf, name, None, " has axes", (axes, b[name].dims))
     common = tuple(slice(0, min(sizes)) for sizes in zip(left.shape, right.shape, strict=True))
-    places = np.argwhere(~_same(left[common], right[common]))
+    places = np.argwhere(~np.asarray(_same(left[common], right[common]), dtype=bool))
     if not len(places):
         return None if left.shape == right.shape else Part(np.inf, name, None, " has shape", (left.shape, right.shape))
     place = min(map(tuple, places.tolist()), key=lambda place: (_step(a, axes, place), place))
@@ -90,9 +90,9 @@ def _variable(name: str, a: "xarray.Dataset", b: "xarray.Dataset") -> Part | Non
     return Part(_step(a, axes, place), name, run, where if where != " at " else "", (left[place], right[place]))
 
 
-def _same(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    both = (x == y) | ((x != x) & (y != y))
-    return np.asarray(both, dtype=bool)
+def _same(x: Any, y: Any) -> Any:
+    """Which entries of two arrays, or of two tensors, are equal."""
+    return (x == y) | ((x != x) & (y != y))
 
 
 def _step(data: "xarray.Dataset", axes: tuple[Any, ...], place: tuple[int, ...]) -> float:
@@ -129,7 +129,7 @@ def leaves(
         if x.shape != y.shape or x.dtype != y.dtype:
             yield Part(step, name, None, " is", (f"{x.dtype} {list(x.shape)}", f"{y.dtype} {list(y.shape)}"))
             continue
-        places = (~((x == y) | ((x != x) & (y != y)))).nonzero()
+        places = (~_same(x, y)).nonzero()
         if len(places):
             place = places[0].tolist()
             run = place[0] if runs > 1 and x.shape[0] == runs else None

@@ -3,7 +3,6 @@
 Nothing in the loop asks the device for a value: metrics stay there until an epoch ends.
 """
 
-import hashlib
 import json
 import time
 from contextlib import nullcontext
@@ -22,8 +21,8 @@ from clfunc.progress import Progress
 from clfunc.results import Result
 from clfunc.scenarios import Scenario
 from clfunc.sweep import coordinates, members, plain, sweep
-from clfunc.training import Loop, Trainer
-from clfunc.types import Algorithm, Keys
+from clfunc.training import Loop, Trainer, steps_of
+from clfunc.types import Algorithm, Keys, nested
 
 
 def run(
@@ -125,8 +124,7 @@ def run(
     if out is not None:
         for folder in (Path(out), Path(out) / "figures"):
             tidy(folder)
-        results.save(result, Path(out))
-        plots.save(results.to_xarray(result), Path(out) / "figures")
+        plots.save(results.save(result, Path(out)), Path(out) / "figures")
     return result
 
 
@@ -144,9 +142,8 @@ def loop_of(
     """What `run` does, for arguments that were checked; without `events`, every task is trained."""
     runs = key.shape[0] if key.ndim == 2 else None
     many = algorithm if runs is None or members(algorithm) else sweep([algorithm] * runs)
-    lengths = (scenario.train(phase).train.shape[-1] for phase in range(len(scenario.phases)))
-    steps = [-(-length // batch_size) for length in lengths]
-    width = _find(algorithm.settings, "num_tasks") or scenario.num_tasks
+    steps = steps_of(scenario, batch_size)
+    width = nested(algorithm.settings, "num_tasks") or scenario.num_tasks
     course_ = events or course(scenario, algorithm, runs, (), ())
     return Loop(many, scenario, runs, epochs, batch_size, evaluate, steps, course_, width, probe_every, save_every)
 
@@ -170,6 +167,8 @@ def _saved(
             more = f" and {len(parts) - 6} more" if len(parts) > 6 else ""
             raise checkpoint.Refused(f"cannot resume {out}, it is another run's: {', '.join(parts[:6])}{more}")
         standing.check(found, events, loop.epochs, max(loop.steps))
+        if found.get("plan"):
+            engines.check(found["plan"][0], loop.scenario.data.y.device)
 
     saved = checkpoint.load(out, same, bar.warn)
     place = saved[1]["place"] if saved else {}
@@ -192,12 +191,9 @@ def _digest(scenario: Scenario) -> str:
 
     What a task computes (a mean, an angle) counts to some three digits: threads and devices may differ in the last ones.
     """
-    digest = hashlib.sha256()
     computed = tree.leaves((scenario.train(0), scenario.test(scenario.num_tasks - 1)))
     rounded = [leaf.mul(2**12).round().to(torch.int64) if leaf.is_floating_point() else leaf for leaf in computed]
-    for leaf in (*tree.leaves(scenario.data), *rounded):
-        digest.update(leaf.cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    return checkpoint.digest((*tree.leaves(scenario.data), *rounded))
 
 
 def _diverged(steps: Tensor) -> str:
@@ -219,8 +215,12 @@ def check(
     checkpoint_every: int | None = None,
 ) -> None:
     """Raise ValueError, in one line, for what `run` cannot do."""
-    counts = {"epochs": epochs, "batch_size": batch_size, "probe_every": probe_every}
-    counts |= {"checkpoint_every": checkpoint_every}
+    counts = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "probe_every": probe_every,
+        "checkpoint_every": checkpoint_every,
+    }
     for name, number in counts.items():
         if number is not None and number < 1:
             raise ValueError(f"{name} must be at least 1, given {number}")
@@ -236,10 +236,10 @@ def check(
         raise ValueError(
             f"the scenario has {scenario.runs} runs, so key must be [{scenario.runs}, 2], given {list(key.shape)}"
         )
-    room = _find(algorithm.settings, "num_tasks")
+    room = nested(algorithm.settings, "num_tasks")
     if room is not None and room < scenario.num_tasks:
         raise ValueError(f"the scenario has {scenario.num_tasks} tasks, given an algorithm for num_tasks={room}")
-    _check_head(_find(algorithm.settings, "head"), scenario)
+    _check_head(nested(algorithm.settings, "head"), scenario)
 
 
 def _check_head(head: dict[str, Any] | None, scenario: Scenario) -> None:
@@ -257,16 +257,6 @@ def _check_head(head: dict[str, Any] | None, scenario: Scenario) -> None:
     width, needed = (sum(h["classes"]) if h["name"] == "cil" else max(h["classes"]) for h in (head, fits))
     if width < needed:
         raise ValueError(f"the scenario needs {needed} classes in a head, given {width}: use scenario.head()")
-
-
-def _find(settings: Any, name: str) -> Any:
-    """The first entry of this name, wherever it is nested."""
-    if isinstance(settings, dict):
-        if name in settings:
-            return settings[name]
-        settings = list(settings.values())
-    found = [_find(value, name) for value in settings] if isinstance(settings, list) else []
-    return next((value for value in found if value is not None), None)
 
 
 def _config(

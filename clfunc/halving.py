@@ -29,6 +29,7 @@ from clfunc.merge import select
 from clfunc.progress import say
 from clfunc.results import Curve, Result
 from clfunc.scenarios import Scenario
+from clfunc.standing import extended
 from clfunc.sweep import configurations, coordinates, members, part
 from clfunc.types import Algorithm, Keys
 
@@ -89,8 +90,7 @@ def halve(
     about = race.result.config | {"skip": [], "halving": {"eta": eta, "by": by, "rungs": told}}
     result = race.result._replace(config=about)
     if out is not None:
-        results.save(result, Path(out))
-        plots.save(results.to_xarray(result), Path(out) / "figures")
+        plots.save(results.save(result, Path(out)), Path(out) / "figures")
     return result
 
 
@@ -135,10 +135,8 @@ def _go_on(race: _Race, algorithm: Algorithm, scenario: Scenario, key: Keys, sto
 def _after(before: Result, result: Result, task: int) -> Result:
     """One result of what was done up to a task and what was done after it."""
 
-    def joined(first: Curve, then: Curve) -> Curve:
-        if not len(first.step) or not len(then.step):
-            return first if len(first.step) else then
-        return tree.map(lambda a, b: torch.cat([a, b]), first, then._replace(step=then.step + before.steps))
+    def later(curve: Curve) -> Curve:
+        return curve._replace(step=curve.step + before.steps)
 
     gone = before.diverged >= 0
     diverged = torch.where(result.diverged >= 0, result.diverged + before.steps, -1)
@@ -146,9 +144,9 @@ def _after(before: Result, result: Result, task: int) -> Result:
     return result._replace(
         accuracy=torch.cat([before.accuracy[:task], after]),
         diverged=torch.where(gone, before.diverged, diverged),
-        training=joined(before.training, result.training),
-        validation=joined(before.validation, result.validation),
-        probes=joined(before.probes, result.probes),
+        training=extended(before.training, later(result.training)),
+        validation=extended(before.validation, later(result.validation)),
+        probes=extended(before.probes, later(result.probes)),
         steps=before.steps + result.steps,
         train_seconds=before.train_seconds + result.train_seconds,
         wall_seconds=before.wall_seconds + result.wall_seconds,

@@ -16,6 +16,7 @@ the parameters, under `til`, `cil` and `dil`.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -25,7 +26,7 @@ from torch.nn.functional import linear
 from clfunc import tree
 from clfunc.losses import accuracy, cross_entropy, squared_error
 from clfunc.random import split, uniform
-from clfunc.types import Head, Key, Logits, Metrics, Params, State, TaskId
+from clfunc.types import Head, Key, Logits, Metrics, Params, State, TaskId, keep
 
 
 class BankState(NamedTuple):
@@ -99,7 +100,7 @@ def til(num_tasks: int, classes: int | Sequence[int]) -> Head:
     def mask(state: BankState, logits: Logits, task: TaskId) -> Logits:
         return _masked(logits, tree.take(state.own, task)) if min(counts) < width else logits
 
-    return Head(
+    return _classifier(
         "til",
         width,
         num_tasks,
@@ -111,8 +112,6 @@ def til(num_tasks: int, classes: int | Sequence[int]) -> Head:
         lookup,
         mask,
         _settings("til", counts),
-        cross_entropy,
-        _accuracy,
         owns=("head",),
         own=own,
         restore=restore,
@@ -146,7 +145,7 @@ def cil(num_tasks: int, classes: int | Sequence[int]) -> Head:
     def mask(state: SeenState, logits: Logits, task: TaskId) -> Logits:
         return _masked(logits, state.seen)
 
-    return Head(
+    return _classifier(
         "cil",
         sum(counts),
         num_tasks,
@@ -154,12 +153,10 @@ def cil(num_tasks: int, classes: int | Sequence[int]) -> Head:
         _linear,
         park,
         begin_task,
-        _keep,
+        keep,
         _same,
         mask,
         _settings("cil", counts),
-        cross_entropy,
-        _accuracy,
         restore=restore,
     )
 
@@ -197,21 +194,7 @@ def mtl(num_tasks: int, classes: int | Sequence[int]) -> Head:
     def mask(state: OwnState, logits: Logits, task: TaskId) -> Logits:
         return _masked(logits, tree.take(state.own, task)) if min(counts) < width else logits
 
-    return Head(
-        "mtl",
-        width,
-        num_tasks,
-        init,
-        apply,
-        park,
-        _keep,
-        _keep,
-        _same,
-        mask,
-        _settings("mtl", counts),
-        cross_entropy,
-        _accuracy,
-    )
+    return _classifier("mtl", width, num_tasks, init, apply, park, keep, keep, _same, mask, _settings("mtl", counts))
 
 
 def regression(num_tasks: int, outputs: int = 1) -> Head:
@@ -297,21 +280,7 @@ def _shared(paradigm: str, counts: tuple[int, ...]) -> Head:
         return logits
 
     settings = _settings(paradigm, counts)
-    return Head(
-        paradigm,
-        max(counts),
-        len(counts),
-        init,
-        _linear,
-        park,
-        _keep,
-        _keep,
-        _same,
-        mask,
-        settings,
-        cross_entropy,
-        _accuracy,
-    )
+    return _classifier(paradigm, max(counts), len(counts), init, _linear, park, keep, keep, _same, mask, settings)
 
 
 def _counts(num_tasks: int, classes: int | Sequence[int]) -> tuple[int, ...]:
@@ -343,6 +312,9 @@ def _accuracy(logits: Logits, y: Tensor, weight: Tensor) -> Metrics:
     return {"accuracy": accuracy(logits.detach(), y, weight)}
 
 
+_classifier = partial(Head, loss=cross_entropy, measure=_accuracy)
+
+
 def _nothing(outputs: Tensor, y: Tensor, weight: Tensor) -> Metrics:
     return {}
 
@@ -358,10 +330,6 @@ def _linear(head: Params, features: Tensor, task: TaskId) -> Logits:
 
 def _masked(logits: Logits, own: Tensor) -> Logits:
     return torch.where(own, logits, -torch.inf)
-
-
-def _keep(params: Params, state: State, *_: Tensor) -> tuple[Params, State]:
-    return params, state
 
 
 def _same(params: Params, state: State, task: TaskId) -> Params:

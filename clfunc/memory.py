@@ -5,6 +5,7 @@ more, which sees all that torch allocates for tensors, and nothing that an opera
 """
 
 import os
+import resource
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from clfunc import tree
 
 _CGROUP = Path("/sys/fs/cgroup")
+_NO_LIMIT = 2**63 - 1
 
 
 class _Counter(TorchDispatchMode):
@@ -70,6 +72,14 @@ def available(device: torch.device) -> int:
     return min(_system(), _container())
 
 
+def total(device: torch.device) -> int:
+    """Bytes that the device has, or that this process may use of it, free or not."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    space, has = resource.getrlimit(resource.RLIMIT_AS)[0], os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min(has, _limit(), _NO_LIMIT if space == resource.RLIM_INFINITY else space)
+
+
 def _system() -> int:
     try:
         lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
@@ -81,8 +91,15 @@ def _system() -> int:
 def _container() -> int:
     """What a control group leaves; caches, which it can drop, count as free."""
     try:
-        limit, used = (int((_CGROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
+        used = int((_CGROUP / "memory.current").read_text())
         stat = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
-        return max(0, limit - used + int(stat.get("inactive_file", 0)))
+        return max(0, _limit() - used + int(stat.get("inactive_file", 0)))
+    except (OSError, ValueError):
+        return _NO_LIMIT
+
+
+def _limit() -> int:
+    try:
+        return int((_CGROUP / "memory.max").read_text())
     except (OSError, ValueError):  # no such group, or its limit is "max"
-        return 2**63 - 1
+        return _NO_LIMIT

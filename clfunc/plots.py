@@ -36,18 +36,21 @@ def save(data: "xarray.Dataset", folder: Path) -> list[Path]:
     figures |= {word.removeprefix("probe_"): units(data, names) for word, names in _by_word(data, "probe", 3).items()}
     for word, names in _by_word(data, "picture", 3).items():
         figures[word.removeprefix("picture_")] = pictures(data, names)
+    return write_all(figures, folder)
+
+
+def write_all(figures: "dict[str, Figure]", folder: Path) -> list[Path]:
+    """Write figures by these names into `folder`; their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, figure in figures.items():
-        write(folder / f"{name}.png", partial(figure.savefig, format="png", dpi=160))
-    return [folder / f"{name}.png" for name in figures]
+    paths = [folder / f"{name}.png" for name in figures]
+    for path, figure in zip(paths, figures.values(), strict=True):
+        write(path, partial(figure.savefig, format="png", dpi=160))
+    return paths
 
 
 def compare(results: "dict[str, xarray.Dataset]", folder: Path) -> Path:
     """Draw the average accuracy of several results in one figure in `folder`; its path."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "average_accuracy.png"
-    write(path, partial(average_accuracy(results).savefig, format="png", dpi=160))
-    return path
+    return write_all({"average_accuracy": average_accuracy(results)}, folder)[0]
 
 
 def accuracy_matrix(data: "xarray.Dataset") -> "Figure":
@@ -59,10 +62,7 @@ def accuracy_matrix(data: "xarray.Dataset") -> "Figure":
     shown = tested if tested.any() else ~tested  # all rows, empty, where every run has diverged
     rows, columns = means[0][shown].shape
     width, height = max(4.2, 0.62 * columns + 2.2), max(2.0, 0.46 * rows + 1.5)
-    across = min(3, len(parts))
-    figure, panels = _figure(width, height, -(-len(parts) // across), across)
-    for axes in panels[len(parts) :]:
-        axes.set_visible(False)
+    figure, panels = _figure(width, height, len(parts))
     for axes, (label, _), mean in zip(panels, parts, means, strict=False):
         image = axes.imshow(np.ma.masked_invalid(mean[shown]), cmap="viridis", vmin=0, vmax=100, aspect="auto")
         for row, column in np.argwhere(~np.isnan(mean[shown])) if rows * columns <= 400 else ():
@@ -130,16 +130,14 @@ def _event_labels(data: "xarray.Dataset") -> np.ndarray:
 
 def curve(data: "xarray.Dataset", *names: str) -> "Figure":
     """Quantities over training steps, a panel each: the mean over runs with its standard deviation; lines where tasks begin."""
-    across = min(3, len(names))
-    figure, panels = _figure(7.2 if across == 1 else 4.6, 3.4, -(-len(names) // across), across)
-    for axes in panels[len(names) :]:
-        axes.set_visible(False)
+    alone = len(names) == 1
+    figure, panels = _figure(7.2 if alone else 4.6, 3.4, len(names))
     for axes, name in zip(panels, names, strict=False):
         _curve(axes, data, name)
-        if across > 1:
+        if not alone:
             axes.set_title(name.partition(".")[2], fontsize=9)
     figure.suptitle(_title(data), fontsize=10)
-    _legend(panels[min(across, len(names)) - 1])
+    _legend(panels[min(3, len(names)) - 1])
     return figure
 
 
@@ -184,7 +182,7 @@ def pictures(data: "xarray.Dataset", names: Sequence[str]) -> "Figure":
 def _images(data: "xarray.Dataset", names: Sequence[str], xlabel: str, ylabel: str) -> "Figure":
     images = {name.partition(".")[2]: data[name].values[0] for name in names}
     word = names[0].partition(".")[0].partition("_")[2].replace("_", " ")
-    figure, panels = _figure(3.4, 3.2, 1, len(images))
+    figure, panels = _figure(3.4, 3.2, len(images), len(images))
     low = min(0.0, *(np.nanmin(image) for image in images.values()))
     high = max(np.nanmax(image) for image in images.values())
     for axes, (label, image) in zip(panels, images.items(), strict=True):
@@ -243,14 +241,19 @@ def _mean(values: np.ndarray) -> np.ndarray:
         return np.nanmean(values, 0)
 
 
-def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> "tuple[Figure, list[Axes]]":
+def _figure(width: float, height: float, count: int = 1, across: int = 3) -> "tuple[Figure, list[Axes]]":
+    """A figure with so many panels of this size, so many in a row; where they fill no row, hidden ones follow."""
     from matplotlib.figure import Figure
 
+    columns = min(across, count)
+    rows = -(-count // columns)
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     all_axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes in all_axes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(colors=_INK, labelsize=9)
+    for axes in all_axes[count:]:
+        axes.set_visible(False)
     return figure, all_axes
 
 

@@ -1,15 +1,15 @@
 """What a sweep takes, found by beginning one: the memory of each run, and the engine that pays."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from clfunc import engine as engines
 from clfunc import memory, tree
-from clfunc.evaluate import AT_ONCE, bare, over_runs, score, with_runs
+from clfunc.evaluate import AT_ONCE, bare, score, with_runs
 from clfunc.scenarios import Scenario, Stream
 from clfunc.sweep import members, part, sweep
-from clfunc.training import make_step
+from clfunc.training import make_step, steps_of
 from clfunc.types import Algorithm, Keys, Params, State, Task
 
 _SHARE = 0.5  # of the memory that there is: processes were seen to take up to 1.7 times what their tensors do
@@ -54,6 +54,14 @@ class _Begun(NamedTuple):
     state: State
     runs: int
 
+    @property
+    def step(self) -> engines.Step:
+        return make_step(self.algorithm, self.scenario, self.runs)
+
+    @property
+    def carry(self) -> Any:
+        return self.params, self.state, self.scenario.data, bare(self.stream)
+
 
 def _begin(algorithm: Algorithm, scenario: Scenario, keys: Keys, runs: int) -> _Begun:
     chosen = list(range(runs))
@@ -71,13 +79,12 @@ def _held(begun: _Begun) -> int:
 
 def _train(begun: _Begun, batch_size: int) -> None:
     """Take two steps as `run` does, with an epoch's entries drawn, and what came before the steps still there."""
-    make, params, state = over_runs(begun.scenario.batch, begun.runs, (None, 0, 0)), begun.params, begun.state
+    carry = begun.carry
     with torch.no_grad():
         epoch = begun.stream.train.clone()
         entries = epoch[:, torch.arange(batch_size, device=epoch.device) % epoch.shape[-1]]
         for _ in range(2):
-            batch = make(begun.scenario.data, bare(begun.stream), entries)
-            params, state, _ = begun.algorithm.step(params, state, batch)
+            carry, _ = begun.step(carry, entries)
 
 
 def _test(begun: _Begun) -> None:
@@ -89,9 +96,6 @@ def _test(begun: _Begun) -> None:
 def choose(algorithm: Algorithm, scenario: Scenario, key: Keys, batch_size: int, epochs: int) -> str:
     """The engine that `auto` comes to for these runs on this machine."""
     begun = _begin(algorithm, scenario.to(key.device), key, len(key))
-    step = make_step(begun.algorithm, begun.scenario, begun.runs)
-    lengths = (scenario.train(phase).train.shape[-1] for phase in range(len(scenario.phases)))
-    steps = epochs * sum(-(-length // batch_size) for length in lengths)
-    carry = (begun.params, begun.state, begun.scenario.data, bare(begun.stream))
+    steps, entries = epochs * sum(steps_of(scenario, batch_size)), begun.stream.train[:, :1].expand(-1, batch_size)
     with torch.no_grad():
-        return engines.plan("auto", step, carry, begun.stream.train[:, :1].expand(-1, batch_size), steps).engine
+        return engines.plan("auto", begun.step, begun.carry, entries, steps).engine

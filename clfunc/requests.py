@@ -33,11 +33,11 @@ class Request(NamedTuple):
 Requests = Mapping[str, Request]
 
 
-def declared(requests: Requests, num_tasks: int) -> Settings:
-    """The requests as settings.
+def declared(requests: Requests, num_tasks: int, head: Settings | None = None) -> Settings:
+    """The requests as settings; `head` is the settings of the model's, if there is one.
 
     Raises:
-        ValueError: A task there is not, examples not said in exactly one way, or two requests for the same ones.
+        ValueError: A task or class there is not, examples not said in exactly one way, or two requests for the same ones.
     """
     for name, request in requests.items():
         if isinstance(request.classes, int) or isinstance(request.examples, int):
@@ -46,11 +46,25 @@ def declared(requests: Requests, num_tasks: int) -> Settings:
             raise ValueError(f"request {name!r} must be of a task in 0..{num_tasks - 1}, given {request.task}")
         if sum(map(bool, request[1:])) != 1:
             raise ValueError(f"request {name!r} must name either classes, examples or a function, given {request[1:]}")
+        if head is not None:
+            _check_classes(name, request, head)
     for (a, first), (b, second) in combinations(requests.items(), 2):
         both = set(first.classes) & set(second.classes) or set(first.examples) & set(second.examples)
         if both and first.task == second.task:
             raise ValueError(f"requests {a!r} and {b!r} both concern {min(both)} of task {first.task}: declare one")
     return {name: _settings(request) for name, request in requests.items()}
+
+
+def _check_classes(name: str, request: Request, head: Settings) -> None:
+    """Raise ValueError for a class that no example of the task is of."""
+    counts, task = head["classes"], request.task
+    if head["name"] == "regression" and request.classes:
+        raise ValueError(f"request {name!r} names classes, and a regression head has none: name examples")
+    start = sum(counts[:task]) if head["name"] == "cil" else 0
+    for label in request.classes:
+        if label not in range(start, start + counts[task]):
+            there = f"{start}..{start + counts[task] - 1}"
+            raise ValueError(f"request {name!r} must name classes of task {task}, {there}, given {label!r}")
 
 
 def touched(requests: Requests, batch: Batch) -> Bool[Tensor, " requests"]:
@@ -88,6 +102,17 @@ def asked(
         if one not in known:
             raise ValueError(f"there is no {one!r} to forget: one of {', '.join(map(str, known))}")
     return torch.tensor([one in wanted for one in known])
+
+
+def filled(asked: Bool[Tensor, " n"], count: int) -> Bool[Tensor, " count"]:
+    """`asked`, and False for what it stops short of.
+
+    Raises:
+        ValueError: It has more entries than there are tasks and requests.
+    """
+    if asked.shape[0] > count:
+        raise ValueError(f"there are {count} tasks and requests to forget, given a mask of {asked.shape[0]}")
+    return torch.nn.functional.pad(asked, (0, count - asked.shape[0]))
 
 
 def check(requests: Requests, held: Int[Tensor, "*runs requests requests"], wanted: Bool[Tensor, "*runs n"]) -> None:

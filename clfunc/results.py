@@ -198,15 +198,19 @@ def check_config(config: dict[str, Any]) -> None:
         raise ValueError(f"config must hold what JSON can: {error}") from error
 
 
-def save(result: Result, out: Path) -> None:
-    """Write `config.json`, `summary.json`, `results.nc`, `accuracy.csv` and `metrics.csv` into the folder `out`."""
+def save(result: Result, out: Path, data: "xarray.Dataset | None" = None) -> "xarray.Dataset":
+    """Write `config.json`, `summary.json`, `results.nc`, `accuracy.csv` and `metrics.csv` into the folder `out`.
+
+    `data` is the labelled Dataset where it holds more than the result's own; it is returned.
+    """
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "config.json", json.dumps(result.config, indent=2) + "\n")
     write_text(out / "summary.json", json.dumps(summary(result), indent=2) + "\n")
-    data = to_xarray(result)
+    data = to_xarray(result) if data is None else data
     archive.write(data, out)
     write_text(out / "accuracy.csv", accuracy_csv(data, list(result.coordinates)))
     write_text(out / "metrics.csv", metrics_csv(data, list(result.coordinates)))
+    return data
 
 
 def accuracy_csv(data: "xarray.Dataset", swept: Sequence[str]) -> str:

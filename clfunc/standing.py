@@ -9,6 +9,7 @@ from torch import Tensor
 
 from clfunc import tree
 from clfunc.checkpoint import Refused
+from clfunc.engine import engines
 from clfunc.results import Curve
 from clfunc.types import Params, State
 
@@ -52,8 +53,8 @@ def no_points() -> Curve:
 
 def extended(curve: Curve, more: Curve) -> Curve:
     """A curve with more points."""
-    if not len(curve.step):
-        return more
+    if not len(curve.step) or not len(more.step):
+        return curve if len(curve.step) else more
     return tree.map(lambda *parts: torch.cat(parts), curve, more)
 
 
@@ -95,7 +96,7 @@ def check(about: dict[str, Any], events: int, epochs: int, steps: int) -> None:
         raise ValueError("it does not say what was measured")
     if about.get("snapshots") not in range(events + 1):
         raise ValueError("it does not say how many snapshots it holds")
-    known = isinstance(plan, list) and len(plan) == 2 and plan[0] in ("eager", "trace", "compile")
+    known = isinstance(plan, list) and len(plan) == 2 and plan[0] in engines and plan[0] != "auto"
     if plan is not None and not (known and isinstance(plan[1], int) and plan[1] in range(1, 1025)):
         raise ValueError("it does not say which engine it was taken with")
 

@@ -108,7 +108,7 @@ class Trainer:
 
     def run(self, key: Keys, saved: tuple[Mapping[str, Tensor], About] | None = None) -> Standing:
         """From the beginning, or from what was saved, to the end."""
-        start, order = over_runs(lambda k: tuple(split(k).unbind()), self.loop.runs)(key)
+        start, order = start_and_order(key)
         at = self.loop.begin(start)
         if saved is not None:
             at = self.resumed(at, *saved)
@@ -279,6 +279,17 @@ class Trainer:
             found = score(loop.algorithm, loop.scenario, at.params, at.state, stream, runs=loop.runs)
             accuracy[at.event, tested] = known(at.diverged < 0, {"accuracy": found["accuracy"].cpu()})["accuracy"]
         return at._replace(accuracy=accuracy)
+
+
+def start_and_order(key: Keys) -> tuple[Keys, Keys]:
+    """The key of a run's beginning and that of the order of its examples, or those of each run."""
+    return over_runs(lambda k: tuple(split(k).unbind()), None if key.ndim == 1 else len(key))(key)
+
+
+def steps_of(scenario: Scenario, batch_size: int) -> list[int]:
+    """Steps of an epoch, for each phase."""
+    lengths = (scenario.train(phase).train.shape[-1] for phase in range(len(scenario.phases)))
+    return [-(-length // batch_size) for length in lengths]
 
 
 def make_step(algorithm: Algorithm, scenario: Scenario, runs: int | None) -> engines.Step:

@@ -173,6 +173,16 @@ def choice(value: str, name: str, options: Iterable[str]) -> str:
     return value
 
 
+def nested(settings: Any, name: str) -> Any:
+    """The first setting of this name, however deep in wrappers or in the members of a sweep; None where there is none."""
+    if isinstance(settings, dict):
+        if name in settings:
+            return settings[name]
+        settings = list(settings.values())
+    found = [nested(value, name) for value in settings] if isinstance(settings, list) else []
+    return next((value for value in found if value is not None), None)
+
+
 def scalar(
     value: Number,
     name: str = "value",

@@ -4,6 +4,7 @@ from functools import cache
 
 import pytest
 import torch
+from forgetting import each_run_forgets_its_own
 
 from clfunc import (
     adam,
@@ -24,7 +25,6 @@ from clfunc import (
     scenarios,
     sgd,
     shrink_and_perturb,
-    sweep,
     til,
     tree,
 )
@@ -317,24 +317,9 @@ def test_a_reset_leaves_the_rates_as_they_are_in_whatever_wrapper():
 
 @every_inner
 def test_each_run_of_a_sweep_forgets_its_own_tasks(inner):
-    members = [make(inner, "momentum") for _ in range(3)]
-    keys, many = split(key(5), 3), sweep(members)
-    params, state = many.init(keys)
-    alone = [m.init(k) for m, k in zip(members, keys, strict=True)]
-    for task in range(TASKS):
-        tasks = Task(*torch.tensor([task, STEPS, 1])[:, None].expand(3, 3))
-        params, state = many.begin_task(params, state, tasks)
-        alone = [begin(m, c, task) for m, c in zip(members, alone, strict=True)]
-        for step in range(STEPS):
-            params, state, _ = many.step(params, state, tree.stack([batch(task, step)] * 3))
-            alone = [m.step(*c, batch(task, step))[:2] for m, c in zip(members, alone, strict=True)]
-        params, state = many.end_task(params, state)
-        alone = [m.end_task(*c) for m, c in zip(members, alone, strict=True)]
-    gone = torch.stack([asked(0), asked(), asked(1, 2)])
-    together = many.unlearn(params, state, gone)
-    for i, (m, c) in enumerate(zip(members, alone, strict=True)):
-        assert distance(tree.index(together, i), m.unlearn(*c, gone[i])) < 1e-11
-    assert identical(tree.index(together, 1), tree.index((params, state), 1))
+    members, gone = [make(inner, "momentum") for _ in range(3)], torch.stack([asked(0), asked(), asked(1, 2)])
+    before, after = each_run_forgets_its_own(members, split(key(5), 3), gone, batch, TASKS, STEPS)
+    assert identical(tree.index(after, 1), tree.index(before, 1))
 
 
 def test_without_records_it_is_the_inner_algorithm():

@@ -4,8 +4,9 @@ from functools import cache
 
 import pytest
 import torch
+from forgetting import each_run_forgets_its_own
 
-from clfunc import adam, amnesiac, amnesiac_hat, carry, hat, mlp, sgd, sweep, til, tree
+from clfunc import adam, amnesiac, amnesiac_hat, carry, hat, mlp, sgd, til, tree
 from clfunc.random import fold_in, key, normal, split
 from clfunc.records import every
 from clfunc.testing.laws import distance, identical
@@ -272,21 +273,15 @@ def test_no_example_of_a_forgotten_task_is_kept():
 
 
 def test_a_sweep_forgets_run_by_run():
-    members, keys = [make("both") for _ in range(2)], split(key(3))
-    many, (params, state) = sweep(members), sweep(members).init(keys)
-    alone = [m.init(k) for m, k in zip(members, keys, strict=True)]
-    for task in range(2):
-        params, state = many.begin_task(params, state, Task(*torch.tensor([task, STEPS, EPOCHS])[:, None].expand(3, 2)))
-        alone = [begin(m, c, task) for m, c in zip(members, alone, strict=True)]
-        for step in range(STEPS):
-            params, state, _ = many.step(params, state, tree.stack([batch(task, step)] * 2))
-            alone = [m.step(*c, batch(task, step))[:2] for m, c in zip(members, alone, strict=True)]
-        params, state = many.end_task(params, state)
-        alone = [m.end_task(*c) for m, c in zip(members, alone, strict=True)]
-    gone = torch.stack([asked(0), asked(1)])
-    together = many.unlearn(params, state, gone)
-    for i, (m, c) in enumerate(zip(members, alone, strict=True)):
-        assert distance(tree.index(together, i), m.unlearn(*c, gone[i])) < 1e-11
+    members, gone = [make("both") for _ in range(2)], torch.stack([asked(0), asked(1)])
+    each_run_forgets_its_own(members, split(key(3)), gone, batch, 2, STEPS, EPOCHS)
+
+
+@pytest.mark.parametrize("kind", ["plain", "both"])
+def test_a_mask_of_more_tasks_than_there_are_is_refused(kind):
+    algorithm, carry = trained(kind)
+    with pytest.raises(ValueError, match=r"^there are 3 tasks and requests to forget, given a mask of 4$"):
+        algorithm.unlearn(*carry, torch.tensor([False, False, False, True]))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import xarray
 from test_unlearning import naive_distances
 
 from clfunc import amnesiac, audit, finetuning, hat, mlp, run, scenarios, sgd, sweep, tree, unlearning
-from clfunc.audit import measures, picked, plan, save, spaced, to_xarray
+from clfunc.audit import measures, plan, save, spaced, to_xarray
 from clfunc.random import key
 from clfunc.testing.play import toy_data, toy_stream
 
@@ -161,9 +161,9 @@ def test_one_seed_and_a_shared_scenario_will_do():
 
 def test_runs_of_a_scenario_can_be_picked_and_entries_spaced():
     stream = toy_stream(KEYS)
-    twice = picked(stream, torch.tensor([1, 0, 1]))
+    twice = stream.part([1, 0, 1])
     assert twice.runs == 3 and torch.equal(twice.test(1).view["pixels"], stream.test(1).view["pixels"][[1, 0, 1]])
-    assert picked(toy_stream(), torch.tensor([0, 0])).runs is None
+    assert toy_stream().part([0, 0]).runs is None
     listed, size = torch.arange(20).reshape(2, 10), torch.tensor([10, 6])
     assert spaced(listed, size, 3).tolist() == [[0, 3, 6], [10, 12, 14]]
     assert spaced(listed, size).tolist() == [[0, 1, 3, 5, 6, 8], [10, 11, 12, 13, 14, 15]]

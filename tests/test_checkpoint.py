@@ -7,7 +7,7 @@ import signal
 import pytest
 import torch
 
-from clfunc import algorithms, checkpoint, mlp, run, scenarios, sgd, sweep, tree
+from clfunc import algorithms, checkpoint, mlp, run, scenarios, sgd, standing, sweep, tree
 from clfunc.checkpoint import Interrupted, Refused
 from clfunc.cli import main
 from clfunc.random import key, split
@@ -228,6 +228,24 @@ def test_the_engine_that_was_chosen_is_used_again(stopped):
     about = json.loads((out / "checkpoint.json").read_text())
     assert about["plan"] == ["eager", 1] and about["place"]["done"] == 20 and about["place"]["wall"] > 0
     assert (about["place"]["event"], about["place"]["epoch"], about["place"]["step"]) == (1, 0, 4)
+
+
+@pytest.mark.parametrize("engine", ["eager", "trace", "compile", "cudagraph"])
+def test_a_checkpoint_may_be_of_any_engine_that_a_run_can_have(stopped, engine):
+    about = json.loads((stopped[0] / "checkpoint.json").read_text())
+    standing.check(about | {"plan": [engine, 8]}, events=2, epochs=2, steps=8)
+    for unknown in ("auto", "warp", None, [engine]):
+        with pytest.raises(ValueError, match="does not say which engine"):
+            standing.check(about | {"plan": [unknown, 8]}, events=2, epochs=2, steps=8)
+
+
+def test_a_checkpoint_of_an_engine_that_this_device_has_not_is_refused(stopped):
+    out, how, _ = stopped
+    tensors, about = checkpoint.read(out, "checkpoint")
+    checkpoint.clear(out)
+    checkpoint.save(out, tensors, {n: v for n, v in about.items() if n != "checksum"} | {"plan": ["cudagraph", 8]})
+    with pytest.raises(Refused, match=r"cannot resume: .*engine='cudagraph' needs a CUDA device, given cpu"):
+        run(**how, out=out, resume="anyway")
 
 
 def test_a_run_without_resume_starts_anew_and_clears_the_folder(stopped):

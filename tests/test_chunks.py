@@ -102,6 +102,14 @@ def test_the_size_of_a_chunk_is_what_fits_in_half_of_memory(monkeypatch):
     assert [len(c) for c in plan(algorithm, scenario, KEYS, "auto", 8, devices=2).chunks] == [4, 3]
 
 
+@pytest.mark.parametrize(("how", "told"), [({}, False), ({"runs_at_once": 2}, True), ({"runs_at_once": 1}, True)])
+def test_how_a_sweep_is_cut_is_told_where_it_is_cut_or_was_asked_to_be(how, told, capfd):
+    scenario = toy_stream()
+    quiet = QUIET | {"progress": True} | how
+    run_chunks(sweep([build(scenario)] * 2), scenario, KEYS[:2], evaluate="none", **quiet)
+    assert ("chunks:" in capfd.readouterr().err) == told
+
+
 def test_what_is_counted_is_what_lives_at_one_time():
     x = torch.zeros(1000)  # 4000 bytes each
 

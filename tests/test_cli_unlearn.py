@@ -27,7 +27,12 @@ WRONG = {
     "--request 1:1 --algorithm joint": "joint mixes tasks in a batch",
     "--request 1:1 --wrap amnesiac --set record=False": "given one that keeps no records: leave out record=False",
     "--request 1:1 --wrap amnesiac --wrap amnesiac": "amnesiac wraps what cannot unlearn yet, given amnesiac, which can",
+    "--request 1:1 --wrap amnesiac --wrap shrink_and_perturb": "amnesiac would have no record of: wrap amnesiac around",
     "--request 1:1 --epochs 0": "--epochs must be at least 1, given 0",
+    "--request 1:1 --devices cpu,cpu": "Unrecognized or misplaced options: --devices",
+    "--request 1:1 --runs-at-once 2": "Unrecognized or misplaced options: --runs-at-once",
+    "--request 1:1 --resume": "Unrecognized or misplaced options: --resume",
+    "--request 1:1 --checkpoint-every 5": "Unrecognized or misplaced options: --checkpoint-every",
 }
 
 
@@ -36,9 +41,17 @@ def unlearn(tmp_path, *arguments):
 
 
 @pytest.mark.parametrize("arguments", WRONG)
-def test_a_request_that_cannot_be_met_is_refused_in_one_line_before_training(arguments, tmp_path, capsys):
+def test_what_cannot_be_asked_is_refused_in_one_line_before_training(arguments, tmp_path, capsys):
     code = unlearn(tmp_path, *arguments.split())
     assert WRONG[arguments] in refused(capsys, code, tmp_path / "out")
+
+
+def test_the_help_lists_no_option_that_would_be_refused(capsys):
+    assert main(["unlearn", "--help"]) == 0
+    said = capsys.readouterr().out
+    assert "--request" in said and "--engine" in said
+    for option in ("--devices", "--runs-at-once", "--resume", "--checkpoint-every"):
+        assert option not in said
 
 
 def test_requests_are_read_as_they_are_typed():

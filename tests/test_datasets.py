@@ -392,3 +392,13 @@ def test_importing_the_library_imports_nothing_heavy_until_it_is_asked_for():
 def test_torchvision_can_be_imported_whatever_torch_it_was_built_for():
     code = "from clfunc.scenarios.vision import _import_torchvision as load; print(len(load().FakeData(size=3)))"
     assert in_a_process_of_its_own(code) == ["3"]
+
+
+def test_the_first_images_of_a_data_set_are_its_first_in_order():
+    data = datasets.load("digits")
+    few, train = data.first(100, 30), data.num_train
+    assert few.num_train == 100 and len(few.x) == len(few.y) == 130 and few.num_classes == 10
+    assert torch.equal(few.x, torch.cat([data.x[:100], data.x[train : train + 30]]))
+    assert torch.equal(few.y, torch.cat([data.y[:100], data.y[train : train + 30]]))
+    assert torch.equal(data.first(100).y, torch.cat([data.y[:100], data.y[train:]]))
+    assert torch.equal(data.first(10**9).y, data.y) and data.first(10**9).num_train == train

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from clfunc import Request, amnesiac, carry, cil, dil, finetuning, mlp, requests, run, scenarios, sgd, sweep, til, tree
+from clfunc.heads import regression
 from clfunc.random import fold_in, key, normal, split
 from clfunc.records import every
 from clfunc.testing.laws import distance, identical
@@ -204,6 +205,9 @@ def test_a_class_is_forgotten_of_a_real_run():
     ("declared", "message"),
     [
         ({"a": Request(2, classes=(1,))}, r"request 'a' must be of a task in 0\.\.1, given 2"),
+        ({"a": Request(0, classes=(99,))}, r"request 'a' must name classes of task 0, 0\.\.2, given 99"),
+        ({"a": Request(1, classes=(2, 3))}, r"request 'a' must name classes of task 1, 0\.\.2, given 3"),
+        ({"a": Request(0, classes=(-1,))}, r"request 'a' must name classes of task 0, 0\.\.2, given -1"),
         ({"a": Request(0, classes=3)}, "request 'a' must list classes or examples, such as .*"),
         ({"a": Request(0)}, "request 'a' must name either classes, examples or a function, given .*"),
         ({"a": Request(0, (1,), (2,))}, "request 'a' must name either classes, examples or a function, given .*"),
@@ -220,6 +224,30 @@ def test_a_class_is_forgotten_of_a_real_run():
 def test_requests_that_cannot_be_met_are_refused_in_one_line(declared, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         make(requests=declared)
+
+
+def test_under_one_head_over_all_classes_a_task_has_its_own():
+    make("cil", requests={"a": Request(0, (0, 2)), "b": Request(1, (3, 5))})
+    for task, label, own in ((0, 3, "0..2"), (1, 2, "3..5"), (1, 6, "3..5")):
+        with pytest.raises(ValueError, match=f"^request 'a' must name classes of task {task}, {own}, given {label}$"):
+            make("cil", requests={"a": Request(task, (label,))})
+
+
+def test_numbers_have_no_classes_to_forget():
+    inner = finetuning(mlp(5, (6, 4), regression(TASKS)), sgd(0.1))
+    with pytest.raises(ValueError, match=r"^request 'a' names classes, and a regression head has none: name examples$"):
+        amnesiac(inner, num_tasks=TASKS, requests={"a": Request(0, classes=(0,))})
+    amnesiac(inner, num_tasks=TASKS, requests={"a": Request(0, examples=(0,))})
+
+
+def test_a_mask_may_stop_short_and_not_go_on():
+    _, algorithm = make()
+    begun = algorithm.init(key(0))
+    count = TASKS + len(DECLARED)
+    for size in (0, 1, TASKS, count):
+        algorithm.unlearn(*begun, torch.zeros(size, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"^there are 6 tasks and requests to forget, given a mask of 7$"):
+        algorithm.unlearn(*begun, torch.zeros(count + 1, dtype=torch.bool))
 
 
 def test_the_same_class_of_two_tasks_makes_two_requests():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from clfunc import adam, dil, finetuning, mlp, sgd, shrink_and_perturb, sweep, til, tree
+from clfunc import adam, amnesiac, dil, finetuning, mlp, reduce_on_plateau, sgd, shrink_and_perturb, sweep, til, tree
 from clfunc.random import fold_in, key, normal, normal_like, split
 from clfunc.testing.laws import identical
 from clfunc.types import Batch, Task
@@ -161,3 +161,15 @@ def test_a_compiled_step_with_a_fresh_network_as_noise_is_the_eager_one():
 def test_impossible_arguments_are_refused_in_one_line(arguments, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         shrink_and_perturb(finetuning(net(), sgd(LR)), **arguments)
+
+
+def test_what_records_updates_goes_around_it_and_not_within():
+    plain = finetuning(net(), sgd(LR))
+    inner = amnesiac(plain, num_tasks=3)
+    for within in (inner, reduce_on_plateau(inner)):
+        with pytest.raises(
+            ValueError, match=r"^shrink_and_perturb moves what amnesiac would have no record of: wrap am"
+        ):
+            shrink_and_perturb(within)
+    assert amnesiac(shrink_and_perturb(plain), num_tasks=3).unlearn is not None
+    assert shrink_and_perturb(amnesiac(plain, num_tasks=3, record=False)).unlearn is None

@@ -27,8 +27,8 @@ from torch import Tensor
 from clfunc import records, tree
 from clfunc.lift import lift
 from clfunc.records import Records
-from clfunc.requests import Requests, declared, tasks_of, touched
-from clfunc.types import Algorithm, Batch, Key, Metrics, Params, Settings, State, Task, choice
+from clfunc.requests import Requests, declared, filled, tasks_of, touched
+from clfunc.types import Algorithm, Batch, Key, Metrics, Params, Settings, State, Task, choice, nested
 
 
 class AmnesiacState(NamedTuple):
@@ -65,10 +65,14 @@ def amnesiac(
     """
     choice(optimizer_state, "optimizer_state", ("keep", "reset"))
     choice(precision, "precision", records.PRECISIONS)
-    _check(inner, num_tasks)
+    head = _head(inner, num_tasks)
     named = requests or {}
     settings: Settings = {"name": "amnesiac", "inner": inner.settings, "num_tasks": num_tasks, "record": record}
-    settings |= {"optimizer_state": optimizer_state, "precision": precision, "requests": declared(named, num_tasks)}
+    settings |= {
+        "optimizer_state": optimizer_state,
+        "precision": precision,
+        "requests": declared(named, num_tasks, head),
+    }
     if not record:
         return inner._replace(unlearn=None, settings=settings)
     lifted = lift(inner)
@@ -104,7 +108,7 @@ def amnesiac(
         return moved, state._replace(records=records.check_in(records.add(state.records, params, moved)))
 
     def unlearn(params: Params, state: AmnesiacState, asked: Tensor) -> tuple[Params, AmnesiacState]:
-        asked = torch.nn.functional.pad(asked, (0, num_tasks + len(named) - asked.shape[0]))
+        asked = filled(asked, num_tasks + len(named))
         gone, tasks = asked[:num_tasks], tasks_of(named)
         asked = asked | torch.cat([gone, *(gone[task, None] for task in tasks)])  # a task takes its requests along
 
@@ -120,22 +124,18 @@ def amnesiac(
     return lifted._replace(init=init, step=step, **hooks, settings=settings)
 
 
-def _check(inner: Algorithm, num_tasks: int) -> None:
+def _head(inner: Algorithm, num_tasks: int) -> Settings | None:
+    """The settings of `inner`'s head, None where no model says; ValueError for what cannot be wrapped."""
     if not isinstance(num_tasks, int) or num_tasks < 1:
         raise ValueError(f"num_tasks must be a whole number of at least 1, given {num_tasks!r}")
     if inner.settings.get("name") == "joint":
         raise ValueError("amnesiac records updates by task, and joint mixes tasks in a batch: wrap another")
     if inner.unlearn is not None:
         raise ValueError(f"amnesiac wraps what cannot unlearn yet, given {inner.settings.get('name')}, which can")
-    heads = _heads(inner.settings)
-    if heads not in (None, num_tasks):
-        raise ValueError(f"num_tasks must be {heads}, as many as inner has heads for, given {num_tasks}")
-
-
-def _heads(settings: Settings) -> int | None:
-    """Tasks that the model's head is for, however deep in wrappers; None where no model says."""
-    head = settings.get("model", {}).get("head")
-    return _heads(settings["inner"]) if "inner" in settings else head and len(head["classes"])
+    head = nested(inner.settings, "head")
+    if head and len(head["classes"]) != num_tasks:
+        raise ValueError(f"num_tasks must be {len(head['classes'])}, as many as inner has heads for, given {num_tasks}")
+    return head
 
 
 def _memory(state: State) -> State:

@@ -19,7 +19,6 @@ remaining tasks together. Backups cost a forward and a backward pass for each ta
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
-import torch
 from torch import Tensor
 
 from clfunc import attention, repair, tree
@@ -27,6 +26,7 @@ from clfunc.algorithms.amnesiac import AmnesiacState, amnesiac
 from clfunc.algorithms.hat import hat
 from clfunc.lift import lift
 from clfunc.random import fold_in
+from clfunc.requests import filled
 from clfunc.transforms.chain import RESETS
 from clfunc.types import Algorithm, Batch, Key, Metrics, Model, Number, Params, Scalar, State, Task, Transform, scalar
 
@@ -117,7 +117,7 @@ def amnesiac_hat(
         return params, state
 
     def unlearn(params: Params, state: AmnesiacHATState, asked: Tensor) -> tuple[Params, AmnesiacHATState]:
-        asked = torch.nn.functional.pad(asked, (0, num_tasks - asked.shape[0]))
+        asked = filled(asked, num_tasks)
         undone, after = undo(params, state, asked)
         own, left = inner.own(undone, after.inner), after.inner.inner
         masks = tree.map(lambda e: (e > 0) & left.attention.met[:, None], own["embedding"])

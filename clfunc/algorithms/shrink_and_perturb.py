@@ -45,20 +45,22 @@ def shrink_and_perturb(
     """`inner`, its parameters shrunk and perturbed at each `task` but the first, or after each `step`.
 
     Args:
-        inner: Any algorithm but those that promise to leave weights alone (`hat`, `fix`).
+        inner: Any algorithm but those that promise to leave weights alone (`hat`, `fix`) or record their moves (`amnesiac`).
         shrink: Share of each parameter taken off, in [0, 1]; 0 takes nothing off.
         sigma: Scale of the noise, >= 0; 0 adds none, and with shrink=0 this is `inner`.
         noise: `normal`, N(0, 1), or `init`, the parameters of a network drawn afresh (slow to compile at each step).
         every: `task` or `step`. A head that waits for its task is not touched.
 
     Raises:
-        ValueError: A number out of its range, another noise or time, an `inner` that freezes weights.
+        ValueError: A number out of its range, another noise or time, an `inner` that freezes weights or can unlearn.
     """
     share, scale = scalar(shrink, "shrink", 0, 1), scalar(sigma, "sigma", 0)
     choice(noise, "noise", _NOISES), choice(every, "every", _TIMES)
     for setting, value in tree.items(inner.settings):
         if setting.split(".")[-1] == "name" and value in _FREEZE:
             raise ValueError(f"shrink_and_perturb moves every weight, and {value} freezes some: wrap another")
+    if inner.unlearn is not None:
+        raise ValueError("shrink_and_perturb moves what amnesiac would have no record of: wrap amnesiac around it")
     lifted = lift(inner)
 
     def init(key: Key) -> tuple[Params, ShrinkState]:

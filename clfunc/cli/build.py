@@ -117,6 +117,12 @@ class Unlearn(Run):
 
     request: Repeated = ()
     """AFTER:TASKS: 2:1 forgets task 1 after task 2, 4:2,3 tasks 2 and 3 after task 4. May be repeated."""
+    # all members run at once, without checkpoints
+    runs_at_once: tyro.conf.Suppress[str] = "auto"
+    devices: tyro.conf.Suppress[str] = ""
+    resume: tyro.conf.Suppress[bool] = False
+    resume_anyway: tyro.conf.Suppress[bool] = False
+    checkpoint_every: tyro.conf.Suppress[int | None] = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,10 +212,6 @@ def job(args: Run) -> Job:
     numbers = args.epochs, args.batch_size, args.engine, evaluate, args.probe_every, args.checkpoint_every
     check(algorithm, scenario, asked.key, *numbers)
     if isinstance(args, Unlearn):
-        if args.devices or args.runs_at_once != "auto":
-            raise ValueError("unlearn runs all members at once: leave out --runs-at-once and --devices")
-        if args.resume or args.resume_anyway or args.checkpoint_every:
-            raise ValueError("unlearn keeps no checkpoints: leave out --resume and --checkpoint-every")
         plan(algorithm, scenario, asked.key, unlearn.requests(args.request))
     return asked
 

@@ -95,7 +95,7 @@ def _prepare(command: "build.Run | build.Report | build.Diff | build.List") -> C
         return lambda: tables.differences(found[0], found[1] + replay.parting(command.a, command.b, bool(found[1])))
     job = build.job(command)
     if isinstance(command, build.Unlearn):
-        return lambda: unlearn.work(command, job, console)
+        return lambda: unlearn.work(command, job, many.options(command, job), console)
     work = many.prepare(command, job)
     return lambda: _train(command, work, console)
 
@@ -131,6 +131,7 @@ def _plain(said: str) -> str:
     """What the parser says, without its colours, the box around it, and advice on reading help."""
     words = re.sub(r"\x1b\[[0-9;]*m|[\u2500-\u257f]|-{5,}", " ", said)
     words = re.split("For full helptext|Argument helptext", " ".join(words.split()))[0]
+    words = re.sub(r" \(applied to [^)]*\)| Arguments are applied to the directly preceding [^.]*\.", "", words)
     words = re.sub(r"^(Parsing error|Unrecognized options|Invalid choice|Value error|Missing subcommand) ", "", words)
     return re.sub(
         r"no type matching \{None\}\|(\S+) could be instantiated from \[(.*?)\]\. Got.*", r"takes \1, given \2", words

@@ -1,19 +1,16 @@
 """How much memory a job takes at the least, told before any is taken."""
 
 import math
-import os
-import resource
-from pathlib import Path
 
 import torch
 
 from clfunc import tree
+from clfunc.memory import total
 from clfunc.random import key
 from clfunc.scenarios import Scenario
-from clfunc.types import Algorithm
+from clfunc.types import Algorithm, nested
 
 MOST_RUNS = 100_000  # of one program
-_GROUP = Path("/sys/fs/cgroup/memory.max")
 
 
 def check_counts(tasks: int, runs: int, device: torch.device) -> None:
@@ -29,7 +26,7 @@ def check_fits(algorithm: Algorithm, scenario: Scenario, runs: int, batch_size: 
     `algorithm` is that of one run. Its tensors are made without their memory, on the device `meta`.
     """
     others = 8 * len(scenario.data.y) + batch_size * (8 + 4 * math.prod(scenario.inputs))
-    if runs * (_generous(algorithm, scenario) + others) < available(device):
+    if runs * (_generous(algorithm, scenario) + others) < total(device):
         return
     learner = sum(leaf.numel() * leaf.element_size() for leaf in tree.leaves(algorithm.init(key(0, "meta"))))
     asked = f"{runs} run(s) of {learner / 1e9:.3g} GB each in batches of {batch_size}"
@@ -41,27 +38,14 @@ def _generous(algorithm: Algorithm, scenario: Scenario) -> int:
 
     Where even these fit, the two seconds are saved that torch 2.13 takes to import what computes on `meta`.
     """
-    settings = algorithm.settings
-    while "model" not in settings:
-        settings = settings["inner"]
-    model = settings["model"]
+    model = nested(algorithm.settings, "model")
     channels = sum(model.get("channels", ())) * 2 * model.get("blocks", 1)
     units = math.prod(scenario.inputs) + sum(scenario.classes) + sum(model["hidden"]) + channels
     return 8 * 4 * scenario.num_tasks * max(3, model.get("kernel", 3)) ** 2 * units**2
 
 
 def _check(size: int, device: torch.device, asked: str) -> None:
-    there = available(device)
+    there = total(device)
     if size > there:
         what = f"at least {size / 1e9:.3g} GB of memory, and {device.type} has {there / 1e9:.3g} GB"
         raise ValueError(f"{asked} would take {what}: ask for less")
-
-
-def available(device: torch.device) -> int:
-    """Bytes that the device has, or that this process may use of it."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), resource.getrlimit(resource.RLIMIT_AS)[0]]
-    if _GROUP.is_file() and (text := _GROUP.read_text().strip()).isdigit():
-        limits.append(int(text))
-    return min(limit for limit in limits if limit != resource.RLIM_INFINITY)

@@ -6,7 +6,7 @@ folders hold, leaf for leaf, or from a beginning that they share, both are taken
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -16,12 +16,9 @@ from clfunc import engine as engines
 from clfunc.cli import many
 from clfunc.difference import Part
 from clfunc.driver import loop_of
-from clfunc.evaluate import over_runs
 from clfunc.progress import Progress
-from clfunc.random import split
 from clfunc.standing import Standing, check
-from clfunc.training import Trainer
-from clfunc.types import Keys
+from clfunc.training import Trainer, start_and_order
 
 Held = dict[
     tuple[int, ...], tuple[dict[str, Tensor], checkpoint.About]
@@ -113,21 +110,18 @@ class _Way:
         algorithm = job.algorithm._replace(probe=None)  # it looks, and changes nothing
         loop = loop_of(algorithm, job.scenario, job.key, args.epochs, args.batch_size, "none", save_every=1)
         check(about, len(loop.course.events), loop.epochs, max(loop.steps))
-        self.key: Keys = job.key.to(job.device)
+        start, self.order = start_and_order(job.key.to(job.device))
         self.trainer = _Stepper(loop, "eager", Progress(False, 0, 0, 0), None, {})
-        self.start = self.trainer.resumed(loop.begin(self._keys()[0]), tensors, about)
+        self.start = self.trainer.resumed(loop.begin(start), tensors, about)
         self.trainer.plan = engines.Plan("eager", 1, "a replay")
-
-    def _keys(self) -> Any:
-        return over_runs(lambda k: tuple(split(k).unbind()), self.trainer.loop.runs)(self.key)
 
     def steps(self) -> Iterator[Standing]:
         """The standings after each step, and after each event."""
-        at, order = self.start, self._keys()[1]
+        at = self.start
         while at.event < len(self.trainer.loop.course.events):
             with torch.no_grad():
                 try:
-                    self.trainer.live(at, order)
+                    self.trainer.live(at, self.order)
                 except _Paused as paused:
                     at = paused.at
             yield at

@@ -1,9 +1,7 @@
 """`clfunc unlearn`: requests as they are typed, and the tables of an audit."""
 
-import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
@@ -34,23 +32,10 @@ def requests(pairs: Sequence[str]) -> dict[int, list[int]]:
     return found
 
 
-def work(args: "build.Unlearn", job: "build.Job", console: Console) -> None:
-    """Train, forget, compare; print the tables."""
-    arguments = {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(args).items()}
-    found = audit(
-        job.algorithm,
-        job.scenario,
-        job.key,
-        requests(args.request),
-        epochs=args.epochs,
-        batch_size=args.batch_size,
-        engine=args.engine,
-        evaluate=job.evaluate,
-        probe_every=args.probe_every,
-        out=args.out,
-        progress=args.progress,
-        config={"arguments": arguments},
-    )
+def work(args: "build.Unlearn", job: "build.Job", how: dict[str, Any], console: Console) -> None:
+    """Train, forget, compare, by `how` of `many.options`; print the tables."""
+    how |= {"out": args.out, "progress": args.progress}
+    found = audit(job.algorithm, job.scenario, job.key, requests(args.request), **how)
     for table in tables(to_xarray(found)):
         console.print(table)
     runs, where = len(found.result.config["seeds"]), f"; results and figures in {args.out}" if args.out else ""

@@ -28,6 +28,13 @@ class Dataset(NamedTuple):
     mean: float  # of the training images, in stored units
     std: float
 
+    def first(self, train: int, test: int | None = None) -> "Dataset":
+        """The data set with its first training images only, and its first test images if so many are given."""
+        rows = torch.arange(len(self.y), device=self.y.device)
+        chosen = rows[: self.num_train][:train], rows[self.num_train :][:test]
+        kept = torch.cat(chosen)
+        return self._replace(x=self.x[kept], y=self.y[kept], num_train=len(chosen[0]))
+
 
 def load(name: str = "digits", root: "str | Path | None" = None) -> Dataset:
     """A data set by name.

@@ -47,14 +47,8 @@ class Setting:
     out: Path = Path("results/hat_permuted")
 
 
-def first(data: cl.datasets.Dataset, images: int) -> cl.datasets.Dataset:
-    """The data set with its first training images only."""
-    kept = torch.cat([torch.arange(images), torch.arange(data.num_train, len(data.y))])
-    return data._replace(x=data.x[kept], y=data.y[kept], num_train=images)
-
-
 def main(setting: Setting) -> None:
-    data = first(cl.datasets.load("fashion-mnist"), setting.images)
+    data = cl.datasets.load("fashion-mnist").first(setting.images)
     keys = torch.stack([cl.random.key(seed) for seed in range(setting.seeds)])
     many = keys.repeat(len(setting.alphas), 1)
     tx = cl.sgd(setting.lr)

@@ -43,9 +43,7 @@ class Setting:
 
 
 def main(setting: Setting) -> None:
-    data = cl.datasets.load("fashion-mnist")
-    kept = torch.cat([torch.arange(setting.images), torch.arange(data.num_train, len(data.y))])
-    data = data._replace(x=data.x[kept], y=data.y[kept], num_train=setting.images)
+    data = cl.datasets.load("fashion-mnist").first(setting.images)
     keys = torch.stack([cl.random.key(seed) for seed in range(setting.seeds)])
     learners = [(lr, rate) for lr in setting.lrs for rate in setting.rates]
     every = keys.repeat(len(learners), 1)

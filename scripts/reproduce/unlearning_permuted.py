@@ -51,14 +51,8 @@ class Setting:
     out: Path = Path("results/unlearning_permuted")
 
 
-def first(data: cl.datasets.Dataset, images: int, test_images: int) -> cl.datasets.Dataset:
-    """The data set with its first images only."""
-    kept = torch.cat([torch.arange(images), torch.arange(data.num_train, data.num_train + test_images)])
-    return data._replace(x=data.x[kept], y=data.y[kept], num_train=images)
-
-
 def main(setting: Setting) -> None:
-    data = first(cl.datasets.load("fashion-mnist"), setting.images, setting.test_images)
+    data = cl.datasets.load("fashion-mnist").first(setting.images, setting.test_images)
     keys = torch.stack([cl.random.key(seed) for seed in range(setting.seeds)])
     scenario = cl.scenarios.permuted(data, setting.tasks, keys)
     model = cl.mlp(scenario.inputs, (setting.width, setting.width), scenario.head())
