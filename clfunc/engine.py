@@ -22,7 +22,7 @@ from torch import Tensor
 
 from clfunc import tree
 from clfunc.graphs import SMALL, Graph
-from clfunc.operations import Operations, traced
+from clfunc.operations import Operations, copying, traced
 from clfunc.types import choice
 
 Engine = Literal["auto", "eager", "trace", "compile", "cudagraph"]
@@ -101,8 +101,8 @@ def _compiled(step: Step, carry: Any, xs: Any, unroll: int, ys: list[Any], captu
     # a number that all runs share may be expanded in one task and not in the next: no reason for another program
     leaves = [leaf.contiguous() if leaf.numel() < SMALL else leaf for leaf in leaves]
     chunks = list(zip(*(leaf[:steps].split(unroll) for leaf in listed), strict=True))
-    program = _program(step, unroll, moves, _Forms(structure, form), _kinds([*leaves, *chunks[0]]))
     owned = _owned(leaves, moves)
+    program = _program(step, unroll, moves, _Forms(structure, form), _kinds([*owned, *chunks[0]]))
     told = (program.replayed if captured else program.over)(owned, chunks)
     ys.append(program.told([torch.cat(pieces) for pieces in zip(*told, strict=True)]))
     return tree.unflatten(owned, structure), steps
@@ -171,11 +171,11 @@ class _Program:
             ys.append(y)
         pairs = zip(tree.leaves(carry), self.moves, strict=True)
         new = [leaf.clone() if how == "borrowed" else leaf for leaf, how in pairs]
+        found, self.ys = tree.flatten(tree.stack(ys))  # before anything is written, as a y may be a leaf of the carry
         for buffer, value, how in zip(leaves, new, self.moves, strict=False):
             if how != "fixed":
                 # through a view: torch 2.13 loses what is written to a 0-d float64 input of a compiled function itself
                 buffer[None].copy_(value[None])
-        found, self.ys = tree.flatten(tree.stack(ys))
         return found
 
 
@@ -192,35 +192,36 @@ def _inductor(chunk: Callable[..., Any], leaves: tuple[Tensor, ...], unroll: int
     if unroll > 1:
         # what several loops read, such as a batch, is computed once, and not by each of them again
         options["realize_reads_threshold"] = 2
-    found = traced(chunk, leaves)
+    found = copying(traced(chunk, leaves))
     # compiled for the stand-ins that it was traced on, since for real tensors Inductor would not look into its cache
     stands_in = [node.meta["val"] for node in found.graph.find_nodes(op="placeholder")]
     return torch._inductor.compile(found, stands_in, options=options)
 
 
-_known_moves: dict[tuple[Step, str], tuple[str, ...]] = {}
+_known_moves: dict[tuple[Any, ...], tuple[str, ...]] = {}
 
 
 def _moves(step: Step, carry: Any, x: Any) -> tuple[str, ...]:
     """What a step does to each leaf of the carry, found by running one and throwing its result away.
 
-    `fixed`: handed on untouched. `borrowed`: replaced by another leaf of the carry as it was, which must be copied before
-    that leaf is written. `computed`: anything else.
+    `fixed`: handed on untouched. `borrowed`: replaced by another leaf of the carry as it was, or by a view of one, which must
+    be copied before that leaf is written. `computed`: anything else.
     """
     leaves, structure = tree.flatten(carry)
-    known = (step, str(structure))
+    known = (step, str(structure), tuple((leaf.shape, leaf.dtype) for leaf in leaves))
     if known not in _known_moves:
         _known_moves.clear()  # steps differ from run to run; one is enough to remember
-        before = {leaf.data_ptr() for leaf in leaves}
-        _known_moves[known] = tuple(
-            "fixed" if _same_memory(old, new) else "borrowed" if new.data_ptr() in before else "computed"
-            for old, new in zip(leaves, tree.leaves(step(carry, x)[0]), strict=True)
-        )
+        apart = _owned(leaves, ("fixed",) * len(leaves))  # leaves that begin as one tensor would pass for handed on
+        lent = {leaf.untyped_storage().data_ptr() for leaf in apart}
+        news = tree.leaves(step(tree.unflatten(apart, structure), x)[0])
+        _known_moves[known] = tuple(_move(*pair, lent) for pair in zip(apart, news, strict=True))
     return _known_moves[known]
 
 
-def _same_memory(a: Tensor, b: Tensor) -> bool:
-    return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()
+def _move(old: Tensor, new: Tensor, lent: set[int]) -> str:
+    if old.data_ptr() == new.data_ptr() and old.shape == new.shape and old.stride() == new.stride():
+        return "fixed"
+    return "borrowed" if new.untyped_storage().data_ptr() in lent else "computed"
 
 
 def _thinned(ys: list[Any], every: int) -> Any:

@@ -43,9 +43,9 @@ class Graph:
         return told
 
 
-def _lying(carry: Sequence[Tensor], fixed: Sequence[bool]) -> set[int]:
-    """Addresses of large leaves that are only read."""
-    return {leaf.data_ptr() for leaf, still in zip(carry, fixed, strict=True) if still and leaf.numel() >= SMALL}
+def _lying(carry: Sequence[Tensor], fixed: Sequence[bool]) -> list[int]:
+    """Addresses of large leaves that are only read, in their order."""
+    return [leaf.data_ptr() for leaf, still in zip(carry, fixed, strict=True) if still and leaf.numel() >= SMALL]
 
 
 def _fill(buffers: Sequence[Tensor], leaves: Sequence[Tensor]) -> None:

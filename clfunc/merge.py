@@ -25,10 +25,8 @@ def merge(results: Sequence[Result], algorithm: Algorithm, runs: Sequence[Sequen
 
     Seconds add up. Nothing but the runs may differ between the results, which are those of `part(algorithm, runs[i])`.
     """
-    merged, every = (
-        _along_runs(lambda axis, *leaves: torch.cat(leaves, axis), results),
-        [i for some in runs for i in some],
-    )
+    results, every = _aligned(results), [i for some in runs for i in some]
+    merged = _along_runs(lambda axis, *leaves: torch.cat(leaves, axis), results)
     events = [
         event._replace(tasks=tuple(tasks for result in results for tasks in result.events[number].tasks))
         for number, event in enumerate(results[0].events)
@@ -39,6 +37,28 @@ def merge(results: Sequence[Result], algorithm: Algorithm, runs: Sequence[Sequen
         train_seconds=sum(result.train_seconds for result in results),
         wall_seconds=sum(result.wall_seconds for result in results),
     )
+
+
+def _aligned(results: Sequence[Result]) -> list[Result]:
+    """The results with the points of the longest: where all runs of a part have diverged, it stops before the others do."""
+    longest = max(results, key=lambda result: result.steps)
+
+    def drawn_out(curve: Curve, whole: Curve) -> Curve:
+        if torch.equal(curve.step, whole.step):
+            return curve
+        there, more = curve.step == whole.step[: len(curve.step)], len(whole.step) - len(curve.step)
+
+        def values(leaf: Tensor) -> Tensor:
+            known = torch.where(tree.expand_last(there, leaf.ndim), leaf, torch.nan)
+            return torch.cat([known, known.new_full((more, *leaf.shape[1:]), torch.nan)])
+
+        return whole._replace(values=tree.map(values, curve.values))
+
+    def aligned(result: Result) -> Result:
+        curves: dict[str, Any] = {name: drawn_out(getattr(result, name), getattr(longest, name)) for name in _CURVES}
+        return result._replace(steps=longest.steps, **curves)
+
+    return [aligned(result) for result in results]
 
 
 def select(result: Result, algorithm: Algorithm, runs: Sequence[int], kept: Sequence[int]) -> Result:

@@ -55,6 +55,20 @@ def test_the_chunks_of_a_sweep_leave_what_the_sweep_leaves(size, shared):
     assert merged.coordinates == whole.coordinates and merged.steps == whole.steps
 
 
+@pytest.mark.parametrize("rates", [(1e300, 0.1, 1e300), (0.1, 1e300, 0.1), (1e300, 1e301, 1e302)])
+def test_a_chunk_whose_runs_all_diverge_ends_early_and_is_padded_with_nan(rates):
+    scenario = scenarios.permuted(toy_data(), 2, key(2), valid=0.25)
+    algorithm = sweep([probed(build(scenario, lr)) for lr in rates])
+    whole = run(algorithm, scenario, KEYS[:3], epochs=2, **QUIET)
+    merged = run_chunks(algorithm, scenario, KEYS[:3], runs_at_once=1, epochs=2, **QUIET)
+    assert merged.steps == whole.steps and torch.equal(merged.diverged, whole.diverged)
+    for name in ("accuracy", "training", "validation", "params", "state"):
+        torch.testing.assert_close(
+            getattr(merged, name), getattr(whole, name), rtol=0, atol=1e-10, equal_nan=True, check_dtype=False
+        )
+    assert torch.equal(merged.probes.step, whole.probes.step)
+
+
 def test_an_algorithm_by_itself_is_cut_along_its_keys():
     scenario = toy_stream()
     whole, merged = (

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import xarray
 
-from clfunc import cluster
+from clfunc import chunks, cluster
 from clfunc.cli import main, many
 
 SMALL = ["--dataset", "digits", "--tasks", "2", "--hidden", "12", "--engine", "eager", "--no-progress"]
@@ -64,6 +64,17 @@ def test_a_restarted_sweep_asks_the_cluster_only_for_what_it_has_not(tmp_path, m
     assert main(command) == 0
     assert (first, second) == ([[0, 1], [2, 3]], [[4, 5]])
     assert load(out).identical(load(local)) and not (out / "chunks").exists()
+    capsys.readouterr()
+
+
+def test_chunks_that_a_cluster_has_done_are_not_run_again_without_it(tmp_path, monkeypatch, capsys):
+    machines, _ = here(stop_after=2)
+    monkeypatch.setattr(cluster, "ray_cluster", lambda *_: machines)
+    command = [*SWEEP, "--runs-at-once", "2", "--out", str(tmp_path)]
+    assert main([*command, "--cluster", "ray"]) == 1
+    ran, real = [], chunks.run
+    monkeypatch.setattr(chunks, "run", lambda *args, **how: ran.append(len(args[2])) or real(*args, **how))
+    assert main(command) == 0 and ran == [2]
     capsys.readouterr()
 
 

@@ -126,7 +126,8 @@ def _spread(args: build.Run, job: build.Job, at_once: "int | str", machines: clu
     """Chunks on many machines, each put in its place as it comes."""
     began, algorithm = time.perf_counter(), job.algorithm
     how = options(args, job)
-    shelf = chunks.Shelf(args.out, algorithm, chunks.mark(algorithm, job.scenario, job.key, how, how["config"]))
+    ways = {name: value for name, value in how.items() if name != "config"}
+    shelf = chunks.Shelf(args.out, algorithm, chunks.mark(algorithm, job.scenario, job.key, ways, how["config"]))
     told, threads = _sent(args), torch.get_num_threads()
     plan = shelf.plan(len(job.key), at_once)
     if plan is None:
