@@ -191,7 +191,9 @@ def _inductor(chunk: Callable[..., Any], leaves: tuple[Tensor, ...], unroll: int
     # vector instructions that the machine has are taken on trust: asking the compiler whether it knows them takes it 10 s
     options: dict[str, Any] = {"cpp.vec_isa_ok": torch._inductor.config.cpp.vec_isa_ok is not False}
     if unroll > 1:
-        options["realize_reads_threshold"] = 2  # what several loops read, such as a batch, is not computed by each again
+        options["realize_reads_threshold"] = (
+            2  # what several loops read, such as a batch, is not computed by each again
+        )
     found = copying(traced(chunk, leaves))
     # compiled for the stand-ins that it was traced on, since for real tensors Inductor would not look into its cache
     stands_in = [node.meta["val"] for node in found.graph.find_nodes(op="placeholder")]
@@ -215,7 +217,11 @@ def _moves(step: Step, carry: Any, x: Any) -> tuple[str, ...]:
         before = {leaf.untyped_storage().data_ptr() for leaf in apart}
         news = tree.leaves(step(tree.unflatten(apart, structure), x)[0])
         _known_moves[known] = tuple(
-            "fixed" if _same_memory(old, new) else "borrowed" if new.untyped_storage().data_ptr() in before else "computed"
+            "fixed"
+            if _same_memory(old, new)
+            else "borrowed"
+            if new.untyped_storage().data_ptr() in before
+            else "computed"
             for old, new in zip(apart, news, strict=True)
         )
     return _known_moves[known]
