@@ -87,7 +87,7 @@ def run_until(
         found |= dict(zip(runs, result.average_accuracy.tolist(), strict=True))
         for g in wide:
             taken[g] = min(taken[g] + batch, len(groups[g]))
-            widths[g] = interval(torch.tensor([found[run] for run in groups[g][: taken[g]]]))
+            widths[g] = interval(torch.tensor([found[run] for run in groups[g][: taken[g]]], dtype=torch.float64))
         left = sum(100 * w >= width for w in widths)
         say(f"{len(found)} runs: {left} of {len(groups)} intervals are not yet narrower than {width:g}", progress)
     merged, flat = merge(done, algorithm, order), [run for runs in order for run in runs]

@@ -202,12 +202,13 @@ def test_chunks_of_another_sweep_or_spoilt_ones_are_run_again(tmp_path):
             (algorithm, scenario, KEYS, QUIET, None),
             (algorithm, scenario, KEYS + 1, QUIET, None),
             (algorithm, toy_stream(split(key(3), 7), 2), KEYS, QUIET, None),
+            (algorithm, scenario._replace(data=scenario.data._replace(x=scenario.data.x + 1)), KEYS, QUIET, None),
             (sweep([build(scenario)] * 7), scenario, KEYS, QUIET, None),
             (algorithm, scenario, KEYS, QUIET | {"batch_size": 9}, None),
             (algorithm, scenario, KEYS, QUIET, {"arguments": {"seed": 3}}),
         )
     }
-    assert len(others) == 6
+    assert len(others) == 7
     assert chunks.Shelf(tmp_path, algorithm, "another").find(range(3)) is None
     assert shelf.plan(7, 3).chunks == shelf.plan(7, "auto").chunks == cut(7, 3) and shelf.plan(7, 4) is None
     path = tmp_path / "chunks" / "0-2.safetensors"

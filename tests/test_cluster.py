@@ -11,7 +11,7 @@ import pytest
 import xarray
 
 from clfunc import chunks, cluster
-from clfunc.cli import main, many
+from clfunc.cli import build, main, many
 
 SMALL = ["--dataset", "digits", "--tasks", "2", "--hidden", "12", "--engine", "eager", "--no-progress"]
 SWEEP = ["sweep", *SMALL, "--seeds", "3", "--grid", "lr=0.03,0.01"]
@@ -85,6 +85,13 @@ def test_a_machine_of_the_cluster_says_how_to_cut_and_which_engine_pays(tmp_path
     assert main([*command, "--cluster", "ray", "--out", str(tmp_path)]) == 0
     assert asked == [[0, 1, 2], [3, 4, 5]] and load(tmp_path).sizes["run"] == 6
     assert "6 runs, 3 at a time" in capsys.readouterr().err
+
+
+def test_every_chunk_is_told_all_that_was_asked():
+    asked = {"epochs": 3, "batch_size": 7, "engine": "trace", "probe_every": 5}
+    args = build.Run(**asked, hidden=(4,), evaluate="current")
+    told = many.options(args, build.job(args))
+    assert {name: told[name] for name in (*asked, "evaluate")} == asked | {"evaluate": "current"}
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,8 @@ def test_each_configuration_takes_batches_of_seeds_until_its_interval_is_narrow(
     assert result.coordinates == {"lr": [whole.coordinates["lr"][i] for i in kept]}
     told = result.config["until_ci"]["configurations"]
     assert [one["seeds"] for one in told] == [len(runs) for runs in taken]
+    widths = [100 * interval(whole.average_accuracy[list(runs)]) for runs in taken]
+    assert [one["interval"] for one in told] == pytest.approx(widths, rel=1e-9)
     if width == 1e-9:
         assert len(kept) == 12
     if width == 1e9:

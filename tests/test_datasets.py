@@ -379,11 +379,9 @@ def in_a_process_of_its_own(code):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
 
 
-HEAVY = ("torchvision", "sklearn", "matplotlib", "xarray", "rich", "tyro", "mlxtend")
-
-
 def test_importing_the_library_imports_nothing_heavy_until_it_is_asked_for():
-    loaded = f"print('|', *(name for name in {HEAVY} if name in sys.modules))"
+    heavy = ("torchvision", "sklearn", "matplotlib", "xarray", "rich", "tyro", "mlxtend")
+    loaded = f"print('|', *(name for name in {heavy} if name in sys.modules))"
     printed = in_a_process_of_its_own(f"import sys, clfunc; {loaded}; clfunc.datasets.load('digits'); {loaded}")
     assert printed[:2] == ["|", "|"]
     assert "sklearn" in printed[2:]
@@ -396,9 +394,10 @@ def test_torchvision_can_be_imported_whatever_torch_it_was_built_for():
 
 def test_the_first_images_of_a_data_set_are_its_first_in_order():
     data = datasets.load("digits")
-    few, train = data.first(100, 30), data.num_train
-    assert few.num_train == 100 and len(few.x) == len(few.y) == 130 and few.num_classes == 10
-    assert torch.equal(few.x, torch.cat([data.x[:100], data.x[train : train + 30]]))
-    assert torch.equal(few.y, torch.cat([data.y[:100], data.y[train : train + 30]]))
-    assert torch.equal(data.first(100).y, torch.cat([data.y[:100], data.y[train:]]))
-    assert torch.equal(data.first(10**9).y, data.y) and data.first(10**9).num_train == train
+    few, train, whole = data.first(100, 30), data.num_train, data.first(10**9)
+    assert few.num_train == 100 and few.num_classes == 10
+    for name in ("x", "y"):
+        every = getattr(data, name)
+        assert torch.equal(getattr(few, name), torch.cat([every[:100], every[train : train + 30]]))
+        assert torch.equal(getattr(data.first(100), name), torch.cat([every[:100], every[train:]]))
+        assert torch.equal(getattr(whole, name), every) and whole.num_train == train

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from clfunc import finetuning, mlp, run, scenarios, sgd, sweep, tree
+from clfunc import finetuning, l2_init, mlp, run, scenarios, sgd, sweep, tree
 from clfunc.cli import main
 from clfunc.halving import halve, rungs
 from clfunc.random import key, split
@@ -169,6 +169,14 @@ def test_runs_that_differ_in_their_seeds_only_are_one_configuration():
     assert configurations(build(scenario, 0.1), 3) == [[0, 1, 2]]
 
 
+def test_configurations_differ_where_any_of_their_numbers_does():
+    scenario = toy_stream()
+    model = mlp(scenario.inputs, (4,), scenario.head())
+    grid = [(lr, strength) for lr in (0.1, 0.2) for strength in (0.01, 0.02)]
+    algorithm = sweep([l2_init(model, sgd(lr), strength=strength) for lr, strength in grid + grid[::-1]])
+    assert configurations(algorithm, 8) == [[0, 7], [1, 6], [2, 5], [3, 4]]
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -195,3 +203,40 @@ def test_the_command_halves_a_grid(tmp_path, capsys):
     said = capsys.readouterr()
     assert "after task 1: 1 of 3 configurations go on; best lr=0.03 (valid 0." in said.err
     assert "left of 3 configurations, by valid examples: lr=0.03\n" in said.out
+
+
+def test_in_regression_the_configuration_of_the_lowest_error_goes_on():
+    scenario = scenarios.slowly_changing_regression(3, key(3), inputs=7, slow=4, period=60, features=9)
+    algorithm = sweep([build(scenario, lr) for lr in (1e-9, 0.01)])
+    result = halve(algorithm, scenario, KEYS[:2], eta=2, **QUIET)
+    first, second = result.config["halving"]["rungs"][0]["configurations"]
+    assert first["score"] < second["score"] < 0 and (first["kept"], second["kept"]) == (False, True)
+    assert result.config["halving"]["rungs"][0]["task"] == 2
+    for lr, start, found in ((1e-9, KEYS[0], first), (0.01, KEYS[1], second)):
+        member, errors = build(scenario, lr), []
+        at = run(member, scenario._replace(phases=(1, 2)), start, **QUIET)
+        for stream in map(scenario.test, range(2)):
+            batch = scenario.batch(scenario.data, stream, stream.test)
+            wrong = (member.predict(at.params, at.state, batch.x, batch.task) - batch.y).square()
+            errors.append(wrong.mean().item())
+        assert found["score"] == pytest.approx(-sum(errors) / 2, rel=1e-5)
+
+
+def test_a_run_that_diverged_before_a_rung_has_no_accuracy_after_it():
+    scenario = scenarios.permuted(toy_data(), 4, key(2))
+
+    def doomed(lr):
+        algorithm = build(scenario, lr)
+
+        def step(params, state, batch):
+            params, state, metrics = algorithm.step(params, state, batch)
+            return params, state, metrics | {"loss": torch.where(batch.task == 1, torch.nan, metrics["loss"])}
+
+        return algorithm._replace(step=step)
+
+    algorithm = sweep([doomed(lr) for lr in (0.1, 0.1001, 0.09, 0.08)])
+    result, whole = (f(algorithm, scenario, KEYS[:4], **QUIET, **how) for f, how in ((halve, {"eta": 2}), (run, {})))
+    left = [whole.config["seeds"].index(seed) for seed in result.config["seeds"]]
+    torch.testing.assert_close(result.accuracy, whole.accuracy[..., left], equal_nan=True)
+    assert result.diverged.tolist() == whole.diverged[left].tolist() and result.accuracy[1:].isnan().all()
+    assert all(leaf.isfinite().all() for leaf in tree.leaves(result.params))

@@ -77,6 +77,13 @@ def test_numbers_that_are_equal_but_not_the_same_stay_apart():
     assert [part.dtype for part in run(g, torch.arange(3))] == [torch.int64, torch.float32]
 
 
+def test_what_differs_in_a_named_argument_alone_is_two_things():
+    def f(x):
+        return torch.add(x, x), torch.add(x, x, alpha=3), x.sum(0), x.sum(0, dtype=torch.float64)
+
+    assert all(same(a, b) for a, b in zip(run(f, X), f(X), strict=True))
+
+
 def test_two_draws_stay_two():
     first, second = run(lambda x: (torch.rand_like(x), torch.rand_like(x)), X)
     assert not torch.equal(first, second)
