@@ -383,3 +383,12 @@ def test_what_no_scenario_can_be_is_refused_in_one_line_that_gives_it(name):
     with pytest.raises(ValueError, match=rf"^.*{re.escape(subject)}.*{re.escape(str(given))}.*$") as error:
         make(random.key(0))
     assert "\n" not in str(error.value)
+
+
+def test_the_first_images_of_a_data_set_are_its_first_in_order():
+    data = datasets.load("digits")
+    few, train = data.first(100, 30), data.num_train
+    assert few.num_train == 100 and len(few.x) == len(few.y) == 130 and few.num_classes == 10
+    assert torch.equal(few.x, torch.cat([data.x[:100], data.x[train : train + 30]]))
+    assert torch.equal(data.first(100).y, torch.cat([data.y[:100], data.y[train:]]))
+    assert torch.equal(data.first(10**9).y, data.y) and data.first(10**9).num_train == train
