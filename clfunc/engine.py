@@ -75,22 +75,38 @@ def scan(
     with torch.no_grad():
         if engine in ("compile", "cudagraph") and steps >= unroll:
             carry, done = _compiled(step, carry, xs, unroll, ys, engine == "cudagraph")
-        for i in range(done, steps):
-            x = tree.index(xs, i)
-            carry, y = step(carry, x) if engine == "eager" else _retraced(step, carry, x)
+        rest = tree.map(lambda leaf: leaf[done:], xs)
+        if engine != "eager" and done < steps:
+            carry = _straight(step, carry, rest, ys)
+        for i in range(steps - done if engine == "eager" else 0):
+            carry, y = step(carry, tree.index(rest, i))
             ys.append(tree.map(lambda leaf: leaf[None], y))
         return carry, _thinned(ys, log_every)
 
 
-def _retraced(step: Step, carry: Any, x: Any) -> tuple[Any, Any]:
-    """What `step(carry, x)` gives, by the operations that were found in it."""
-    leaves, form = tree.flatten((carry, x))
-    return _operations(step, _Forms(form), _kinds(leaves)).run(leaves)
+def _straight(step: Step, carry: Any, xs: Any, ys: list[Any]) -> Any:
+    """The carry after all steps, done by the operations that were found in one.
+
+    What a step gives is of the kinds that it says, so once they are those that it was given, they are so for good.
+    """
+    listed, form = tree.flatten(xs)
+    leaves, structure = tree.flatten(carry)
+    rows, known, settled = [], None, False
+    for row in zip(*listed, strict=True):
+        given = [*leaves, *row]
+        if not settled:
+            found = structure, _kinds(given)
+            program, settled, known = _operations(step, _Forms(structure, form), found[1]), found == known, found
+        told = program.run(given)
+        structure, leaves = program.carry, told[: program.count]
+        rows.append(told[program.count :])
+    ys.append(tree.unflatten([torch.stack(column) for column in zip(*rows, strict=True)], program.ys))
+    return tree.unflatten(leaves, structure)
 
 
 @functools.lru_cache(maxsize=32)
 def _operations(step: Step, forms: "_Forms", kinds: Any) -> Operations:
-    return Operations(step, forms.carry)
+    return Operations(step, forms.carry, forms.xs)
 
 
 def _compiled(step: Step, carry: Any, xs: Any, unroll: int, ys: list[Any], captured: bool) -> tuple[Any, int]:

@@ -28,20 +28,29 @@ def traced(f: Callable[..., Any], leaves: tuple[Tensor, ...]) -> fx.GraphModule:
 class Operations:
     """One step as a list of operations, found at its first call."""
 
-    def __init__(self, step: Callable[[Any, Any], tuple[Any, Any]], form: Any) -> None:
-        self.step, self.form = step, form
+    def __init__(self, step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, x: Any) -> None:
+        self.step, self.given = step, (carry, x)  # and the forms of what it is given
         self.graph: fx.GraphModule | None = None
-        self.told: Any = None  # the form of what it gives
+        self.carry: Any = None  # the form of the carry that it gives
+        self.ys: Any = None
+        self.count = 0  # leaves of that carry
 
-    def run(self, leaves: list[Tensor]) -> tuple[Any, Any]:
-        """What the step gives for the `leaves` of its carry and x."""
+    def run(self, leaves: list[Tensor]) -> list[Tensor]:
+        """The leaves of the next carry, then those of the y, for the `leaves` of a carry and an x."""
         if self.graph is None:
             self.graph = lean(traced(self._flat, tuple(leaves)))
-        return tree.unflatten(self.graph(*leaves), self.told)
+        return self.graph(*leaves)
 
     def _flat(self, *leaves: Tensor) -> list[Tensor]:
-        found, self.told = tree.flatten(self.step(*tree.unflatten(list(leaves), self.form)))
-        return found
+        carry, x = self.given
+        carry, y = self.step(
+            tree.unflatten(list(leaves[: carry.num_leaves]), carry),
+            tree.unflatten(list(leaves[carry.num_leaves :]), x),
+        )
+        found, self.carry = tree.flatten(carry)
+        self.count = len(found)
+        more, self.ys = tree.flatten(y)
+        return [*found, *more]
 
 
 def lean(found: fx.GraphModule) -> fx.GraphModule:

@@ -45,4 +45,4 @@ def own(job: Job, engine: str, unroll: int | None = None) -> tuple[Contender, en
     plan = engines.plan(engine, step, start(job.params, job.state, False), first, 1)
     plan = plan if unroll is None or engine in ("eager", "trace") else plan._replace(unroll=unroll)
     name = "clfunc" if engine == "compile" else engine
-    return Contender(name, job.runs, start, advance, weights, {"eager": 8, "trace": 4}.get(engine, 1)), plan
+    return Contender(name, job.runs, start, advance, weights, 8 if engine == "eager" else 1), plan
