@@ -75,12 +75,12 @@ def scan(
     with torch.no_grad():
         if engine in ("compile", "cudagraph") and steps >= unroll:
             carry, done = _compiled(step, carry, xs, unroll, ys, engine == "cudagraph")
-        rest = tree.map(lambda leaf: leaf[done:], xs)
-        if engine != "eager" and done < steps:
-            carry = _straight(step, carry, rest, ys)
-        for i in range(steps - done if engine == "eager" else 0):
-            carry, y = step(carry, tree.index(rest, i))
-            ys.append(tree.map(lambda leaf: leaf[None], y))
+        if engine == "eager":
+            for i in range(steps):
+                carry, y = step(carry, tree.index(xs, i))
+                ys.append(tree.map(lambda leaf: leaf[None], y))
+        elif done < steps:
+            carry = _straight(step, carry, tree.map(lambda leaf: leaf[done:], xs), ys)
         return carry, _thinned(ys, log_every)
 
 
