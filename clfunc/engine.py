@@ -98,8 +98,9 @@ def _straight(step: Step, carry: Any, xs: Any, ys: list[Any]) -> Any:
             found = structure, _kinds(given)
             program, settled, known = _operations(step, _Forms(structure, form), found[1]), found == known, found
         told = program.run(given)
-        structure, leaves = program.carry, told[: program.count]
-        rows.append(told[program.count :])
+        structure, count = program.carry, program.carry.num_leaves
+        leaves = told[:count]
+        rows.append(told[count:])
     ys.append(tree.unflatten([torch.stack(column) for column in zip(*rows, strict=True)], program.ys))
     return tree.unflatten(leaves, structure)
 
@@ -143,7 +144,7 @@ class _Forms(NamedTuple):
     """How leaves make a carry and xs; equal if these are of one structure."""
 
     carry: Any
-    xs: Any = None
+    xs: Any
 
     def __hash__(self) -> int:
         return hash((str(self.carry), str(self.xs)))

@@ -33,7 +33,6 @@ class Operations:
         self.graph: fx.GraphModule | None = None
         self.carry: Any = None  # the form of the carry that it gives
         self.ys: Any = None
-        self.count = 0  # leaves of that carry
 
     def run(self, leaves: list[Tensor]) -> list[Tensor]:
         """The leaves of the next carry, then those of the y, for the `leaves` of a carry and an x."""
@@ -48,7 +47,6 @@ class Operations:
             tree.unflatten(list(leaves[carry.num_leaves :]), x),
         )
         found, self.carry = tree.flatten(carry)
-        self.count = len(found)
         more, self.ys = tree.flatten(y)
         return [*found, *more]
 

@@ -127,6 +127,16 @@ def test_a_program_serves_only_carries_of_the_kind_that_it_was_made_for(how):
         assert identical(scan(step, carries[3], xs, engine=how), loop(step, carries[3], xs))
 
 
+def test_operations_are_found_anew_while_a_carry_changes_its_kind():
+    def step(carry, x):
+        (a,) = carry
+        wider = {torch.float16: torch.float32, torch.float32: torch.float64}.get(a.dtype)
+        return ((2 * a).to(wider) if wider else a + x,), {"sum": a.sum().double()}
+
+    carry = (torch.ones(2, dtype=torch.float16),)
+    assert identical(scan(step, carry, XS, engine="trace"), loop(step, carry, XS))
+
+
 def test_two_steps_of_one_shape_are_two_lists_of_operations():
     def times(n):
         return lambda carry, x: (carry * n + x, {"sum": carry.sum()})
