@@ -4,13 +4,12 @@ An algorithm is a step, `(params, state, batch) -> (params, state, metrics)`; a 
 of steps; a sweep is a run whose state has one more axis.
 """
 
-from clfunc import heads as heads
+from clfunc import algorithms as algorithms
+from clfunc import datasets as datasets
 from clfunc import losses as losses
 from clfunc import metrics as metrics
 from clfunc import models as models
-from clfunc import plasticity as plasticity
 from clfunc import random as random
-from clfunc import requests as requests
 from clfunc import scenarios as scenarios
 from clfunc import transforms as transforms
 from clfunc import tree as tree
@@ -35,24 +34,23 @@ from clfunc.algorithms import reduce_on_plateau as reduce_on_plateau
 from clfunc.algorithms import self_normalized_resets as self_normalized_resets
 from clfunc.algorithms import shrink_and_perturb as shrink_and_perturb
 from clfunc.algorithms import single as single
-from clfunc.audit import audit as audit
-from clfunc.chunks import run_chunks as run_chunks
-from clfunc.confidence import run_until as run_until
-from clfunc.driver import run as run
-from clfunc.engine import scan as scan
-from clfunc.halving import halve as halve
-from clfunc.heads import cil as cil
-from clfunc.heads import dil as dil
-from clfunc.heads import mtl as mtl
-from clfunc.heads import stl as stl
-from clfunc.heads import til as til
+from clfunc.driver.run import run as run
+from clfunc.engine.scan import scan as scan
+from clfunc.engine.sweep import sweep as sweep
+from clfunc.experiments.audit import audit as audit
+from clfunc.experiments.chunks import run_chunks as run_chunks
+from clfunc.experiments.halving import halve as halve
+from clfunc.experiments.until import run_until as run_until
 from clfunc.models import convnet as convnet
+from clfunc.models import heads as heads
 from clfunc.models import mlp as mlp
 from clfunc.models import resnet as resnet
-from clfunc.requests import Request as Request
-from clfunc.results import Result as Result
-from clfunc.scenarios import datasets as datasets
-from clfunc.sweep import sweep as sweep
+from clfunc.models.heads import cil as cil
+from clfunc.models.heads import dil as dil
+from clfunc.models.heads import mtl as mtl
+from clfunc.models.heads import stl as stl
+from clfunc.models.heads import til as til
+from clfunc.results.result import Result as Result
 from clfunc.transforms import adam as adam
 from clfunc.transforms import adamw as adamw
 from clfunc.transforms import add_decayed_weights as add_decayed_weights
@@ -79,5 +77,8 @@ from clfunc.types import Task as Task
 from clfunc.types import Transform as Transform
 from clfunc.types import Wire as Wire
 from clfunc.types import scalar as scalar
+from clfunc.units import plasticity as plasticity
+from clfunc.unlearning import forget_sets as forget_sets
+from clfunc.unlearning.forget_sets import Request as Request
 
 __version__ = "0.1.0"

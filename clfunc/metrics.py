@@ -53,7 +53,9 @@ def forgetting(acc: Accuracy) -> PerTask:
     return _mean(before - acc, _below(acc, -1))
 
 
-def forward_transfer(acc: Accuracy, independent: Float[Tensor, "tested *runs"], *, compat: Compat = None) -> PerTask:
+def forward_transfer(
+    acc: Accuracy, independent: Float[Tensor, "tested *runs"], *, compat: Compat = None
+) -> PerTask:
     """Mean gain on each task, when it was trained, over a network of its own, in [-1, 1].
 
     `independent[t]` is the accuracy of that network (`independent`'s diagonal). The first task has nothing to transfer

@@ -23,12 +23,17 @@ _WORD = 0xFFFFFFFF
 _BITS, _SPLIT, _FOLD = 0, 1, 2
 
 
-def philox(key: tuple[Tensor, Tensor], counter: tuple[Tensor, ...], rounds: int = 10) -> tuple[Tensor, ...]:
+def philox(
+    key: tuple[Tensor, Tensor], counter: tuple[Tensor, ...], rounds: int = 10
+) -> tuple[Tensor, ...]:
     """Philox4x32: four counter words to four random words, all int64 tensors holding uint32 values, any one shape."""
     k0, k1 = key
     c0, c1, c2, c3 = counter
     for _ in range(rounds):
-        p0, p1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57  # int64 wraps, which leaves all 64 product bits right
+        p0, p1 = (
+            c0 * 0xD2511F53,
+            c2 * 0xCD9E8D57,
+        )  # int64 wraps, which leaves all 64 product bits right
         c0, c1, c2, c3 = (
             ((p1 >> 32) & _WORD) ^ c1 ^ k0,
             p1 & _WORD,
@@ -54,7 +59,8 @@ def _words(key: Key, count: int, at: "int | Tensor", use: int) -> Int[Tensor, " 
     zero = torch.zeros_like(block)
     position = zero + at
     words = philox(
-        (key[0], key[1]), (block, zero, position & _WORD, zero + (use << 28) + ((position >> 32) & 0xFFFFFFF))
+        (key[0], key[1]),
+        (block, zero, position & _WORD, zero + (use << 28) + ((position >> 32) & 0xFFFFFFF)),
     )
     return torch.cat(words)[:count]
 
@@ -100,7 +106,11 @@ def uniform(
 
 
 def normal(
-    key: Key, shape: tuple[int, ...] = (), *, at: "int | Tensor" = 0, dtype: "torch.dtype | None" = None
+    key: Key,
+    shape: tuple[int, ...] = (),
+    *,
+    at: "int | Tensor" = 0,
+    dtype: "torch.dtype | None" = None,
 ) -> Float[Tensor, "..."]:
     """N(0, 1), by the inverse of its distribution function; within +-5.3 in float32, +-8.2 in float64."""
     dtype = dtype or torch.get_default_dtype()
@@ -108,7 +118,9 @@ def normal(
         high, low = bits(key, (2, *shape), at).unbind()
         centre = (((high >> 6) * 2**26 + (low >> 6)) * 2 + 1 - 2**52).to(dtype) * 2.0**-52
     else:
-        centre = ((bits(key, shape, at) >> 9) * 2 + 1 - 2**23).to(torch.float32) * 2.0**-23  # never +-1
+        centre = ((bits(key, shape, at) >> 9) * 2 + 1 - 2**23).to(
+            torch.float32
+        ) * 2.0**-23  # never +-1
     return (math.sqrt(2) * torch.erfinv(centre)).to(dtype)
 
 
@@ -117,7 +129,9 @@ def normal_like(key: Key, tree: Any, *, at: "int | Tensor" = 0) -> Any:
     leaves, structure = flatten(tree)
     sizes = [leaf.numel() for leaf in leaves]
     drawn = normal(key, (sum(sizes),), at=at, dtype=leaves[0].dtype).split(sizes)
-    return unflatten([part.reshape(leaf.shape) for part, leaf in zip(drawn, leaves, strict=True)], structure)
+    return unflatten(
+        [part.reshape(leaf.shape) for part, leaf in zip(drawn, leaves, strict=True)], structure
+    )
 
 
 def randint(
@@ -132,5 +146,7 @@ def permutation(key: Key, n: int, *, size: "Tensor | None" = None) -> Int[Tensor
     high, low = bits(key, (2, n)).unbind()
     rank = (high >> 1) * 2**32 + low  # 63 bits: ties are out of the question
     if size is not None:
-        rank = torch.where(torch.arange(n, device=key.device) < size, rank, torch.iinfo(torch.int64).max)
+        rank = torch.where(
+            torch.arange(n, device=key.device) < size, rank, torch.iinfo(torch.int64).max
+        )
     return torch.argsort(rank, stable=True)

@@ -34,7 +34,9 @@ def items(tree: Any) -> list[tuple[str, Any]]:
 
 def map_items(f: Callable[..., Any], tree: Any, *rest: Any) -> Any:
     """`map`, with each leaf's dotted name as the first argument of `f`."""
-    return _pytree.tree_map_with_path(lambda path, *xs: f(".".join(_segment(s) for s in path), *xs), tree, *rest)
+    return _pytree.tree_map_with_path(
+        lambda path, *xs: f(".".join(_segment(s) for s in path), *xs), tree, *rest
+    )
 
 
 def _segment(step: Any) -> str:

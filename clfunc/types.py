@@ -16,7 +16,9 @@ from torch import Tensor
 Params: TypeAlias = Any  # pytrees of tensors, nothing else; "no state" is (), never None
 State: TypeAlias = Any
 Updates: TypeAlias = Any
-Key: TypeAlias = Int[Tensor, "2"]  # a counter-based key: two uint32 words held in int64; a leaf like any other
+Key: TypeAlias = Int[
+    Tensor, "2"
+]  # a counter-based key: two uint32 words held in int64; a leaf like any other
 Keys: TypeAlias = Int[Tensor, "*runs 2"]  # a key, or one for each run
 Scalar: TypeAlias = Num[Tensor, ""]
 Number: TypeAlias = float | Tensor  # what a factory takes where a sweep may vary it; see `scalar`
@@ -24,17 +26,23 @@ Metrics: TypeAlias = dict[str, Tensor]  # the same names at every step, 0-d, det
 Inputs: TypeAlias = Num[Tensor, "batch *features"]
 TaskId: TypeAlias = Int[Tensor, "*batch"]  # 0-d: one task for the whole batch; [batch]: mixed
 Logits: TypeAlias = Float[Tensor, "batch classes"]
-Settings: TypeAlias = dict[str, Any]  # a tensor is a number that may differ within a sweep; anything else is static
+Settings: TypeAlias = dict[
+    str, Any
+]  # a tensor is a number that may differ within a sweep; anything else is static
 
 
 class Batch(NamedTuple):
     """Examples to learn from. `weight` 0 ignores an example; means divide by `weight.sum()`."""
 
     x: Num[Tensor, "batch *features"]
-    y: Num[Tensor, "batch ..."]  # class id: local to the task in TIL, DIL, MTL and STL, global in CIL; or a target
+    y: Num[
+        Tensor, "batch ..."
+    ]  # class id: local to the task in TIL, DIL, MTL and STL, global in CIL; or a target
     task: Int[Tensor, "*batch"]
     weight: Float[Tensor, " batch"]
-    rows: Int[Tensor, " batch"] | tuple[()] = ()  # rows of the data set, where a batch is made of one
+    rows: (
+        Int[Tensor, " batch"] | tuple[()]
+    ) = ()  # rows of the data set, where a batch is made of one
 
 
 class Task(NamedTuple):
@@ -95,29 +103,45 @@ class Head(NamedTuple):
     classes: int  # width of the logits: the largest class count, or all classes in CIL
     num_tasks: int
     init: Callable[..., Params]  # (key, units, dtype) -> working head
-    apply: Callable[[Params, Tensor, TaskId], Logits]  # (working head, last features, task) -> logits
+    apply: Callable[
+        [Params, Tensor, TaskId], Logits
+    ]  # (working head, last features, task) -> logits
     park: Callable[[Key, Params], State]  # (key, params) -> head state, every head freshly drawn
     begin_task: Callable[[Params, State, Tensor], tuple[Params, State]]
     end_task: Callable[[Params, State], tuple[Params, State]]
     lookup: Callable[[Params, State, TaskId], Params]  # params holding the head of this task
-    mask: Callable[[State, Logits, TaskId], Logits]  # -inf where a class is not the task's, or not yet seen
+    mask: Callable[
+        [State, Logits, TaskId], Logits
+    ]  # -inf where a class is not the task's, or not yet seen
     settings: Settings
     loss: Callable[..., Tensor]  # (logits, y, weight) -> 0-d: what the head is trained by
-    measure: Callable[..., Metrics]  # (logits, y, weight) -> how good they are, in the head's own terms
-    owns: tuple[str, ...] = ()  # groups of params that a task has for itself: in `params` while it trains, else parked
+    measure: Callable[
+        ..., Metrics
+    ]  # (logits, y, weight) -> how good they are, in the head's own terms
+    owns: tuple[
+        str, ...
+    ] = ()  # groups of params that a task has for itself: in `params` while it trains, else parked
     own: Callable[[Params, State], Params] = nothing  # those groups, of all tasks: `[tasks, ...]`
-    restore: Callable[[Params, State, Params, Tensor], tuple[Params, State]] = keep  # see `Algorithm`
+    restore: Callable[[Params, State, Params, Tensor], tuple[Params, State]] = (
+        keep  # see `Algorithm`
+    )
 
 
 class Model(NamedTuple):
     """A network as two pure functions and the tables that describe it."""
 
-    init: Callable[[Key], Params]  # a flat dict of groups; algorithms add top-level keys beside them, never nest
-    apply: Callable[..., Output]  # (params, x, task, *, gates, gate_position, key); key given = training (dropout)
+    init: Callable[
+        [Key], Params
+    ]  # a flat dict of groups; algorithms add top-level keys beside them, never nest
+    apply: Callable[
+        ..., Output
+    ]  # (params, x, task, *, gates, gate_position, key); key given = training (dropout)
     wires: tuple[Wire, ...]
     units: dict[str, int]  # unit group -> width, in forward order
     head: Head
-    stochastic: bool = False  # True where apply draws random numbers in training, so a step must hand it a key
+    stochastic: bool = (
+        False  # True where apply draws random numbers in training, so a step must hand it a key
+    )
     settings: Settings = {}
 
 
@@ -126,9 +150,15 @@ class Context(NamedTuple):
 
     features: dict[str, Tensor]
     task: Int[Tensor, "*batch"]
-    used: dict[str, Float[Tensor, " units"]]  # 1 where earlier tasks own the unit; zeros where no algorithm masks
-    claims: dict[str, Float[Tensor, " units"]] = {}  # how many earlier tasks use the unit; zeros likewise
-    gates: dict[str, Float[Tensor, " units"]] = {}  # what the unit's output was multiplied by; ones where nothing gates
+    used: dict[
+        str, Float[Tensor, " units"]
+    ]  # 1 where earlier tasks own the unit; zeros where no algorithm masks
+    claims: dict[
+        str, Float[Tensor, " units"]
+    ] = {}  # how many earlier tasks use the unit; zeros likewise
+    gates: dict[
+        str, Float[Tensor, " units"]
+    ] = {}  # what the unit's output was multiplied by; ones where nothing gates
 
 
 class Transform(NamedTuple):
@@ -152,14 +182,18 @@ class Algorithm(NamedTuple):
     step: Callable[[Params, State, Batch], tuple[Params, State, Metrics]]
     predict: Callable[[Params, State, Inputs, TaskId], Logits]
     begin_task: Callable[[Params, State, Task], tuple[Params, State]] = keep
-    end_epoch: Callable[[Params, State, Metrics], tuple[Params, State]] = keep  # told the validation metrics
+    end_epoch: Callable[[Params, State, Metrics], tuple[Params, State]] = (
+        keep  # told the validation metrics
+    )
     end_task: Callable[[Params, State], tuple[Params, State]] = keep
     probe: Callable[[Params, State, Batch], dict[str, Tensor]] | None = None
     unlearn: Callable[[Params, State, Tensor], tuple[Params, State]] | None = None
     settings: Settings = {}
     # what the network gives its head in `predict`, [batch, units]
     features: Callable[[Params, State, Inputs, TaskId], Tensor] | None = None
-    own: Callable[[Params, State], Params] = nothing  # groups of params that each task has for itself: `[tasks, ...]`
+    own: Callable[[Params, State], Params] = (
+        nothing  # groups of params that each task has for itself: `[tasks, ...]`
+    )
     restore: Callable[[Params, State, Params, Tensor], tuple[Params, State]] = (
         keep  # (params, state, own, gone): `own` in
     )
@@ -205,6 +239,11 @@ def scalar(
     number = isinstance(value, Real) and not isinstance(value, bool)
     inside = number and math.isfinite(value) and low <= value <= high
     if not inside or (above and value == low) or (below and value == high):
-        start, end = "(" if above or math.isinf(low) else "[", ")" if below or math.isinf(high) else "]"
-        raise ValueError(f"{name} must be a number in {start}{low:g}, {high:g}{end}, given {value!r}")
+        start, end = (
+            "(" if above or math.isinf(low) else "[",
+            ")" if below or math.isinf(high) else "]",
+        )
+        raise ValueError(
+            f"{name} must be a number in {start}{low:g}, {high:g}{end}, given {value!r}"
+        )
     return torch.tensor(float(value), dtype=torch.float64)

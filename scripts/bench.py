@@ -53,7 +53,9 @@ class Setting:
 
 
 def main(setting: Setting) -> None:
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: setting.threads])  # JAX has no other setting that holds
+    os.sched_setaffinity(
+        0, sorted(os.sched_getaffinity(0))[: setting.threads]
+    )  # JAX has no other setting that holds
     import torch
     from benchmarks import cases
 
@@ -90,9 +92,14 @@ def _measured(setting: Setting, case: Any, runs: int) -> Row:
     differences = measure.check(job, [c for c in (eager, compiled, *others) if c.name != "limit"])
     kept = [c for c in (compiled, eager, *others) if c.name not in setting.without]
     times = measure.alternate(job, kept, setting.repeat, setting.steps or case.steps)
-    row = {"case": case.name, "runs": runs} | _compared({name: measure.summary(t) for name, t in times.items()})
+    row = {"case": case.name, "runs": runs} | _compared(
+        {name: measure.summary(t) for name, t in times.items()}
+    )
     row |= {"compile_seconds": compile_seconds, "unroll": plan.unroll, "repeat": setting.repeat}
-    return row | {"device": setting.device, "differences": {k: v for k, v in differences.items() if k != "eager"}}
+    return row | {
+        "device": setting.device,
+        "differences": {k: v for k, v in differences.items() if k != "eager"},
+    }
 
 
 def _first(compiled: Any, job: Any, unroll: int) -> float:
@@ -181,12 +188,21 @@ def _show(rows: list[Row]) -> None:
     for row in (row for row in rows if row["case"] not in WHOLE):
         times = [_cell(row[f"{name}_ms"], row["spread"].get(name)) for name in shown]
         ratios = [_cell(row[f"ratio_{name}"]) for name in ("torch", "jax", "limit")]
-        table.add_row(row["case"], str(row["runs"]), *times, *ratios, f"{row['compile_seconds']:.1f}")
+        table.add_row(
+            row["case"], str(row["runs"]), *times, *ratios, f"{row['compile_seconds']:.1f}"
+        )
     console = Console(width=150)
     console.print(table) if table.row_count else None
     for row in (row for row in rows if row["case"] in WHOLE):
-        times = [f"{name.removesuffix('_seconds')} {row[name]:.1f} s" for name in row if name.endswith("_seconds")]
-        console.print(f"{row['case']}: {', '.join(times)}" + (f", {row['speedup']:.1f} times" if "speedup" in row else ""))
+        times = [
+            f"{name.removesuffix('_seconds')} {row[name]:.1f} s"
+            for name in row
+            if name.endswith("_seconds")
+        ]
+        console.print(
+            f"{row['case']}: {', '.join(times)}"
+            + (f", {row['speedup']:.1f} times" if "speedup" in row else "")
+        )
 
 
 def _cell(value: float | None, spread: float | None = None) -> str:

@@ -88,10 +88,19 @@ def _steps(setting: Setting, case: str, method: str) -> Row:
     more, less = (job(CASES[method], setting.runs, "cpu", **told) for told in pairs[case])
     if case == "metrics":
         step = less.algorithm.step
-        less = less._replace(algorithm=less.algorithm._replace(step=lambda *given: (*step(*given)[:2], {})))
+        less = less._replace(
+            algorithm=less.algorithm._replace(step=lambda *given: (*step(*given)[:2], {}))
+        )
     ratio, high, low = _compared(setting, [_program(setting, each) for each in (more, less)])
     name = f"{case}, {method}, {setting.runs} runs"
-    return {"case": name, "more": high, "less": low, "unit": "ms", "ratio": ratio, "bar": BARS[case]}
+    return {
+        "case": name,
+        "more": high,
+        "less": low,
+        "unit": "ms",
+        "ratio": ratio,
+        "bar": BARS[case],
+    }
 
 
 def _program(setting: Setting, job: Any) -> Callable[[], None]:
@@ -125,7 +134,14 @@ def _compared(setting: Setting, programs: list[Callable[[], None]]) -> tuple[flo
 def _memory(paradigm: str) -> Row:
     more, less = (_in_a_process(tasks, paradigm) for tasks in (800, 8))
     name = f"memory, {paradigm} head, 800 tasks to 8"
-    return {"case": name, "more": more, "less": less, "unit": "MiB", "ratio": more / less, "bar": BARS["memory"]}
+    return {
+        "case": name,
+        "more": more,
+        "less": less,
+        "unit": "MiB",
+        "ratio": more / less,
+        "bar": BARS["memory"],
+    }
 
 
 def _in_a_process(tasks: int, paradigm: str) -> float:
@@ -139,11 +155,21 @@ def _peak(tasks: int, paradigm: str) -> float:
 
     import clfunc as cl
 
-    x = torch.randint(256, (512, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    x = torch.randint(
+        256, (512, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     data = cl.datasets.Dataset("synthetic", x, torch.arange(512) % 10, 512, 10, 127.5, 73.9)
     scenario = cl.scenarios.permuted(data, tasks, cl.random.key(0), paradigm=paradigm)
     algorithm = cl.finetuning(cl.mlp(scenario.inputs, (32,), scenario.head()), cl.sgd(0.01))
-    cl.run(algorithm, scenario, cl.random.key(0), batch_size=256, engine="eager", evaluate="none", progress=False)
+    cl.run(
+        algorithm,
+        scenario,
+        cl.random.key(0),
+        batch_size=256,
+        engine="eager",
+        evaluate="none",
+        progress=False,
+    )
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -31,7 +31,10 @@ def forgetting(a, independent, joint, random):
 
 
 def forward_transfer(a, independent, joint, random):
-    return [sum(a[t][t] - independent[t] for t in range(1, n + 1)) / n if n else math.nan for n in range(len(a))]
+    return [
+        sum(a[t][t] - independent[t] for t in range(1, n + 1)) / n if n else math.nan
+        for n in range(len(a))
+    ]
 
 
 def forgetting_ratio(a, independent, joint, random):
@@ -41,7 +44,10 @@ def forgetting_ratio(a, independent, joint, random):
     return [sum(share(n, t) for t in range(n + 1)) / (n + 1) - 1 for n in range(len(a))]
 
 
-NAIVE = {f.__name__: f for f in (average_accuracy, backward_transfer, forgetting, forward_transfer, forgetting_ratio)}
+NAIVE = {
+    f.__name__: f
+    for f in (average_accuracy, backward_transfer, forgetting, forward_transfer, forgetting_ratio)
+}
 READS = {  # whether the value after task n (from 0) reads a[m, t]
     "average_accuracy": lambda n, m, t: m == n and t <= n,
     "backward_transfer": lambda n, m, t: t < n and m in (n, t),
@@ -68,7 +74,8 @@ def measured(draw):
         if t > n:
             acc[n, t] = math.nan
     references = [
-        uniform((tested, *runs), seed + i, *bounds) for i, bounds in ((1, (0, 1)), (2, (0.6, 1)), (3, (0, 0.4)))
+        uniform((tested, *runs), seed + i, *bounds)
+        for i, bounds in ((1, (0, 1)), (2, (0.6, 1)), (3, (0, 0.4)))
     ]
     return acc, *references
 
@@ -89,7 +96,9 @@ def test_every_value_is_its_formula_in_plain_loops_for_each_run(name, arrays):
     assert value.shape == (acc.shape[0], *runs)
     for run in product(*map(range, runs)):
         plain = [array[(..., *run)].tolist() for array in arrays]
-        assert_close(value[(..., *run)].tolist(), NAIVE[name](*plain), rtol=1e-12, atol=1e-12, equal_nan=True)
+        assert_close(
+            value[(..., *run)].tolist(), NAIVE[name](*plain), rtol=1e-12, atol=1e-12, equal_nan=True
+        )
 
 
 @pytest.mark.parametrize("name", NAIVE)
@@ -118,7 +127,8 @@ def test_every_value_reads_the_accuracies_of_its_formula_and_no_others(name, arr
 
 
 @pytest.mark.parametrize(
-    ("name", "reference"), [("forward_transfer", 0), ("forgetting_ratio", 1), ("forgetting_ratio", 2)]
+    ("name", "reference"),
+    [("forward_transfer", 0), ("forgetting_ratio", 1), ("forgetting_ratio", 2)],
 )
 @given(arrays=measured(), data=st.data())
 def test_every_value_reads_the_references_of_the_tasks_seen_only(name, reference, arrays, data):
@@ -139,7 +149,13 @@ def test_every_value_reads_the_references_of_the_tasks_seen_only(name, reference
 @given(arrays=measured())
 def test_no_value_depends_on_what_is_above_the_diagonal(name, arrays):
     acc, *references = arrays
-    assert_close(call(name, acc.nan_to_num(0.77), *references), call(name, *arrays), rtol=0, atol=0, equal_nan=True)
+    assert_close(
+        call(name, acc.nan_to_num(0.77), *references),
+        call(name, *arrays),
+        rtol=0,
+        atol=0,
+        equal_nan=True,
+    )
 
 
 @pytest.mark.parametrize("name", NAIVE)
@@ -155,7 +171,9 @@ def test_no_metric_writes_to_its_arguments(name, arrays):
 def test_every_value_that_clarena_prints_is_kept_and_every_other_is_nan(name, arrays):
     value, printed = call(name, *arrays), call(name, *arrays, compat="clarena")
     tasks = len(value)
-    rows = {"backward_transfer": range(2, tasks), "forgetting_ratio": range(tasks - 1, tasks)}.get(name, range(tasks))
+    rows = {"backward_transfer": range(2, tasks), "forgetting_ratio": range(tasks - 1, tasks)}.get(
+        name, range(tasks)
+    )
     for n in range(tasks):
         if n in rows:
             assert_close(printed[n], value[n], rtol=0, atol=0, equal_nan=True)
@@ -180,7 +198,10 @@ def test_every_metric_has_its_meaning_at_the_ends_of_its_range(arrays):
 def test_the_values_of_a_small_table_are_those_worked_out_by_hand():
     nan = math.nan
     acc = torch.tensor([[0.9, nan, nan], [0.7, 0.8, nan], [0.8, 0.5, 0.6]], dtype=torch.float64)
-    tasks = [torch.tensor(row, dtype=torch.float64) for row in ([0.5, 0.9, 0.7], [1.0, 1.0, 0.8], [0.5, 0.5, 0.3])]
+    tasks = [
+        torch.tensor(row, dtype=torch.float64)
+        for row in ([0.5, 0.9, 0.7], [1.0, 1.0, 0.8], [0.5, 0.5, 0.3])
+    ]
     expected = {
         "average_accuracy": [0.9, 0.75, 1.9 / 3],
         "backward_transfer": [nan, -0.2, -0.2],
@@ -189,4 +210,6 @@ def test_the_values_of_a_small_table_are_those_worked_out_by_hand():
         "forgetting_ratio": [-0.2, -0.5, (0.6 + 0.0 + 0.6) / 3 - 1],
     }
     for name, values in expected.items():
-        assert_close(call(name, acc, *tasks).tolist(), values, equal_nan=True, rtol=1e-12, atol=1e-12)
+        assert_close(
+            call(name, acc, *tasks).tolist(), values, equal_nan=True, rtol=1e-12, atol=1e-12
+        )

@@ -16,7 +16,9 @@ WORD = st.integers(0, 2**32 - 1)
 SEED = st.integers(0, 2**64 - 1)
 POSITION = st.integers(0, 99) | st.integers(2**32, 2**60 - 1)
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-LIKELY = 1e-4  # a p-value below it is no accident: the keys are fixed, so a test passes always or never
+LIKELY = (
+    1e-4  # a p-value below it is no accident: the keys are fixed, so a test passes always or never
+)
 
 EXACT = {
     "bits": lambda key: random.bits(key, (3, 7)),
@@ -37,7 +39,10 @@ NORMAL = {
 def naive_philox(key, counter):
     (k0, k1), (c0, c1, c2, c3) = key, counter
     for _ in range(10):
-        (high0, low0), (high1, low1) = divmod(0xD2511F53 * c0, 2**32), divmod(0xCD9E8D57 * c2, 2**32)
+        (high0, low0), (high1, low1) = (
+            divmod(0xD2511F53 * c0, 2**32),
+            divmod(0xCD9E8D57 * c2, 2**32),
+        )
         c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
         k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
     return [c0, c1, c2, c3]
@@ -45,7 +50,10 @@ def naive_philox(key, counter):
 
 def naive_words(key, count, at, use):
     """All first words of the blocks, then all second ones; the use is in the top four bits of the counter."""
-    blocks = [naive_philox(key, (b, 0, at % 2**32, use * 2**28 + at // 2**32)) for b in range(-(-count // 4))]
+    blocks = [
+        naive_philox(key, (b, 0, at % 2**32, use * 2**28 + at // 2**32))
+        for b in range(-(-count // 4))
+    ]
     return [block[word] for word in range(4) for block in blocks][:count]
 
 
@@ -82,7 +90,9 @@ def test_every_bit_split_and_fold_is_a_naive_stream_of_its_own(seed, count, at):
 
 
 @given(SEED, POSITION, POSITION)
-def test_every_fold_of_two_numbers_is_a_fold_of_a_fold_and_takes_integers_and_tensors_alike(seed, a, b):
+def test_every_fold_of_two_numbers_is_a_fold_of_a_fold_and_takes_integers_and_tensors_alike(
+    seed, a, b
+):
     key = random.key(seed)
     both = random.fold_in(key, a, b)
     assert torch.equal(both, random.fold_in(random.fold_in(key, a), b))
@@ -158,7 +168,9 @@ def test_each_bit_is_a_fair_coin(bit):
 @pytest.mark.parametrize("word", [0, 2**32 - 1], ids=["least", "most"])
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-0.3, 0.3), (1.0, 2.0)])
-def test_the_most_extreme_words_stay_in_the_range_and_below_one(monkeypatch, word, dtype, low, high):
+def test_the_most_extreme_words_stay_in_the_range_and_below_one(
+    monkeypatch, word, dtype, low, high
+):
     monkeypatch.setattr(random, "bits", lambda key, shape=(), at=0: torch.full(shape, word))
     drawn = random.uniform(random.key(0), (1,), low, high, dtype=dtype)
     bottom, top = torch.tensor([low, high], dtype=dtype)
@@ -178,7 +190,9 @@ def test_the_most_extreme_words_make_the_largest_normals_there_are(monkeypatch, 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (-4, 7), (0, 2**31), (-(2**31), 0)])
 def test_the_most_extreme_words_are_the_ends_of_randint(monkeypatch, low, high):
     for word, end in ((0, low), (2**32 - 1, high - 1)):
-        monkeypatch.setattr(random, "bits", lambda key, shape=(), at=0, word=word: torch.full(shape, word))
+        monkeypatch.setattr(
+            random, "bits", lambda key, shape=(), at=0, word=word: torch.full(shape, word)
+        )
         assert random.randint(random.key(0), (), low, high) == end
         assert random.randint(random.key(0), (), low, torch.tensor(high)) == end
 
@@ -195,7 +209,10 @@ def test_every_uniform_number_of_many_lies_in_a_half_open_range(dtype):
     ("draw", "law"),
     [
         (random.uniform, stats.uniform()),
-        (lambda key, shape, dtype: random.uniform(key, shape, -3.0, 2.0, dtype=dtype), stats.uniform(-3, 5)),
+        (
+            lambda key, shape, dtype: random.uniform(key, shape, -3.0, 2.0, dtype=dtype),
+            stats.uniform(-3, 5),
+        ),
         (random.normal, stats.norm()),
     ],
     ids=["uniform", "uniform in a range", "normal"],
@@ -215,7 +232,10 @@ def test_numbers_have_the_distribution_and_moments_of_their_name(draw, law, dtyp
 def test_the_tails_of_a_float64_normal_are_as_heavy_as_they_should_be():
     drawn = random.normal(random.key(8), (2**18,), dtype=torch.float64).abs()
     for bound in (2, 3, 4):
-        assert stats.binomtest(int((drawn > bound).sum()), 2**18, 2 * stats.norm.sf(bound)).pvalue > LIKELY
+        assert (
+            stats.binomtest(int((drawn > bound).sum()), 2**18, 2 * stats.norm.sf(bound)).pvalue
+            > LIKELY
+        )
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 2), (-3, 7), (5, 1005)])
@@ -227,7 +247,9 @@ def test_integers_are_uniform_and_reach_both_ends(low, high):
 
 
 def test_permutations_are_uniform_over_all_orders():
-    orders = vmap(lambda key: random.permutation(key, 4))(random.split(random.key(10), 2400)).tolist()
+    orders = vmap(lambda key: random.permutation(key, 4))(
+        random.split(random.key(10), 2400)
+    ).tolist()
     counts = [orders.count(list(order)) for order in permutations(range(4))]
     assert sum(counts) == 2400
     assert stats.chisquare(counts).pvalue > LIKELY
@@ -245,7 +267,10 @@ def test_every_permutation_holds_each_number_once_and_the_first_size_of_them_fir
 def test_permutations_of_a_size_are_uniform_over_its_orders():
     sized = vmap(lambda key: random.permutation(key, 7, size=torch.tensor(3))[:3])
     orders = sized(random.split(random.key(12), 1200)).tolist()
-    assert stats.chisquare([orders.count(list(order)) for order in permutations(range(3))]).pvalue > LIKELY
+    assert (
+        stats.chisquare([orders.count(list(order)) for order in permutations(range(3))]).pvalue
+        > LIKELY
+    )
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -259,7 +284,9 @@ def test_a_draw_under_vmap_is_the_same_to_the_bit(name):
 def test_a_normal_under_vmap_is_the_same_to_the_last_bit_of_erfinv(name):
     keys = random.split(random.key(13), 6)
     for key, drawn in zip(keys, vmap(NORMAL[name])(keys), strict=True):
-        torch.testing.assert_close(drawn, NORMAL[name](key), rtol=2 * torch.finfo(drawn.dtype).eps, atol=0)
+        torch.testing.assert_close(
+            drawn, NORMAL[name](key), rtol=2 * torch.finfo(drawn.dtype).eps, atol=0
+        )
 
 
 def test_a_position_and_a_size_may_differ_between_runs():
@@ -293,7 +320,8 @@ def test_no_draw_reads_or_moves_torchs_own_generator(name):
 
 
 @pytest.mark.parametrize(
-    ("shape", "draw"), product([(), (0,), (1,), (2, 0, 3), (2, 3, 5)], ["bits", "uniform", "normal"])
+    ("shape", "draw"),
+    product([(), (0,), (1,), (2, 0, 3), (2, 3, 5)], ["bits", "uniform", "normal"]),
 )
 def test_draws_have_the_shape_asked_for(shape, draw):
     assert getattr(random, draw)(random.key(17), shape).shape == shape

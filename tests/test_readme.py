@@ -11,17 +11,28 @@ def test_the_examples_run_as_they_stand(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     space = {}
     exec("\n".join(BLOCKS[:3]), space)
-    assert space["result"].coordinates == {"lr": [0.01, 0.01, 0.1, 0.1], "momentum": [0.0, 0.9, 0.0, 0.9]}
+    assert space["result"].coordinates == {
+        "lr": [0.01, 0.01, 0.1, 0.1],
+        "momentum": [0.0, 0.9, 0.0, 0.9],
+    }
     assert space["result"].average_accuracy[1] > 0.7
     assert space["logits"].shape == (64, 10) and float(space["metrics"]["loss"]) < 2
     assert (tmp_path / "results" / "finetuning" / "summary.json").is_file()
     exec(BLOCKS[3], space)
-    assert space["result"].config["algorithm"] == "hat" and (space["result"].backward_transfer == 0).all()
+    assert (
+        space["result"].config["algorithm"] == "hat"
+        and (space["result"].backward_transfer == 0).all()
+    )
     assert (tmp_path / "results" / "hat" / "figures" / "probe_capacity.png").is_file()
     exec(BLOCKS[4], space)
     assert space["state"].forgotten.tolist() == [False] * 5 + [True]
-    forgotten, runs = space["found"].measures["accuracy_forgotten"], space["found"].result.coordinates["member"]
-    unlearned, original = (forgotten[:, [name == one for name in runs]] for one in ("unlearned", "original"))
+    forgotten, runs = (
+        space["found"].measures["accuracy_forgotten"],
+        space["found"].result.coordinates["member"],
+    )
+    unlearned, original = (
+        forgotten[:, [name == one for name in runs]] for one in ("unlearned", "original")
+    )
     assert unlearned.max() < 0.3 and original.min() > unlearned.max() + 0.1
 
 

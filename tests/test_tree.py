@@ -107,17 +107,26 @@ def test_every_take_and_put_under_vmap_is_one_a_run(values, indices, seed):
             assert_same(tree.index(put, run), plainly_put(own, i, tree.index(entries, run)))
 
 
-@given(nested(tensors(lead=(RUNS, SIZE))).filter(tree.leaves), st.lists(INDICES, min_size=RUNS, max_size=RUNS))
+@given(
+    nested(tensors(lead=(RUNS, SIZE))).filter(tree.leaves),
+    st.lists(INDICES, min_size=RUNS, max_size=RUNS),
+)
 def test_every_batch_of_entries_taken_under_vmap_is_one_a_run(values, indices):
     taken = vmap(tree.take)(values, torch.stack(indices))
     for run in range(RUNS):
-        assert_same(tree.index(taken, run), tree.map(lambda leaf, run=run: leaf[run, indices[run]], values))
+        assert_same(
+            tree.index(taken, run), tree.map(lambda leaf, run=run: leaf[run, indices[run]], values)
+        )
 
 
 def test_a_gradient_flows_into_the_taken_entry_and_no_other():
     bank = {"weight": torch.arange(12.0).reshape(SIZE - 1, 3)}
     index = torch.tensor([2, 0, 2])
-    slope = grad(lambda bank: (tree.take(bank, index)["weight"] * torch.tensor([[1.0], [10.0], [100.0]])).sum())(bank)
+    slope = grad(
+        lambda bank: (
+            tree.take(bank, index)["weight"] * torch.tensor([[1.0], [10.0], [100.0]])
+        ).sum()
+    )(bank)
     assert slope["weight"].tolist() == [[10.0] * 3, [0.0] * 3, [101.0] * 3, [0.0] * 3]
 
 
@@ -127,7 +136,9 @@ def test_compiled_gradients_of_take_and_put_are_those_of_eager_mode():
     index, new = torch.tensor([2, 0, 2]), {"weight": torch.ones(3, dtype=torch.float64)}
 
     def slope(bank, index, i):
-        return grad(lambda bank: (tree.take(tree.put(bank, i, new), index)["weight"] ** 2).sum())(bank)
+        return grad(lambda bank: (tree.take(tree.put(bank, i, new), index)["weight"] ** 2).sum())(
+            bank
+        )
 
     for i in map(torch.tensor, (0, 3)):
         assert_same(torch.compile(slope, fullgraph=True)(bank, index, i), slope(bank, index, i))
@@ -160,7 +171,9 @@ def test_map_like_touches_every_subtree_shaped_like_params_and_nothing_else(draw
         return 3 * entry + leaf
 
     grown = tree.map_like(grow, params, state, params)
-    by_hand = tree.map(lambda part: tree.map(lambda p: 3 * p + p, params) if part.like else part.value, parts)
+    by_hand = tree.map(
+        lambda part: tree.map(lambda p: 3 * p + p, params) if part.like else part.value, parts
+    )
     assert_same(grown, by_hand)
     assert len(seen) == len(tree.leaves(params)) * sum(part.like for part in tree.leaves(parts))
     for old, new in zip(tree.leaves(state), tree.leaves(grown), strict=True):
@@ -252,7 +265,9 @@ def test_every_stack_of_trees_indexes_back_to_them(values, count):
     stacked = tree.stack(trees)
     for i, one in enumerate(trees):
         assert_same(tree.index(stacked, i), one)
-    assert_same(tree.index(stacked, torch.tensor([count - 1, 0])), tree.stack([trees[-1], trees[0]]))
+    assert_same(
+        tree.index(stacked, torch.tensor([count - 1, 0])), tree.stack([trees[-1], trees[0]])
+    )
     assert_same(tree.index(stacked, slice(1, None)), tree.map(lambda leaf: leaf[1:], stacked))
 
 
@@ -261,7 +276,10 @@ ARITHMETIC = {
     "sub": (tree.sub, lambda a, b: a - b),
     "mul": (tree.mul, lambda a, b: a * b),
     "scale": (lambda a, b: tree.scale(a, torch.tensor(0.3)), lambda a, b: a * 0.3),
-    "zeros_like": (lambda a, b: tree.zeros_like(a), lambda a, b: torch.zeros(a.shape, dtype=a.dtype)),
+    "zeros_like": (
+        lambda a, b: tree.zeros_like(a),
+        lambda a, b: torch.zeros(a.shape, dtype=a.dtype),
+    ),
     "clone": (lambda a, b: tree.clone(a), lambda a, b: a),
     "to": (lambda a, b: tree.to(a, "cpu"), lambda a, b: a),
 }

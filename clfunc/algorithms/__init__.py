@@ -17,6 +17,8 @@ from clfunc.algorithms.l2_init import l2_init as l2_init
 from clfunc.algorithms.random import random as random
 from clfunc.algorithms.redo import redo as redo
 from clfunc.algorithms.reduce_on_plateau import reduce_on_plateau as reduce_on_plateau
-from clfunc.algorithms.self_normalized_resets import self_normalized_resets as self_normalized_resets
+from clfunc.algorithms.self_normalized_resets import (
+    self_normalized_resets as self_normalized_resets,
+)
 from clfunc.algorithms.shrink_and_perturb import shrink_and_perturb as shrink_and_perturb
 from clfunc.algorithms.single import single as single

@@ -1,6 +1,6 @@
 """AdaHAT [1]: HAT whose used weights still move, the less, the more tasks use them and the less free their layer is.
 
-    rate_ij = r / (claims_ij + r),  r = alpha / (epsilon + free share of the layer)        `clfunc.adjustment.adahat`
+    rate_ij = r / (claims_ij + r),  r = alpha / (epsilon + free share of the layer)        `clfunc.hard_attention.rates.adahat`
 
 It gives up a little of the past for room to learn when every unit is taken. Departs from [1]: by default the rate scales what
 moves. Under Adam, which [1] uses, a gradient scaled down moves a weight as far as before (`scale_at="gradients"`).

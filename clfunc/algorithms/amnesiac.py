@@ -3,11 +3,11 @@
     at each step of task t:   record[t] <- record[t] + (params after - params before)
     unlearn(u):               params <- params - record[u];   record[u] <- 0
 
-or, below the task, by request: `requests` declares what may have to be forgotten (`clfunc.requests`), and a step on a batch
+or, below the task, by request: `requests` declares what may have to be forgotten (`clfunc.unlearning.forget_sets`), and a step on a batch
 that holds an example of a request is recorded for it instead. A task is then its own record and those of its requests.
 
 What is recorded is what was applied, after masks, resets and clamps, so that the start plus all records is the parameters, and
-to unlearn every task gives the start, but for rounding (see `clfunc.records`). What a task has for itself goes with it: its
+to unlearn every task gives the start, but for rounding (see `clfunc.unlearning.records`). What a task has for itself goes with it: its
 head, its embedding, its norms. Memory of having been trained goes too: the classes seen (`cil`), HAT's cumulative masks.
 
 Unlearning some tasks does not give what training without them would have: later updates were computed from parameters that the
@@ -24,11 +24,23 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from clfunc import records, tree
-from clfunc.lift import lift
-from clfunc.records import Records
-from clfunc.requests import Requests, declared, filled, tasks_of, touched
-from clfunc.types import Algorithm, Batch, Key, Metrics, Params, Settings, State, Task, choice, nested
+from clfunc import tree
+from clfunc.compose import lift
+from clfunc.types import (
+    Algorithm,
+    Batch,
+    Key,
+    Metrics,
+    Params,
+    Settings,
+    State,
+    Task,
+    choice,
+    nested,
+)
+from clfunc.unlearning import records
+from clfunc.unlearning.forget_sets import Requests, declared, filled, tasks_of, touched
+from clfunc.unlearning.records import Records
 
 
 class AmnesiacState(NamedTuple):
@@ -67,7 +79,12 @@ def amnesiac(
     choice(precision, "precision", records.PRECISIONS)
     head = _head(inner, num_tasks)
     named = requests or {}
-    settings: Settings = {"name": "amnesiac", "inner": inner.settings, "num_tasks": num_tasks, "record": record}
+    settings: Settings = {
+        "name": "amnesiac",
+        "inner": inner.settings,
+        "num_tasks": num_tasks,
+        "record": record,
+    }
     settings |= {
         "optimizer_state": optimizer_state,
         "precision": precision,
@@ -81,9 +98,13 @@ def amnesiac(
         params, state = inner.init(key)
         blank = records.blank(params, num_tasks, len(named), precision)
         forgotten = torch.zeros(num_tasks + len(named), dtype=torch.bool, device=key.device)
-        return params, AmnesiacState(state, blank, forgotten, _memory(state) if optimizer_state == "reset" else ())
+        return params, AmnesiacState(
+            state, blank, forgotten, _memory(state) if optimizer_state == "reset" else ()
+        )
 
-    def step(params: Params, state: AmnesiacState, batch: Batch) -> tuple[Params, AmnesiacState, Metrics]:
+    def step(
+        params: Params, state: AmnesiacState, batch: Batch
+    ) -> tuple[Params, AmnesiacState, Metrics]:
         moved, state, metrics = lifted.step(params, state, batch)
         if not named:
             return moved, state._replace(records=records.add(state.records, params, moved)), metrics
@@ -92,35 +113,54 @@ def amnesiac(
         again = torch.cat([torch.zeros_like(state.forgotten[:num_tasks]), hit])
         return moved, state._replace(records=told, forgotten=state.forgotten & ~again), metrics
 
-    def begin_task(params: Params, state: AmnesiacState, task: Task) -> tuple[Params, AmnesiacState]:
-        before = params | tree.take(lifted.own(params, state), task.id)  # another's own is parked, which is no change
+    def begin_task(
+        params: Params, state: AmnesiacState, task: Task
+    ) -> tuple[Params, AmnesiacState]:
+        before = params | tree.take(
+            lifted.own(params, state), task.id
+        )  # another's own is parked, which is no change
         params, state = lifted.begin_task(params, state, task)
         told = records.add(records.check_out(state.records, task.id), before, params)
         again = torch.arange(num_tasks + len(named), device=task.id.device) == task.id
         return params, state._replace(records=told, forgotten=state.forgotten & ~again)
 
-    def end_epoch(params: Params, state: AmnesiacState, metrics: Metrics) -> tuple[Params, AmnesiacState]:
+    def end_epoch(
+        params: Params, state: AmnesiacState, metrics: Metrics
+    ) -> tuple[Params, AmnesiacState]:
         moved, state = lifted.end_epoch(params, state, metrics)
         return moved, state._replace(records=records.add(state.records, params, moved))
 
     def end_task(params: Params, state: AmnesiacState) -> tuple[Params, AmnesiacState]:
         moved, state = lifted.end_task(params, state)
-        return moved, state._replace(records=records.check_in(records.add(state.records, params, moved)))
+        return moved, state._replace(
+            records=records.check_in(records.add(state.records, params, moved))
+        )
 
-    def unlearn(params: Params, state: AmnesiacState, asked: Tensor) -> tuple[Params, AmnesiacState]:
+    def unlearn(
+        params: Params, state: AmnesiacState, asked: Tensor
+    ) -> tuple[Params, AmnesiacState]:
         asked = filled(asked, num_tasks + len(named))
         gone, tasks = asked[:num_tasks], tasks_of(named)
-        asked = asked | torch.cat([gone, *(gone[task, None] for task in tasks)])  # a task takes its requests along
+        asked = asked | torch.cat(
+            [gone, *(gone[task, None] for task in tasks)]
+        )  # a task takes its requests along
 
         less, own = records.subtract(state.records, params, lifted.own(params, state), asked, tasks)
         less, after = lifted.restore(less, state, own, gone)
 
         if optimizer_state == "reset":
             after = after._replace(inner=_with_memory(after.inner, state.start))
-        after = after._replace(records=records.clear(state.records, asked), forgotten=state.forgotten | asked)
+        after = after._replace(
+            records=records.clear(state.records, asked), forgotten=state.forgotten | asked
+        )
         return tree.where(asked.any(), (less, after), (params, state))
 
-    hooks: dict[str, Any] = {"begin_task": begin_task, "end_epoch": end_epoch, "end_task": end_task, "unlearn": unlearn}
+    hooks: dict[str, Any] = {
+        "begin_task": begin_task,
+        "end_epoch": end_epoch,
+        "end_task": end_task,
+        "unlearn": unlearn,
+    }
     return lifted._replace(init=init, step=step, **hooks, settings=settings)
 
 
@@ -129,12 +169,18 @@ def _head(inner: Algorithm, num_tasks: int) -> Settings | None:
     if not isinstance(num_tasks, int) or num_tasks < 1:
         raise ValueError(f"num_tasks must be a whole number of at least 1, given {num_tasks!r}")
     if inner.settings.get("name") == "joint":
-        raise ValueError("amnesiac records updates by task, and joint mixes tasks in a batch: wrap another")
+        raise ValueError(
+            "amnesiac records updates by task, and joint mixes tasks in a batch: wrap another"
+        )
     if inner.unlearn is not None:
-        raise ValueError(f"amnesiac wraps what cannot unlearn yet, given {inner.settings.get('name')}, which can")
+        raise ValueError(
+            f"amnesiac wraps what cannot unlearn yet, given {inner.settings.get('name')}, which can"
+        )
     head = nested(inner.settings, "head")
     if head and len(head["classes"]) != num_tasks:
-        raise ValueError(f"num_tasks must be {len(head['classes'])}, as many as inner has heads for, given {num_tasks}")
+        raise ValueError(
+            f"num_tasks must be {len(head['classes'])}, as many as inner has heads for, given {num_tasks}"
+        )
     return head
 
 
@@ -146,5 +192,7 @@ def _memory(state: State) -> State:
 def _with_memory(state: State, opt: State) -> State:
     if not hasattr(state, "opt"):
         return state._replace(inner=_with_memory(state.inner, opt))
-    kept = tree.map_items(lambda name, old, now: now if name.split(".")[-1] == "lr" else old, opt, state.opt)
+    kept = tree.map_items(
+        lambda name, old, now: now if name.split(".")[-1] == "lr" else old, opt, state.opt
+    )
     return state._replace(opt=kept)

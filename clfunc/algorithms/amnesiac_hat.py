@@ -1,7 +1,7 @@
 """AmnesiacHAT [1]: hard attention that can forget a task, and make up for what that costs later ones.
 
     amnesiac_hat(model, tx, ...) = amnesiac(hat(model, tx, ...), ...), and with `compensate` and `repair_steps` what
-    `clfunc.repair` does about weights that a remaining task shares with the forgotten one
+    `clfunc.unlearning.compensation` does about weights that a remaining task shares with the forgotten one
 
 Exact: earlier tasks keep their very bits, since later tasks' updates are 0 on their weights. Start plus records is the
 parameters, also after compensation and repair, whose changes are recorded for the first task that uses the weight. Units that
@@ -21,14 +21,29 @@ from typing import Any, NamedTuple, cast
 
 from torch import Tensor
 
-from clfunc import attention, repair, tree
+from clfunc import tree
 from clfunc.algorithms.amnesiac import AmnesiacState, amnesiac
 from clfunc.algorithms.hat import hat
-from clfunc.lift import lift
+from clfunc.compose import lift
+from clfunc.hard_attention import gates as attention
 from clfunc.random import fold_in
-from clfunc.requests import filled
 from clfunc.transforms.chain import RESETS
-from clfunc.types import Algorithm, Batch, Key, Metrics, Model, Number, Params, Scalar, State, Task, Transform, scalar
+from clfunc.types import (
+    Algorithm,
+    Batch,
+    Key,
+    Metrics,
+    Model,
+    Number,
+    Params,
+    Scalar,
+    State,
+    Task,
+    Transform,
+    scalar,
+)
+from clfunc.unlearning import compensation as repair
+from clfunc.unlearning.forget_sets import filled
 
 
 class AmnesiacHATState(NamedTuple):
@@ -66,35 +81,53 @@ def amnesiac_hat(
     """
     given: dict[str, Any] = {"s_max": s_max, "mask_sparsity_reg_factor": mask_sparsity_reg_factor}
     strict = hat(model, tx, num_tasks=num_tasks, freeze_head_after=freeze_head_after, **given)
-    inner = amnesiac(strict, num_tasks=num_tasks, optimizer_state=optimizer_state, precision=precision)
+    inner = amnesiac(
+        strict, num_tasks=num_tasks, optimizer_state=optimizer_state, precision=precision
+    )
     numbers = scalar(repair_lr, "repair_lr", 0, above=True), scalar(distillation, "distillation", 0)
     _check(tx, compensate, repair_steps, buffer_size)
     lifted = lift(inner)
     undo = cast(Callable[..., Any], lifted.unlearn)
 
     def shared(params: Params) -> Params:
-        return {group: part for group, part in params.items() if group not in ("embedding", *model.head.owns)}
+        return {
+            group: part
+            for group, part in params.items()
+            if group not in ("embedding", *model.head.owns)
+        }
 
     def init(key: Key) -> tuple[Params, AmnesiacHATState]:
         params, state = inner.init(key)
         common, bank, inputs = shared(params), state.inner.attention.bank, model.settings["inputs"]
         shape = (inputs,) if isinstance(inputs, int) else tuple(inputs)
         backups = repair.no_backups(tx, fold_in(key, 1), common, bank) if compensate else ()
-        memory = repair.no_examples(common, shape, model.head.classes, num_tasks, buffer_size) if repair_steps else ()
+        memory = (
+            repair.no_examples(common, shape, model.head.classes, num_tasks, buffer_size)
+            if repair_steps
+            else ()
+        )
         return params, AmnesiacHATState(state, tree.zeros_like(bank), backups, memory, *numbers)
 
-    def step(params: Params, state: AmnesiacHATState, batch: Batch) -> tuple[Params, AmnesiacHATState, Metrics]:
+    def step(
+        params: Params, state: AmnesiacHATState, batch: Batch
+    ) -> tuple[Params, AmnesiacHATState, Metrics]:
         moved, after, metrics = lifted.step(params, state, batch)
         if compensate:
             told, attend = state.inner.inner, state.inner.inner.attention
             s = attention.gate_scale("paper", attend.step, attend.steps_per_epoch, attend.s_max)
-            loss = repair.batch_loss(model, params, attention.gates(params["embedding"], s), told.head, batch)
-            after = after._replace(backups=repair.train(tx, loss, state.backups, shared(params), batch.task))
+            loss = repair.batch_loss(
+                model, params, attention.gates(params["embedding"], s), told.head, batch
+            )
+            after = after._replace(
+                backups=repair.train(tx, loss, state.backups, shared(params), batch.task)
+            )
         if repair_steps:
             after = after._replace(memory=repair.remember(state.memory, batch))
         return moved, after, metrics
 
-    def begin_task(params: Params, state: AmnesiacHATState, task: Task) -> tuple[Params, AmnesiacHATState]:
+    def begin_task(
+        params: Params, state: AmnesiacHATState, task: Task
+    ) -> tuple[Params, AmnesiacHATState]:
         params, state = lifted.begin_task(params, state, task)
         attend = state.inner.inner.attention
         again = tree.take(attend.met, task.id)
@@ -108,7 +141,11 @@ def amnesiac_hat(
         attend, memory = state.inner.inner.attention, state.memory
         params, state = lifted.end_task(params, state)
         if compensate:
-            start = tree.map(lambda p, r: (p - r).to(p.dtype), shared(params), shared(state.inner.records.working))
+            start = tree.map(
+                lambda p, r: (p - r).to(p.dtype),
+                shared(params),
+                shared(state.inner.records.working),
+            )
             new = ~tree.take(attend.met, attend.current)
             state = state._replace(backups=repair.end(state.backups, start, attend.current, new))
         if repair_steps:
@@ -116,19 +153,26 @@ def amnesiac_hat(
             state = state._replace(memory=repair.keep_examples(memory, logits, attend.current))
         return params, state
 
-    def unlearn(params: Params, state: AmnesiacHATState, asked: Tensor) -> tuple[Params, AmnesiacHATState]:
+    def unlearn(
+        params: Params, state: AmnesiacHATState, asked: Tensor
+    ) -> tuple[Params, AmnesiacHATState]:
         asked = filled(asked, num_tasks)
         undone, after = undo(params, state, asked)
         own, left = inner.own(undone, after.inner), after.inner.inner
         masks = tree.map(lambda e: (e > 0) & left.attention.met[:, None], own["embedding"])
-        reach, users = shared(repair.movable(model, params, state.before)), shared(repair.between(model, params, masks))
+        reach, users = (
+            shared(repair.movable(model, params, state.before)),
+            shared(repair.between(model, params, masks)),
+        )
 
         mended = shared(undone)
         if compensate:
             mended = repair.restored(mended, state.backups.params, reach, asked, users)
         if repair_steps:
             after = after._replace(memory=repair.without(state.memory, asked))
-            loss = repair.replay_loss(model, own, left.head, after.memory, left.attention.met, state.distillation)
+            loss = repair.replay_loss(
+                model, own, left.head, after.memory, left.attention.met, state.distillation
+            )
             region = repair.lost(reach, asked, users)
             mended = repair.descended(loss, mended, region, state.repair_lr, repair_steps)
 
@@ -136,7 +180,11 @@ def amnesiac_hat(
         after = after._replace(inner=after.inner._replace(records=records))
         return tree.where(asked.any(), (undone | mended, after), (params, state))
 
-    settings = inner.settings | {"name": "amnesiac_hat", "compensate": compensate, "repair_steps": repair_steps}
+    settings = inner.settings | {
+        "name": "amnesiac_hat",
+        "compensate": compensate,
+        "repair_steps": repair_steps,
+    }
     settings |= {"repair_lr": numbers[0], "distillation": numbers[1], "buffer_size": buffer_size}
     hooks: dict[str, Any] = {"begin_task": begin_task, "end_task": end_task}
     hooks |= {"unlearn": unlearn} if compensate or repair_steps else {}
@@ -145,6 +193,10 @@ def amnesiac_hat(
 
 def _check(tx: Transform, compensate: bool, repair_steps: int, buffer_size: int) -> None:
     if compensate and tx.settings.get("name") in RESETS:
-        raise ValueError(f"amnesiac_hat cannot train backups with what resets units, given {tx.settings['name']}")
+        raise ValueError(
+            f"amnesiac_hat cannot train backups with what resets units, given {tx.settings['name']}"
+        )
     if not isinstance(repair_steps, int) or repair_steps < 0 or buffer_size < 1:
-        raise ValueError(f"repair_steps must be at least 0 and buffer_size 1, given {repair_steps} and {buffer_size}")
+        raise ValueError(
+            f"repair_steps must be at least 0 and buffer_size 1, given {repair_steps} and {buffer_size}"
+        )

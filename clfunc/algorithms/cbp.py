@@ -77,7 +77,9 @@ def cbp_nature2024(
 ) -> Algorithm:
     """Algorithm 1 of [1] as printed; numbers as in `reinit`."""
     numbers = _numbers(replacement_rate, maturity_threshold, utility_decay_rate)
-    made = cbp(model, carry(tx), utility="contribution", estimate="plain", budget="one", slots=1, **numbers)
+    made = cbp(
+        model, carry(tx), utility="contribution", estimate="plain", budget="one", slots=1, **numbers
+    )
     return _named(made, "cbp_nature2024")
 
 
@@ -90,7 +92,9 @@ def cbp_lop_mlp(
     utility_decay_rate: Number = 0.99,
 ) -> Algorithm:
     """The code of [1] for fully connected networks (gnt.py); numbers as in `reinit`."""
-    made = cbp(model, carry(tx), **_numbers(replacement_rate, maturity_threshold, utility_decay_rate))
+    made = cbp(
+        model, carry(tx), **_numbers(replacement_rate, maturity_threshold, utility_decay_rate)
+    )
     return _named(made, "cbp_lop_mlp")
 
 
@@ -103,7 +107,12 @@ def cbp_lop_conv(
     utility_decay_rate: Number = 0.99,
 ) -> Algorithm:
     """The code of [1] for convolutional networks (convGnT.py), at Continual ImageNet's rate; numbers as in `reinit`."""
-    made = cbp(model, carry(tx), budget="total", **_numbers(replacement_rate, maturity_threshold, utility_decay_rate))
+    made = cbp(
+        model,
+        carry(tx),
+        budget="total",
+        **_numbers(replacement_rate, maturity_threshold, utility_decay_rate),
+    )
     return _named(made, "cbp_lop_conv")
 
 

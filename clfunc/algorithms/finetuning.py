@@ -3,9 +3,9 @@
     params <- params + tx(gradient of loss(params, batch))
 
 The lower reference of continual learning, and the step that most methods add to. With a `til` head each task trains its
-own head, with `cil` and `dil` all tasks train one (see `clfunc.heads`).
+own head, with `cil` and `dil` all tasks train one (see `clfunc.models.heads`).
 
-`probe` measures plasticity on a batch (see `clfunc.plasticity`), without dropout, and the norm of the gradient of `loss` there.
+`probe` measures plasticity on a batch (see `clfunc.units.plasticity`), without dropout, and the norm of the gradient of `loss` there.
 """
 
 from collections.abc import Callable
@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from torch.func import grad
 
-from clfunc import plasticity, tree
-from clfunc.heads import forget
+from clfunc import tree
 from clfunc.losses import descend
+from clfunc.models.heads import forget
 from clfunc.random import split
 from clfunc.types import (
     Algorithm,
@@ -32,6 +32,7 @@ from clfunc.types import (
     TaskId,
     Transform,
 )
+from clfunc.units import plasticity
 
 
 class FinetuningState(NamedTuple):
@@ -40,7 +41,9 @@ class FinetuningState(NamedTuple):
     key: Key
 
 
-def finetuning(model: Model, tx: Transform, *, loss: Callable[..., Tensor] | None = None) -> Algorithm:
+def finetuning(
+    model: Model, tx: Transform, *, loss: Callable[..., Tensor] | None = None
+) -> Algorithm:
     """Train on each task in turn.
 
     Args:
@@ -55,7 +58,9 @@ def finetuning(model: Model, tx: Transform, *, loss: Callable[..., Tensor] | Non
         params = model.init(draw)
         return params, FinetuningState(tx.init(start, params), model.head.park(park, params), noise)
 
-    def step(params: Params, state: FinetuningState, batch: Batch) -> tuple[Params, FinetuningState, Metrics]:
+    def step(
+        params: Params, state: FinetuningState, batch: Batch
+    ) -> tuple[Params, FinetuningState, Metrics]:
         key, noise = split(state.key) if model.stochastic else (state.key, None)
 
         def loss_fn(params):
@@ -75,7 +80,9 @@ def finetuning(model: Model, tx: Transform, *, loss: Callable[..., Tensor] | Non
     def features(params: Params, state: FinetuningState, x: Inputs, task: TaskId) -> Tensor:
         return model.apply(model.head.lookup(params, state.head, task), x, task).last
 
-    def begin_task(params: Params, state: FinetuningState, task: Task) -> tuple[Params, FinetuningState]:
+    def begin_task(
+        params: Params, state: FinetuningState, task: Task
+    ) -> tuple[Params, FinetuningState]:
         params, head = model.head.begin_task(params, state.head, task.id)
         opt = forget(tx.begin_task(state.opt, params), params, model.head.owns)
         return params, state._replace(opt=opt, head=head)
@@ -91,14 +98,20 @@ def finetuning(model: Model, tx: Transform, *, loss: Callable[..., Tensor] | Non
             return loss(logits, batch.y, batch.weight), output.features
 
         gradient, features = grad(loss_fn, has_aux=True)(params)
-        seen = tree.where(batch.weight > 0, features, tree.zeros_like(features))  # rows of zeros change no measure
+        seen = tree.where(
+            batch.weight > 0, features, tree.zeros_like(features)
+        )  # rows of zeros change no measure
 
-        return plasticity.measure(seen, params) | {"gradient_norm": plasticity.gradient_norm(gradient)}
+        return plasticity.measure(seen, params) | {
+            "gradient_norm": plasticity.gradient_norm(gradient)
+        }
 
     def own(params: Params, state: FinetuningState) -> Params:
         return model.head.own(params, state.head)
 
-    def restore(params: Params, state: FinetuningState, own: Params, gone: Tensor) -> tuple[Params, FinetuningState]:
+    def restore(
+        params: Params, state: FinetuningState, own: Params, gone: Tensor
+    ) -> tuple[Params, FinetuningState]:
         params, head = model.head.restore(params, state.head, own, gone)
         return params, state._replace(head=head)
 

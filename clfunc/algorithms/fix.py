@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clfunc import tree
 from clfunc.algorithms.finetuning import FinetuningState, finetuning
-from clfunc.lift import lift
+from clfunc.compose import lift
 from clfunc.types import Algorithm, Batch, Key, Metrics, Model, Params, Transform
 
 
@@ -32,7 +32,9 @@ def fix(model: Model, tx: Transform, *, freeze_heads: bool = False) -> Algorithm
     def step(params: Params, state: FixState, batch: Batch) -> tuple[Params, FixState, Metrics]:
         moved, state, metrics = lifted.step(params, state, batch)
 
-        held = {group for group in params if freeze_heads or group not in ("head", *model.head.owns)}
+        held = {
+            group for group in params if freeze_heads or group not in ("head", *model.head.owns)
+        }
         for group in held:
             moved = moved | {group: tree.where(state.frozen, params[group], moved[group])}
 

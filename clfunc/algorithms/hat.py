@@ -1,14 +1,14 @@
 """Hard attention to the task (HAT) [1]: each task learns which units it uses, and what earlier tasks use does not move.
 
-The method, beside its equations, is in `hard_attention.py`; this file names its settings. Its parts are `clfunc.attention` (the
-gates), `clfunc.sparsity` (the regularisers), `clfunc.adjustment` (how far a used weight moves) and `clfunc.embeddings`.
+The method, beside its equations, is in `hard_attention.py`; this file names its settings. Its parts are `clfunc.hard_attention.gates` (the
+gates), `clfunc.hard_attention.regularisers` (the regularisers), `clfunc.hard_attention.rates` (how far a used weight moves) and `clfunc.hard_attention.embeddings`.
 
 [1] Serra et al. 2018, arXiv:1801.01423
 """
 
-from clfunc import sparsity
-from clfunc.algorithms.hard_attention import hard_attention
-from clfunc.embeddings import check_gates, task_embeddings
+from clfunc.hard_attention import regularisers as sparsity
+from clfunc.hard_attention.embeddings import check_gates, task_embeddings
+from clfunc.hard_attention.method import hard_attention
 from clfunc.transforms import chain, clip_by_global_norm, scale_by_adjustment
 from clfunc.types import Algorithm, Model, Number, Transform
 
@@ -43,9 +43,9 @@ def hat(
         model, tx: Whose unit groups are gated; the optimiser, `sgd(0.05)` in the paper.
         num_tasks: Tasks to keep an embedding for, >= 1.
         s_max: Largest scale of the gates, > 0 (in the paper 25 to 800).
-        mask_sparsity_reg_factor: >= 0 (in the paper 0.1 to 2.5); mask_sparsity_reg_mode: see `clfunc.sparsity`.
+        mask_sparsity_reg_factor: >= 0 (in the paper 0.1 to 2.5); mask_sparsity_reg_mode: see `clfunc.hard_attention.regularisers`.
         clamp_threshold, embedding_clamp: Bounds on |s e| in eq. 4 and on |e| after a step, > 0.
-        task_embedding_init_mode, anneal, test_mask: See `clfunc.attention`.
+        task_embedding_init_mode, anneal, test_mask: See `clfunc.hard_attention.gates`.
         adjustment_mode, alpha, epsilon, no_reg, freeze, scale_at: See `transforms.scale_by_adjustment`.
         no_sum: Under `adahat`, count every task on every weight rather than those that use it.
         gate_position: The gate multiplies the activation (`post_act`) or what the activation is given (`pre_act`).
@@ -58,11 +58,25 @@ def hat(
     check_gates(model, num_tasks, gate_position, freeze_head_after)
     regulariser = sparsity.regulariser_named(mask_sparsity_reg_mode, num_tasks)
     embeddings = task_embeddings(
-        num_tasks, s_max, clamp_threshold, embedding_clamp, task_embedding_init_mode, anneal, test_mask, no_sum
+        num_tasks,
+        s_max,
+        clamp_threshold,
+        embedding_clamp,
+        task_embedding_init_mode,
+        anneal,
+        test_mask,
+        no_sum,
     )
     clip = clip_by_global_norm(clip_norm)
     inner = scale_by_adjustment(
-        model, chain(clip, tx), adjustment_mode, alpha, epsilon, no_reg=no_reg, freeze=freeze, scale_at=scale_at
+        model,
+        chain(clip, tx),
+        adjustment_mode,
+        alpha,
+        epsilon,
+        no_reg=no_reg,
+        freeze=freeze,
+        scale_at=scale_at,
     )
 
     algorithm = hard_attention(
@@ -75,5 +89,8 @@ def hat(
         freeze_head_after=freeze_head_after,
     )
 
-    settings = algorithm.settings | {"tx": tx.settings, "mask_sparsity_reg_mode": mask_sparsity_reg_mode}
+    settings = algorithm.settings | {
+        "tx": tx.settings,
+        "mask_sparsity_reg_mode": mask_sparsity_reg_mode,
+    }
     return algorithm._replace(settings=settings | {"clip_norm": clip.settings["max_norm"]})

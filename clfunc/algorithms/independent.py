@@ -11,10 +11,21 @@ from torch import Tensor
 
 from clfunc import tree
 from clfunc.algorithms.finetuning import FinetuningState, finetuning
-from clfunc.heads import checked_out
-from clfunc.lift import lift
+from clfunc.compose import lift
+from clfunc.models.heads import checked_out
 from clfunc.random import fold_in, split
-from clfunc.types import Algorithm, Inputs, Key, Logits, Model, Params, State, Task, TaskId, Transform
+from clfunc.types import (
+    Algorithm,
+    Inputs,
+    Key,
+    Logits,
+    Model,
+    Params,
+    State,
+    Task,
+    TaskId,
+    Transform,
+)
 
 
 class IndependentState(NamedTuple):
@@ -53,7 +64,9 @@ def independent(model: Model, tx: Transform, *, num_tasks: int) -> Algorithm:
     def features(params: Params, state: IndependentState, x: Inputs, task: TaskId) -> Tensor:
         return model.apply(network(params, state, task), x, task).last
 
-    def begin_task(params: Params, state: IndependentState, task: Task) -> tuple[Params, IndependentState]:
+    def begin_task(
+        params: Params, state: IndependentState, task: Task
+    ) -> tuple[Params, IndependentState]:
         draw, park = split(fold_in(state.key, task.id))
         params = model.init(draw)
         fresh = state.inner._replace(head=model.head.park(park, params))
@@ -67,10 +80,22 @@ def independent(model: Model, tx: Transform, *, num_tasks: int) -> Algorithm:
     def own(params: Params, state: IndependentState) -> Params:
         return tree.put(state.bank, state.current, params)
 
-    def restore(params: Params, state: IndependentState, own: Params, gone: Tensor) -> tuple[Params, IndependentState]:
+    def restore(
+        params: Params, state: IndependentState, own: Params, gone: Tensor
+    ) -> tuple[Params, IndependentState]:
         return checked_out(params, state.current, own), state._replace(bank=own)
 
-    settings = {"name": "independent", "model": model.settings, "tx": tx.settings, "num_tasks": num_tasks}
-    hooks: dict[str, Any] = {"begin_task": begin_task, "end_task": end_task, "own": own, "restore": restore}
+    settings = {
+        "name": "independent",
+        "model": model.settings,
+        "tx": tx.settings,
+        "num_tasks": num_tasks,
+    }
+    hooks: dict[str, Any] = {
+        "begin_task": begin_task,
+        "end_task": end_task,
+        "own": own,
+        "restore": restore,
+    }
     hooks |= {"predict": predict, "features": features}
     return lifted._replace(init=init, **hooks, settings=settings)

@@ -20,7 +20,9 @@ from clfunc.random import split
 from clfunc.types import Algorithm, Batch, Metrics, Model, Params, Transform
 
 
-def joint(model: Model, tx: Transform, *, average: Literal["tasks", "examples"] = "tasks") -> Algorithm:
+def joint(
+    model: Model, tx: Transform, *, average: Literal["tasks", "examples"] = "tasks"
+) -> Algorithm:
     """Train on all tasks together.
 
     Args:
@@ -40,7 +42,9 @@ def joint(model: Model, tx: Transform, *, average: Literal["tasks", "examples"] 
 
     loss = task_cross_entropy if average == "tasks" else model.head.loss
 
-    def step(params: Params, state: FinetuningState, batch: Batch) -> tuple[Params, FinetuningState, Metrics]:
+    def step(
+        params: Params, state: FinetuningState, batch: Batch
+    ) -> tuple[Params, FinetuningState, Metrics]:
         key, noise = split(state.key) if model.stochastic else (state.key, None)
         task = batch.task.expand(batch.weight.shape)
 
@@ -64,5 +68,7 @@ def joint(model: Model, tx: Transform, *, average: Literal["tasks", "examples"] 
 def _present(updates: Params, task: Tensor, weight: Tensor) -> Params:
     """Updates of the heads whose task is in the batch; exactly 0 for the others."""
     heads = updates["bias"].shape[0]
-    here = ((task[:, None] == torch.arange(heads, device=task.device)) & (weight > 0)[:, None]).any(0)
+    here = ((task[:, None] == torch.arange(heads, device=task.device)) & (weight > 0)[:, None]).any(
+        0
+    )
     return tree.where(here, updates, tree.zeros_like(updates))

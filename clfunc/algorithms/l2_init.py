@@ -12,10 +12,22 @@ from typing import NamedTuple
 
 from clfunc import tree
 from clfunc.algorithms.finetuning import FinetuningState, finetuning
-from clfunc.lift import lift
+from clfunc.compose import lift
 from clfunc.losses import descend
 from clfunc.random import split
-from clfunc.types import Algorithm, Batch, Key, Metrics, Model, Number, Params, Scalar, Task, Transform, scalar
+from clfunc.types import (
+    Algorithm,
+    Batch,
+    Key,
+    Metrics,
+    Model,
+    Number,
+    Params,
+    Scalar,
+    Task,
+    Transform,
+    scalar,
+)
 
 
 class L2InitState(NamedTuple):
@@ -37,7 +49,9 @@ def l2_init(model: Model, tx: Transform, *, strength: Number = 0.01) -> Algorith
         params, state = inner.init(key)
         return params, L2InitState(state, number, params)
 
-    def step(params: Params, state: L2InitState, batch: Batch) -> tuple[Params, L2InitState, Metrics]:
+    def step(
+        params: Params, state: L2InitState, batch: Batch
+    ) -> tuple[Params, L2InitState, Metrics]:
         key, noise = split(state.inner.key) if model.stochastic else (state.inner.key, None)
 
         def loss_fn(params):
@@ -50,7 +64,11 @@ def l2_init(model: Model, tx: Transform, *, strength: Number = 0.01) -> Algorith
 
         updates, opt, metrics = descend(tx, loss_fn, params, state.inner.opt, batch.task)
 
-        return tree.add(params, updates), state._replace(inner=state.inner._replace(opt=opt, key=key)), metrics
+        return (
+            tree.add(params, updates),
+            state._replace(inner=state.inner._replace(opt=opt, key=key)),
+            metrics,
+        )
 
     def begin_task(params: Params, state: L2InitState, task: Task) -> tuple[Params, L2InitState]:
         params, state = lifted.begin_task(params, state, task)

@@ -8,7 +8,9 @@ def random(model: Model, tx: Transform) -> Algorithm:
     """Evaluate the network as it was drawn; `tx` is taken, like every algorithm's, and not used on it."""
     inner = finetuning(model, tx)
 
-    def step(params: Params, state: FinetuningState, batch: Batch) -> tuple[Params, FinetuningState, Metrics]:
+    def step(
+        params: Params, state: FinetuningState, batch: Batch
+    ) -> tuple[Params, FinetuningState, Metrics]:
         _, _, metrics = inner.step(params, state, batch)
         return params, state, metrics
 

@@ -13,7 +13,9 @@ from clfunc.transforms.reset_dormant import reset_dormant
 from clfunc.types import Algorithm, Model, Number, Transform
 
 
-def redo(model: Model, tx: Transform, *, period: Number = 1000, threshold: Number = 0.025) -> Algorithm:
+def redo(
+    model: Model, tx: Transform, *, period: Number = 1000, threshold: Number = 0.025
+) -> Algorithm:
     """Finetuning with `reset_dormant` around its optimiser: arguments and errors as there."""
     inner = finetuning(model, reset_dormant(model, tx, period=period, threshold=threshold))
     return inner._replace(settings=inner.settings | {"name": "redo"})

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from clfunc import tree
-from clfunc.lift import lift
+from clfunc.compose import lift
 from clfunc.types import Algorithm, Key, Metrics, Number, Params, Scalar, State, Task, scalar
 
 
@@ -58,7 +58,9 @@ def reduce_on_plateau(
     def init(key: Key) -> tuple[Params, PlateauState]:
         params, state = inner.init(key)
         best = torch.full((), torch.inf, dtype=torch.float64, device=key.device)
-        return params, PlateauState(state, _rates(state), shrink, wait, least, margin, best, torch.zeros_like(best))
+        return params, PlateauState(
+            state, _rates(state), shrink, wait, least, margin, best, torch.zeros_like(best)
+        )
 
     def begin_task(params: Params, state: PlateauState, task: Task) -> tuple[Params, PlateauState]:
         params, state = lifted.begin_task(params, state, task)
@@ -66,7 +68,9 @@ def reduce_on_plateau(
         best, waited = torch.full_like(state.best, torch.inf), torch.zeros_like(state.waited)
         return params, state._replace(inner=new, best=best, waited=waited)
 
-    def end_epoch(params: Params, state: PlateauState, metrics: Metrics) -> tuple[Params, PlateauState]:
+    def end_epoch(
+        params: Params, state: PlateauState, metrics: Metrics
+    ) -> tuple[Params, PlateauState]:
         params, state = lifted.end_epoch(params, state, metrics)
         loss = metrics["loss"].to(torch.float64)
         better = loss < state.best * (1 - state.threshold)
@@ -76,13 +80,20 @@ def reduce_on_plateau(
         def lower(name: str, leaf: Tensor) -> Tensor:
             if name not in state.first:
                 return leaf
-            return torch.where(drop, torch.maximum(leaf * state.factor, torch.minimum(leaf, state.floor)), leaf)
+            return torch.where(
+                drop, torch.maximum(leaf * state.factor, torch.minimum(leaf, state.floor)), leaf
+            )
 
         new = tree.map_items(lower, state.inner)
         best, waited = torch.where(better, loss, state.best), torch.where(drop, 0.0, waited)
         return params, state._replace(inner=new, best=best, waited=waited)
 
-    settings = {"name": "reduce_on_plateau", "inner": inner.settings, "factor": shrink, "patience": wait}
+    settings = {
+        "name": "reduce_on_plateau",
+        "inner": inner.settings,
+        "factor": shrink,
+        "patience": wait,
+    }
     settings |= {"floor": least, "threshold": margin}
     return lifted._replace(init=init, begin_task=begin_task, end_epoch=end_epoch, settings=settings)
 

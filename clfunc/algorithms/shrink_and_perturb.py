@@ -23,9 +23,21 @@ import torch
 from torch import Tensor
 
 from clfunc import tree
-from clfunc.lift import lift
+from clfunc.compose import lift
 from clfunc.random import fold_in, normal_like
-from clfunc.types import Algorithm, Batch, Key, Metrics, Number, Params, Scalar, State, Task, choice, scalar
+from clfunc.types import (
+    Algorithm,
+    Batch,
+    Key,
+    Metrics,
+    Number,
+    Params,
+    Scalar,
+    State,
+    Task,
+    choice,
+    scalar,
+)
 
 _NOISES, _TIMES = ("normal", "init"), ("task", "step")
 _FREEZE = ("hat", "adahat", "amnesiac_hat", "fix")
@@ -40,7 +52,12 @@ class ShrinkState(NamedTuple):
 
 
 def shrink_and_perturb(
-    inner: Algorithm, shrink: Number = 0.4, sigma: Number = 0.01, *, noise: str = "normal", every: str = "task"
+    inner: Algorithm,
+    shrink: Number = 0.4,
+    sigma: Number = 0.01,
+    *,
+    noise: str = "normal",
+    every: str = "task",
 ) -> Algorithm:
     """`inner`, its parameters shrunk and perturbed at each `task` but the first, or after each `step`.
 
@@ -58,15 +75,23 @@ def shrink_and_perturb(
     choice(noise, "noise", _NOISES), choice(every, "every", _TIMES)
     for setting, value in tree.items(inner.settings):
         if setting.split(".")[-1] == "name" and value in _FREEZE:
-            raise ValueError(f"shrink_and_perturb moves every weight, and {value} freezes some: wrap another")
+            raise ValueError(
+                f"shrink_and_perturb moves every weight, and {value} freezes some: wrap another"
+            )
     if inner.unlearn is not None:
-        raise ValueError("shrink_and_perturb moves what amnesiac would have no record of: wrap amnesiac around it")
+        raise ValueError(
+            "shrink_and_perturb moves what amnesiac would have no record of: wrap amnesiac around it"
+        )
     lifted = lift(inner)
 
     def init(key: Key) -> tuple[Params, ShrinkState]:
         params, state = inner.init(key)
         return params, ShrinkState(
-            state, share, scale, fold_in(key, 0), torch.zeros((), dtype=torch.int64, device=key.device)
+            state,
+            share,
+            scale,
+            fold_in(key, 0),
+            torch.zeros((), dtype=torch.int64, device=key.device),
         )
 
     def shaken(params: Params, state: ShrinkState) -> tuple[Params, ShrinkState]:
@@ -77,7 +102,9 @@ def shrink_and_perturb(
         shrunk = tree.map(lambda p, n: (1 - state.shrink) * p + state.sigma * n, params, drawn)
         return shrunk, state._replace(times=state.times + 1)
 
-    def step(params: Params, state: ShrinkState, batch: Batch) -> tuple[Params, ShrinkState, Metrics]:
+    def step(
+        params: Params, state: ShrinkState, batch: Batch
+    ) -> tuple[Params, ShrinkState, Metrics]:
         params, state, metrics = lifted.step(params, state, batch)
         return (*shaken(params, state), metrics) if every == "step" else (params, state, metrics)
 
@@ -87,7 +114,15 @@ def shrink_and_perturb(
             params, state = tree.where(state.times > 0, shrunk, params), after
         return lifted.begin_task(params, state, task)
 
-    settings = {"name": "shrink_and_perturb", "inner": inner.settings, "shrink": share, "sigma": scale}
+    settings = {
+        "name": "shrink_and_perturb",
+        "inner": inner.settings,
+        "shrink": share,
+        "sigma": scale,
+    }
     return lifted._replace(
-        init=init, step=step, begin_task=begin_task, settings=settings | {"noise": noise, "every": every}
+        init=init,
+        step=step,
+        begin_task=begin_task,
+        settings=settings | {"noise": noise, "every": every},
     )

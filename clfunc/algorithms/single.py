@@ -7,6 +7,8 @@ from clfunc.types import Algorithm, Model, Transform
 def single(model: Model, tx: Transform) -> Algorithm:
     """Finetuning on one task: `model` has an `stl` head, else ValueError."""
     if model.head.paradigm != "stl":
-        raise ValueError(f"single needs an stl head, given {model.head.paradigm}: use scenarios.single(...).head()")
+        raise ValueError(
+            f"single needs an stl head, given {model.head.paradigm}: use scenarios.single(...).head()"
+        )
     algorithm = finetuning(model, tx)
     return algorithm._replace(settings=algorithm.settings | {"name": "single"})

@@ -9,14 +9,15 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
-from clfunc import scenarios
-from clfunc.audit import plan
-from clfunc.cli import memory, registry, unlearn
-from clfunc.driver import check
-from clfunc.files import check_writable
+from clfunc import datasets, scenarios
+from clfunc.cli import memory, registry
+from clfunc.cli.requests import requests
+from clfunc.driver.run import check
+from clfunc.engine.sweep import sweep
+from clfunc.experiments.audit import plan
 from clfunc.random import key
-from clfunc.scenarios import Scenario, datasets
-from clfunc.sweep import sweep
+from clfunc.results.files import check_writable
+from clfunc.scenarios import Scenario
 from clfunc.transforms import carry
 from clfunc.types import Algorithm, Keys
 
@@ -167,7 +168,11 @@ def job(args: Run) -> Job:
     Raises:
         ValueError: Anything wrong with them, in one line.
     """
-    for name, number in (("--seeds", args.seeds), ("--epochs", args.epochs), ("--batch-size", args.batch_size)):
+    for name, number in (
+        ("--seeds", args.seeds),
+        ("--epochs", args.epochs),
+        ("--batch-size", args.batch_size),
+    ):
         if number < 1:
             raise ValueError(f"{name} must be at least 1, given {number}")
         if number > _MOST:
@@ -184,11 +189,15 @@ def job(args: Run) -> Job:
     names = [name for name, _ in (*pairs, *grids)]
     for name in names:
         if names.count(name) > 1:
-            raise ValueError(f"{name} is set {names.count(name)} times: give it once, by --set or by --grid")
+            raise ValueError(
+                f"{name} is set {names.count(name)} times: give it once, by --set or by --grid"
+            )
     settings = {name: registry.literal(value) for name, value in pairs}
     routed = registry.route(settings, factories)
     for name in registry.route({name: values[0] for name, values in grids}, factories)["scenario"]:
-        raise ValueError(f"--grid {name}: a scenario is one for all runs of a sweep; run them apart")
+        raise ValueError(
+            f"--grid {name}: a scenario is one for all runs of a sweep; run them apart"
+        )
     if (args.resume or args.resume_anyway) and args.out is None:
         raise ValueError("--resume needs --out, the folder of the run to go on with")
     if args.out is not None:
@@ -197,22 +206,40 @@ def job(args: Run) -> Job:
         check_writable(args.out)
     where = device(args.device)
     seeds = _seeds(args)
-    members = [dict(point) for point in product(*([(name, v) for v in values] for name, values in grids))]
+    members = [
+        dict(point) for point in product(*([(name, v) for v in values] for name, values in grids))
+    ]
     runs = len(members) * seeds
     many, at_once = runs > 1, args.runs_at_once
     memory.check_counts(args.tasks or 5, runs, where)
     keys = torch.stack([key(args.seed + i, where) for _ in members for i in range(seeds)])
     scenario = _scenario(args, routed["scenario"], keys if many else keys[0], where)
-    made = [_algorithm(args, scenario, factories, registry.route(settings | member, factories)) for member in members]
-    memory.check_fits(made[0], scenario, min(runs, int(at_once)) if at_once.isdigit() else 1, args.batch_size, where)
+    made = [
+        _algorithm(args, scenario, factories, registry.route(settings | member, factories))
+        for member in members
+    ]
+    memory.check_fits(
+        made[0],
+        scenario,
+        min(runs, int(at_once)) if at_once.isdigit() else 1,
+        args.batch_size,
+        where,
+    )
     alone = isinstance(args, Unlearn) or not many
     algorithm = made[0] if alone else sweep([m for m in made for _ in range(seeds)])
     evaluate = int(args.evaluate) if args.evaluate.isdigit() else args.evaluate
     asked = Job(algorithm, scenario, keys if many else keys[0], where, evaluate)
-    numbers = args.epochs, args.batch_size, args.engine, evaluate, args.probe_every, args.checkpoint_every
+    numbers = (
+        args.epochs,
+        args.batch_size,
+        args.engine,
+        evaluate,
+        args.probe_every,
+        args.checkpoint_every,
+    )
     check(algorithm, scenario, asked.key, *numbers)
     if isinstance(args, Unlearn):
-        plan(algorithm, scenario, asked.key, unlearn.requests(args.request))
+        plan(algorithm, scenario, asked.key, requests(args.request))
     return asked
 
 
@@ -221,7 +248,9 @@ def _seeds(args: Run) -> int:
     if not isinstance(args, Sweep) or args.until_ci is None:
         return args.seeds
     if args.max_seeds < args.seeds:
-        raise ValueError(f"--max-seeds must be at least --seeds, which is {args.seeds}, given {args.max_seeds}")
+        raise ValueError(
+            f"--max-seeds must be at least --seeds, which is {args.seeds}, given {args.max_seeds}"
+        )
     return args.max_seeds
 
 
@@ -241,10 +270,14 @@ def _scenario(args: Run, settings: Mapping[str, Any], keys: Keys, device: torch.
     common = dict(settings) | {"paradigm": args.paradigm, "valid": args.valid}
     if args.scenario == "combined":
         if args.tasks not in (None, len(names)):
-            raise ValueError(f"--tasks is {args.tasks}, but --dataset names {len(names)} to combine: leave --tasks out")
+            raise ValueError(
+                f"--tasks is {args.tasks}, but --dataset names {len(names)} to combine: leave --tasks out"
+            )
         scenario = scenarios.combined(loaded, keys, **common)
     elif len(names) > 1:
-        raise ValueError(f"--dataset names {len(names)}, which only --scenario combined takes, given {args.scenario}")
+        raise ValueError(
+            f"--dataset names {len(names)}, which only --scenario combined takes, given {args.scenario}"
+        )
     else:
         scenario = registry.SCENARIOS[args.scenario](loaded[0], args.tasks or 5, keys, **common)
     if args.algorithm == "joint":
@@ -257,7 +290,10 @@ def _scenario(args: Run, settings: Mapping[str, Any], keys: Keys, device: torch.
 
 
 def _algorithm(
-    args: Run, scenario: Scenario, factories: Mapping[str, Any], routed: Mapping[str, dict[str, Any]]
+    args: Run,
+    scenario: Scenario,
+    factories: Mapping[str, Any],
+    routed: Mapping[str, dict[str, Any]],
 ) -> Algorithm:
     tx = factories["optimizer"](**routed["optimizer"])
     model = factories["model"](scenario.inputs, args.hidden, scenario.head(), **routed["model"])

@@ -14,10 +14,11 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from clfunc import difference, results
-from clfunc.checkpoint import Interrupted, Refused
 from clfunc.cli import build, many, replay, tables, unlearn
-from clfunc.files import check_writable
+from clfunc.driver.checkpoint import Interrupted, Refused
+from clfunc.experiments import diff as difference
+from clfunc.results import result as results
+from clfunc.results.files import check_writable
 
 Command = (
     Annotated[build.Run, tyro.conf.subcommand("run")]
@@ -39,7 +40,9 @@ def entry() -> None:
 def main(argv: Sequence[str]) -> int:
     """Run the command line `argv`; the exit code."""
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_, **__: print(f"clfunc: note: {message}", file=sys.stderr)
+        warnings.showwarning = lambda message, *_, **__: print(
+            f"clfunc: note: {message}", file=sys.stderr
+        )
         return _main(argv)
 
 
@@ -79,7 +82,9 @@ def _line(text: str) -> str:
     return line if len(line) <= _LONGEST else line[:_LONGEST] + " ..."
 
 
-def _prepare(command: "build.Run | build.Report | build.Diff | build.List") -> Callable[[], int | None]:
+def _prepare(
+    command: "build.Run | build.Report | build.Diff | build.List",
+) -> Callable[[], int | None]:
     """Check everything about a command; what is left to do, as a function; it may give an exit code."""
     console = Console(width=None if sys.stdout.isatty() else 120)
     if isinstance(command, build.List):
@@ -92,7 +97,9 @@ def _prepare(command: "build.Run | build.Report | build.Diff | build.List") -> C
         return lambda: tables.report(named, out, console)
     if isinstance(command, build.Diff):
         found = difference.folders(command.a, command.b)
-        return lambda: tables.differences(found[0], found[1] + replay.parting(command.a, command.b, bool(found[1])))
+        return lambda: tables.differences(
+            found[0], found[1] + replay.parting(command.a, command.b, bool(found[1]))
+        )
     job = build.job(command)
     if isinstance(command, build.Unlearn):
         return lambda: unlearn.work(command, job, many.options(command, job), console)
@@ -106,9 +113,13 @@ def _train(args: build.Run, work: Callable[[], results.Result], console: Console
     for line in many.told(result):
         console.print(line, highlight=False, markup=False)
     rate = result.steps / max(result.train_seconds, 1e-9)
-    runs, where = len(result.config["seeds"]), f"; results and figures in {args.out}" if args.out else ""
+    runs, where = (
+        len(result.config["seeds"]),
+        f"; results and figures in {args.out}" if args.out else "",
+    )
     console.print(
-        f"{result.wall_seconds:.1f} s, {rate:,.0f} steps/s of {runs} run(s), {result.engine}{where}", highlight=False
+        f"{result.wall_seconds:.1f} s, {rate:,.0f} steps/s of {runs} run(s), {result.engine}{where}",
+        highlight=False,
     )
 
 
@@ -118,7 +129,10 @@ def _parse(argv: Sequence[str]) -> "build.Run | build.Report | build.Diff | buil
     try:
         with contextlib.redirect_stderr(said):
             return tyro.cli(
-                Command, args=list(argv), prog="clfunc", description="Continual learning as pure functions."
+                Command,
+                args=list(argv),
+                prog="clfunc",
+                description="Continual learning as pure functions.",
             )
     except SystemExit as stop:
         if stop.code in (None, 0):
@@ -131,8 +145,16 @@ def _plain(said: str) -> str:
     """What the parser says, without its colours, the box around it, and advice on reading help."""
     words = re.sub(r"\x1b\[[0-9;]*m|[\u2500-\u257f]|-{5,}", " ", said)
     words = re.split("For full helptext|Argument helptext", " ".join(words.split()))[0]
-    words = re.sub(r" \(applied to [^)]*\)| Arguments are applied to the directly preceding [^.]*\.", "", words)
-    words = re.sub(r"^(Parsing error|Unrecognized options|Invalid choice|Value error|Missing subcommand) ", "", words)
+    words = re.sub(
+        r" \(applied to [^)]*\)| Arguments are applied to the directly preceding [^.]*\.", "", words
+    )
+    words = re.sub(
+        r"^(Parsing error|Unrecognized options|Invalid choice|Value error|Missing subcommand) ",
+        "",
+        words,
+    )
     return re.sub(
-        r"no type matching \{None\}\|(\S+) could be instantiated from \[(.*?)\]\. Got.*", r"takes \1, given \2", words
+        r"no type matching \{None\}\|(\S+) could be instantiated from \[(.*?)\]\. Got.*",
+        r"takes \1, given \2",
+        words,
     )

@@ -15,15 +15,17 @@ from typing import Any
 
 import torch
 
-from clfunc import chunks, cluster, rehearsal
 from clfunc.cli import build
-from clfunc.confidence import check_until, run_until
-from clfunc.driver import run
-from clfunc.halving import check_halving, halve
-from clfunc.merge import pack, unpack
-from clfunc.progress import say
-from clfunc.results import Result
-from clfunc.sweep import members, part, sweep
+from clfunc.driver.progress import say
+from clfunc.driver.run import run
+from clfunc.engine.sweep import members, part, sweep
+from clfunc.experiments import chunks
+from clfunc.experiments import executors as cluster
+from clfunc.experiments import sizing as rehearsal
+from clfunc.experiments.halving import check_halving, halve
+from clfunc.experiments.until import check_until, run_until
+from clfunc.results.merge import pack, unpack
+from clfunc.results.result import Result
 
 
 def prepare(args: build.Run, job: build.Job) -> Callable[[], Result]:
@@ -67,7 +69,9 @@ def told(result: Result) -> list[str]:
         halving = result.config["halving"]
         last = halving["rungs"][-1]["configurations"]
         kept = [
-            ", ".join(f"{name}={value:g}" for name, value in one["settings"].items()) for one in last if one["kept"]
+            ", ".join(f"{name}={value:g}" for name, value in one["settings"].items())
+            for one in last
+            if one["kept"]
         ]
         began = len(halving["rungs"][0]["configurations"])
         return [f"left of {began} configurations, by {halving['by']} examples: {'; '.join(kept)}"]
@@ -76,7 +80,9 @@ def told(result: Result) -> list[str]:
     wanted, found = result.config["until_ci"]["width"], result.config["until_ci"]["configurations"]
     widths = [math.inf if one["interval"] is None else one["interval"] for one in found]
     reached = sum(width < wanted for width in widths)
-    return [f"95% interval narrower than {wanted:g} points: {reached} of {len(found)}; widest {max(widths):.2f}"]
+    return [
+        f"95% interval narrower than {wanted:g} points: {reached} of {len(found)}; widest {max(widths):.2f}"
+    ]
 
 
 def _refuse_both(args: build.Run) -> None:
@@ -92,8 +98,12 @@ def _refuse_both(args: build.Run) -> None:
             raise ValueError(f"--{name.replace('_', '-')} is of {way}: give that too")
     if len(given) > 1:
         raise ValueError(f"{' and '.join(given)} do not go together: give one of them")
-    if (args.halving or args.until_ci is not None) and (args.resume or args.resume_anyway or args.checkpoint_every):
-        raise ValueError("--halving and --until-ci keep no checkpoints: leave out --resume and --checkpoint-every")
+    if (args.halving or args.until_ci is not None) and (
+        args.resume or args.resume_anyway or args.checkpoint_every
+    ):
+        raise ValueError(
+            "--halving and --until-ci keep no checkpoints: leave out --resume and --checkpoint-every"
+        )
     if args.halving and args.runs_at_once != "auto":
         raise ValueError("--halving runs all that is left at once: leave out --runs-at-once")
 
@@ -101,7 +111,9 @@ def _refuse_both(args: build.Run) -> None:
 def runs_at_once(args: build.Run) -> "int | str":
     """`auto` or a number; ValueError for anything else."""
     if args.runs_at_once != "auto" and not (args.runs_at_once.isdigit() and int(args.runs_at_once)):
-        raise ValueError(f"--runs-at-once must be auto or a number from 1, given {args.runs_at_once!r}")
+        raise ValueError(
+            f"--runs-at-once must be auto or a number from 1, given {args.runs_at_once!r}"
+        )
     return "auto" if args.runs_at_once == "auto" else int(args.runs_at_once)
 
 
@@ -119,15 +131,22 @@ def options(args: build.Run, job: build.Job) -> dict[str, Any]:
 
 def arguments(args: build.Run) -> dict[str, Any]:
     """The arguments as JSON can hold them."""
-    return {name: str(value) if isinstance(value, Path) else value for name, value in dataclasses.asdict(args).items()}
+    return {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in dataclasses.asdict(args).items()
+    }
 
 
-def _spread(args: build.Run, job: build.Job, at_once: "int | str", machines: cluster.Machines) -> Result:
+def _spread(
+    args: build.Run, job: build.Job, at_once: "int | str", machines: cluster.Machines
+) -> Result:
     """Chunks on many machines, each put in its place as it comes."""
     began, algorithm = time.perf_counter(), job.algorithm
     how = options(args, job)
     ways = {name: value for name, value in how.items() if name != "config"}
-    shelf = chunks.Shelf(args.out, algorithm, chunks.mark(algorithm, job.scenario, job.key, ways, how["config"]))
+    shelf = chunks.Shelf(
+        args.out, algorithm, chunks.mark(algorithm, job.scenario, job.key, ways, how["config"])
+    )
     told, threads = _sent(args), torch.get_num_threads()
     plan = shelf.plan(len(job.key), at_once)
     if plan is None:
@@ -135,20 +154,31 @@ def _spread(args: build.Run, job: build.Job, at_once: "int | str", machines: clu
     say(plan.why, args.progress)
     done = {number: shelf.find(runs) for number, runs in enumerate(plan.chunks)}
     left = [number for number, found in done.items() if found is None]
-    jobs = [(told, list(plan.chunks[n]), plan.engine, shelf.name(plan.chunks[n]), threads) for n in left]
+    jobs = [
+        (told, list(plan.chunks[n]), plan.engine, shelf.name(plan.chunks[n]), threads) for n in left
+    ]
     for number, data in machines.do(chunk, jobs):
         runs = plan.chunks[left[number]]
         shelf.keep(runs, data, plan)
         done[left[number]] = unpack(data, algorithm)
         counted = sum(result is not None for result in done.values())
-        say(f"chunk {counted}/{len(plan.chunks)}: runs {runs[0] + 1} to {runs[-1] + 1} are done", args.progress)
-    return chunks.finish([r for _, r in sorted(done.items()) if r is not None], algorithm, plan, shelf, began)
+        say(
+            f"chunk {counted}/{len(plan.chunks)}: runs {runs[0] + 1} to {runs[-1] + 1} are done",
+            args.progress,
+        )
+    return chunks.finish(
+        [r for _, r in sorted(done.items()) if r is not None], algorithm, plan, shelf, began
+    )
 
 
-def _planned(args: build.Run, job: build.Job, at_once: "int | str", machines: cluster.Machines) -> chunks.Plan:
+def _planned(
+    args: build.Run, job: build.Job, at_once: "int | str", machines: cluster.Machines
+) -> chunks.Plan:
     """How to cut, and the engine for all: as asked, or as one of the machines finds."""
     if at_once != "auto" and args.engine != "auto":
-        return chunks.plan(job.algorithm, job.scenario, job.key, at_once)._replace(engine=args.engine)
+        return chunks.plan(job.algorithm, job.scenario, job.key, at_once)._replace(
+            engine=args.engine
+        )
     asked = (_sent(args), at_once, machines.devices, machines.sharing, torch.get_num_threads())
     ((_, (size, why, engine)),) = machines.do(survey, [asked])
     return chunks.Plan(chunks.cut(len(job.key), size), why, engine)
@@ -160,7 +190,9 @@ def _sent(args: build.Run) -> dict[str, Any]:
     return arguments(dataclasses.replace(args, data_root=root)) | {"command": type(args).__name__}
 
 
-def _received(sent: dict[str, Any], threads: int, device: str) -> tuple[build.Run, build.Job, dict[str, Any]]:
+def _received(
+    sent: dict[str, Any], threads: int, device: str
+) -> tuple[build.Run, build.Job, dict[str, Any]]:
     """On the other side: the arguments, the job on this device, and what `run` takes, with the arguments as they were."""
     torch.set_num_threads(threads)
     return _rebuilt(json.dumps(sent), device)
@@ -182,8 +214,12 @@ def rebuilt(words: dict[str, Any]) -> tuple[build.Run, build.Job]:
     """
     kind = getattr(build, words.get("command", "Sweep" if "grid" in words else "Run"))
     lists = {name: tuple(value) for name, value in words.items() if isinstance(value, list)}
-    paths = {name: None if words[name] is None else Path(words[name]) for name in ("out", "data_root")}
-    args = kind(**({name: value for name, value in words.items() if name != "command"} | lists | paths))
+    paths = {
+        name: None if words[name] is None else Path(words[name]) for name in ("out", "data_root")
+    }
+    args = kind(
+        **({name: value for name, value in words.items() if name != "command"} | lists | paths)
+    )
     again = {"out": None, "resume": False, "resume_anyway": False}
     job = build.job(dataclasses.replace(args, **again))
     if job.key.ndim == 2 and not members(job.algorithm):
@@ -192,7 +228,12 @@ def rebuilt(words: dict[str, Any]) -> tuple[build.Run, build.Job]:
 
 
 def survey(
-    sent: dict[str, Any], at_once: "int | str", devices: int, sharing: int, threads: int, device: str
+    sent: dict[str, Any],
+    at_once: "int | str",
+    devices: int,
+    sharing: int,
+    threads: int,
+    device: str,
 ) -> tuple[int, str, str]:
     """Work: the size of chunks that fits here, why, and the engine for them."""
     args, job, _ = _received(sent, threads, device)
@@ -201,11 +242,15 @@ def survey(
     first, engine = plan.chunks[0], str(args.engine)
     if engine == "auto":
         few = part(job.algorithm, first)
-        engine = rehearsal.choose(few, job.scenario.part(first), job.key[list(first)], batch, args.epochs)
+        engine = rehearsal.choose(
+            few, job.scenario.part(first), job.key[list(first)], batch, args.epochs
+        )
     return len(first), plan.why, engine
 
 
-def chunk(sent: dict[str, Any], runs: list[int], engine: str, name: str, threads: int, device: str) -> bytes:
+def chunk(
+    sent: dict[str, Any], runs: list[int], engine: str, name: str, threads: int, device: str
+) -> bytes:
     """Work: the packed result of these runs."""
     _, job, how = _received(sent, threads, device)
     how |= {"engine": engine, "progress": False}

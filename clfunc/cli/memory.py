@@ -5,7 +5,7 @@ import math
 import torch
 
 from clfunc import tree
-from clfunc.memory import total
+from clfunc.experiments.device_memory import total
 from clfunc.random import key
 from clfunc.scenarios import Scenario
 from clfunc.types import Algorithm, nested
@@ -16,11 +16,15 @@ MOST_RUNS = 100_000  # of one program
 def check_counts(tasks: int, runs: int, device: torch.device) -> None:
     """Raise ValueError if the table of accuracies, a number for each run and pair of tasks, does not fit."""
     if runs > MOST_RUNS:
-        raise ValueError(f"--seeds and --grid must ask for at most {MOST_RUNS} runs, given {runs}: run them apart")
+        raise ValueError(
+            f"--seeds and --grid must ask for at most {MOST_RUNS} runs, given {runs}: run them apart"
+        )
     _check(8 * tasks**2 * runs, device, f"--tasks {tasks} with {runs} run(s)")
 
 
-def check_fits(algorithm: Algorithm, scenario: Scenario, runs: int, batch_size: int, device: torch.device) -> None:
+def check_fits(
+    algorithm: Algorithm, scenario: Scenario, runs: int, batch_size: int, device: torch.device
+) -> None:
     """Raise ValueError if the parameters, states, lists of examples and one batch of all runs do not fit.
 
     `algorithm` is that of one run. Its tensors are made without their memory, on the device `meta`.
@@ -28,7 +32,9 @@ def check_fits(algorithm: Algorithm, scenario: Scenario, runs: int, batch_size: 
     others = 8 * len(scenario.data.y) + batch_size * (8 + 4 * math.prod(scenario.inputs))
     if runs * (_generous(algorithm, scenario) + others) < total(device):
         return
-    learner = sum(leaf.numel() * leaf.element_size() for leaf in tree.leaves(algorithm.init(key(0, "meta"))))
+    learner = sum(
+        leaf.numel() * leaf.element_size() for leaf in tree.leaves(algorithm.init(key(0, "meta")))
+    )
     asked = f"{runs} run(s) of {learner / 1e9:.3g} GB each in batches of {batch_size}"
     _check(runs * (learner + others), device, asked)
 

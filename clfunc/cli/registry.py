@@ -10,19 +10,37 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args, get_origin
 
-from clfunc import algorithms, models, scenarios, transforms
-from clfunc.scenarios import datasets
+from clfunc import algorithms, datasets, models, scenarios, transforms
 from clfunc.types import choice
 
 Factory = Callable[..., Any]
-_GIVEN = {"model", "tx", "inner", "loss", "requests", "num_tasks", "head", "inputs", "hidden", "dtype"}
+_GIVEN = {
+    "model",
+    "tx",
+    "inner",
+    "loss",
+    "requests",
+    "num_tasks",
+    "head",
+    "inputs",
+    "hidden",
+    "dtype",
+}
 _LARGEST = 10**18  # of whole numbers: what a tensor of them holds
 _GIVEN |= {"dataset", "datasets", "key", "paradigm", "valid"}
 
 
 def _factories(module: Any, first: str) -> dict[str, Factory]:
-    public = {name: f for name, f in vars(module).items() if inspect.isfunction(f) and not name.startswith("_")}
-    return {name: f for name, f in sorted(public.items()) if next(iter(inspect.signature(f).parameters)) == first}
+    public = {
+        name: f
+        for name, f in vars(module).items()
+        if inspect.isfunction(f) and not name.startswith("_")
+    }
+    return {
+        name: f
+        for name, f in sorted(public.items())
+        if next(iter(inspect.signature(f).parameters)) == first
+    }
 
 
 ALGORITHMS = _factories(algorithms, "model")
@@ -47,7 +65,9 @@ def options(factory: Factory) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.name not in _GIVEN}
 
 
-def route(settings: Mapping[str, Any], factories: Mapping[str, Factory]) -> dict[str, dict[str, Any]]:
+def route(
+    settings: Mapping[str, Any], factories: Mapping[str, Factory]
+) -> dict[str, dict[str, Any]]:
     """Each setting, with the first factory that takes it.
 
     Raises:
@@ -55,11 +75,17 @@ def route(settings: Mapping[str, Any], factories: Mapping[str, Factory]) -> dict
     """
     routed: dict[str, dict[str, Any]] = {name: {} for name in factories}
     for setting, value in settings.items():
-        owner = next((name for name, factory in factories.items() if setting in options(factory)), None)
+        owner = next(
+            (name for name, factory in factories.items() if setting in options(factory)), None
+        )
         if owner is None:
-            known = sorted({option for factory in factories.values() for option in options(factory)})
+            known = sorted(
+                {option for factory in factories.values() for option in options(factory)}
+            )
             raise ValueError(f"cannot set {setting!r} here: one of {', '.join(known)}")
-        routed[owner][setting] = _fitting(value, inspect.signature(factories[owner]).parameters[setting])
+        routed[owner][setting] = _fitting(
+            value, inspect.signature(factories[owner]).parameters[setting]
+        )
     return routed
 
 
@@ -116,5 +142,9 @@ def about(factory: Factory) -> tuple[str, str]:
     """The first sentence of the factory's file, and the papers that it cites."""
     text = inspect.getdoc(sys.modules[factory.__module__]) or ""
     sentence = " ".join(text.split("\n\n")[0].split())
-    papers = [line.strip() for line in text.splitlines() if "arXiv:" in line or line.strip().startswith("[")]
+    papers = [
+        line.strip()
+        for line in text.splitlines()
+        if "arXiv:" in line or line.strip().startswith("[")
+    ]
     return sentence, " ".join(paper for paper in papers if paper not in sentence)

@@ -11,14 +11,17 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from clfunc import archive, checkpoint, difference, tree
-from clfunc import engine as engines
+from clfunc import tree
 from clfunc.cli import many
-from clfunc.difference import Part
-from clfunc.driver import loop_of
-from clfunc.progress import Progress
-from clfunc.standing import Standing, check
-from clfunc.training import Trainer, start_and_order
+from clfunc.driver import checkpoint
+from clfunc.driver.loop import Trainer, start_and_order
+from clfunc.driver.progress import Progress
+from clfunc.driver.run import loop_of
+from clfunc.driver.run_state import Standing, check
+from clfunc.engine import scan as engines
+from clfunc.experiments import diff as difference
+from clfunc.experiments.diff import Part
+from clfunc.results import store as archive
 
 Held = dict[
     tuple[int, ...], tuple[dict[str, Tensor], checkpoint.About]
@@ -32,16 +35,22 @@ def parting(a: Path, b: Path, differ: bool) -> list[str]:
     if not common:
         return ["no replay: the folders hold no checkpoint of one step"] if differ else []
     runs = len(archive.read_json(a / "config.json").get("seeds", [0]))
-    apart = [(at, part) for at in common if (part := _first(left[at][0], right[at][0], runs, at[-1]))]
+    apart = [
+        (at, part) for at in common if (part := _first(left[at][0], right[at][0], runs, at[-1]))
+    ]
     if len(apart) == len(common):
-        return [f"apart at step {apart[0][0][-1]}, the first that both hold a checkpoint of: {apart[0][1]}"]
+        return [
+            f"apart at step {apart[0][0][-1]}, the first that both hold a checkpoint of: {apart[0][1]}"
+        ]
     if not (differ or apart):
         return []
     start = max(set(common) - {at for at, _ in apart})
     try:
         return [_replayed(_Way(a, *left[start]), _Way(b, *right[start]), start[-1], runs)]
     except Exception as error:  # whatever edited arguments make the factories raise
-        return [f"no replay from step {start[-1]}: {' '.join(str(error).split())[:300] or type(error).__name__}"]
+        return [
+            f"no replay from step {start[-1]}: {' '.join(str(error).split())[:300] or type(error).__name__}"
+        ]
 
 
 def held(folder: Path) -> Held:
@@ -50,7 +59,10 @@ def held(folder: Path) -> Held:
     for name in (checkpoint.PREVIOUS, checkpoint.NEWEST):
         try:
             tensors, about = checkpoint.read(folder, name)
-            found[tuple(int(about["place"][n]) for n in ("event", "epoch", "step", "done"))] = tensors, about
+            found[tuple(int(about["place"][n]) for n in ("event", "epoch", "step", "done"))] = (
+                tensors,
+                about,
+            )
         except (ValueError, KeyError, TypeError):
             continue
     return found
@@ -59,7 +71,8 @@ def held(folder: Path) -> Held:
 def _first(a: dict[str, Tensor], b: dict[str, Tensor], runs: int, step: int) -> Part | None:
     """The first leaf of params and state that differs."""
     left, right = (
-        [item for item in sorted(side.items()) if item[0].startswith(("params.", "state."))] for side in (a, b)
+        [item for item in sorted(side.items()) if item[0].startswith(("params.", "state."))]
+        for side in (a, b)
     )
     return next(difference.leaves(left, right, runs, step), None)
 
@@ -73,7 +86,9 @@ def _replayed(a: "_Way", b: "_Way", start: int, runs: int) -> str:
         part = _first(_named(left), _named(right), runs, left.done)
         if part:
             when = (
-                f"after step {left.done}" if left.step else f"at the end of event {left.event}, after step {left.done}"
+                f"after step {left.done}"
+                if left.step
+                else f"at the end of event {left.event}, after step {left.done}"
             )
             return f"replayed from step {start}, the runs part {when}: {part}"
         done = left.done
@@ -105,10 +120,14 @@ class _Way:
     def __init__(self, folder: Path, tensors: dict[str, Tensor], about: checkpoint.About) -> None:
         words = archive.read_json(folder / "config.json").get("arguments")
         if not isinstance(words, dict):
-            raise ValueError(f"{folder} was not made by the clfunc command, so how to make it again is not known")
+            raise ValueError(
+                f"{folder} was not made by the clfunc command, so how to make it again is not known"
+            )
         args, job = many.rebuilt(words)
         algorithm = job.algorithm._replace(probe=None)  # it looks, and changes nothing
-        loop = loop_of(algorithm, job.scenario, job.key, args.epochs, args.batch_size, "none", save_every=1)
+        loop = loop_of(
+            algorithm, job.scenario, job.key, args.epochs, args.batch_size, "none", save_every=1
+        )
         check(about, len(loop.course.events), loop.epochs, max(loop.steps))
         start, self.order = start_and_order(job.key.to(job.device))
         self.trainer = _Stepper(loop, "eager", Progress(False, 0, 0, 0), None, {})

@@ -9,8 +9,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from clfunc import archive, metrics, plots
+from clfunc import metrics
 from clfunc.cli import registry
+from clfunc.results import plots
+from clfunc.results import store as archive
 
 if TYPE_CHECKING:
     import xarray
@@ -21,23 +23,40 @@ def results_table(named: "dict[str, xarray.Dataset]") -> Table:
 
     Forward transfer needs an `independent` result of the same tasks beside it, the forgetting ratio `joint` and `random`.
     """
-    rows = [(name, label, data, runs) for name, data in named.items() for label, runs in plots.groups(data)]
-    table = Table(header_style="bold", caption="mean ± standard deviation over runs, %, after the last task")
+    rows = [
+        (name, label, data, runs)
+        for name, data in named.items()
+        for label, runs in plots.groups(data)
+    ]
+    table = Table(
+        header_style="bold", caption="mean ± standard deviation over runs, %, after the last task"
+    )
     for column in ("", "runs", "average accuracy", "backward transfer", "forgetting"):
         table.add_column(column, justify="left" if column == "" else "right")
     extra = {"forward transfer": _forward_transfer, "forgetting ratio": _forgetting_ratio}
-    found = {column: [f(named, data, runs) for _, _, data, runs in rows] for column, f in extra.items()}
+    found = {
+        column: [f(named, data, runs) for _, _, data, runs in rows] for column, f in extra.items()
+    }
     online = [_online_loss(data, runs) for _, _, data, runs in rows]
-    shown = {column: values for column, values in found.items() if any(v is not None for v in values)}
+    shown = {
+        column: values for column, values in found.items() if any(v is not None for v in values)
+    }
     for column in shown:
         table.add_column(column, justify="right")
     if any(online):
         table.add_column("online loss", justify="right")
     for i, (name, label, data, runs) in enumerate(rows):
-        values = [data[m].values[runs, -1] for m in ("average_accuracy", "backward_transfer", "forgetting")]
+        values = [
+            data[m].values[runs, -1]
+            for m in ("average_accuracy", "backward_transfer", "forgetting")
+        ]
         more = [_percent(found[i]) for found in shown.values()]
         diverged = np.isnan(values[0]).all() and data.attrs["paradigm"] != "regression"
-        scores = ["diverged" if diverged else _percent(values[0]), *map(_percent, values[1:]), *more]
+        scores = [
+            "diverged" if diverged else _percent(values[0]),
+            *map(_percent, values[1:]),
+            *more,
+        ]
         scores += [online[i]] if any(online) else []
         table.add_row(" ".join(filter(None, (name, label))), str(len(runs)), *scores)
     return table
@@ -71,7 +90,9 @@ def _accuracy(data: "xarray.Dataset", runs: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(data["accuracy"].values[runs][:, trained]).movedim(0, -1)
 
 
-def _reference(named: "dict[str, xarray.Dataset]", algorithm: str, like: "xarray.Dataset") -> "torch.Tensor | None":
+def _reference(
+    named: "dict[str, xarray.Dataset]", algorithm: str, like: "xarray.Dataset"
+) -> "torch.Tensor | None":
     """Accuracy on each task of a result of this algorithm on the same tasks, the mean over its runs."""
     same = ("scenario", "dataset", "paradigm")
     for data in named.values():
@@ -91,7 +112,9 @@ def _forward_transfer(
     independent = _reference(named, "independent", data)
     if independent is None or data.attrs["algorithm"] in ("independent", "joint", "random"):
         return None
-    return metrics.forward_transfer(_accuracy(data, runs), _each_run(independent.diagonal(), runs))[-1].numpy()
+    return metrics.forward_transfer(_accuracy(data, runs), _each_run(independent.diagonal(), runs))[
+        -1
+    ].numpy()
 
 
 def _forgetting_ratio(
@@ -100,9 +123,9 @@ def _forgetting_ratio(
     joint, untrained = _reference(named, "joint", data), _reference(named, "random", data)
     if joint is None or untrained is None or data.attrs["algorithm"] in ("joint", "random"):
         return None
-    return metrics.forgetting_ratio(_accuracy(data, runs), _each_run(joint[-1], runs), _each_run(untrained[-1], runs))[
-        -1
-    ].numpy()
+    return metrics.forgetting_ratio(
+        _accuracy(data, runs), _each_run(joint[-1], runs), _each_run(untrained[-1], runs)
+    )[-1].numpy()
 
 
 def load_results(folders: "tuple[Path, ...]") -> "dict[str, xarray.Dataset]":
@@ -140,14 +163,22 @@ def differences(settings: list[str], values: list[str]) -> int:
 def list_all(console: Console) -> None:
     """Print everything that has a name, with its settings and papers."""
     kinds = {"algorithms": registry.ALGORITHMS, "wrappers (--wrap)": registry.WRAPPERS}
-    kinds |= {"optimizers": registry.OPTIMIZERS, "models": registry.MODELS, "scenarios": registry.SCENARIOS}
+    kinds |= {
+        "optimizers": registry.OPTIMIZERS,
+        "models": registry.MODELS,
+        "scenarios": registry.SCENARIOS,
+    }
     for kind, table in kinds.items():
         console.print(f"[bold]{kind}[/bold]")
         for name, factory in table.items():
             sentence, papers = registry.about(factory)
             console.print(f"  [bold cyan]{name}[/bold cyan]  {sentence}", highlight=False)
             for option, default in registry.options(factory).items():
-                value = "" if default is default.__class__ or repr(default).startswith("<class") else f"={default}"
+                value = (
+                    ""
+                    if default is default.__class__ or repr(default).startswith("<class")
+                    else f"={default}"
+                )
                 console.print(f"      --set {option}{value}", highlight=False, markup=False)
             if papers:
                 console.print(f"      {papers}", highlight=False, markup=False, style="dim")

@@ -7,39 +7,30 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from clfunc import unlearning
-from clfunc.audit import audit, to_xarray
-from clfunc.audit_plots import MEMBERS, by_member
+from clfunc.cli import build
+from clfunc.cli.requests import requests
+from clfunc.experiments.audit import audit, to_xarray
+from clfunc.experiments.audit_plots import MEMBERS, by_member
+from clfunc.unlearning import measures as unlearning
 
 if TYPE_CHECKING:
     import xarray
 
-    from clfunc.cli import build
 
-
-def requests(pairs: Sequence[str]) -> dict[int, list[int]]:
-    """`2:1`, `4:2,3` as `{2: [1], 4: [2, 3]}`; ValueError for what is not like that."""
-    found: dict[int, list[int]] = {}
-    for pair in pairs:
-        after, _, tasks = pair.partition(":")
-        try:
-            found.setdefault(int(after), []).extend(int(task) for task in tasks.split(","))
-        except ValueError as error:
-            example = "such as 4:2,3 to forget tasks 2 and 3 after task 4"
-            raise ValueError(f"--request takes AFTER:TASKS, {example}, given {pair!r}") from error
-    if not found:
-        raise ValueError("unlearn needs a --request, such as --request 2:1 to forget task 1 after task 2")
-    return found
-
-
-def work(args: "build.Unlearn", job: "build.Job", how: dict[str, Any], console: Console) -> None:
+def work(args: build.Unlearn, job: build.Job, how: dict[str, Any], console: Console) -> None:
     """Train, forget, compare, by `how` of `many.options`; print the tables."""
     how |= {"out": args.out, "progress": args.progress}
     found = audit(job.algorithm, job.scenario, job.key, requests(args.request), **how)
     for table in tables(to_xarray(found)):
         console.print(table)
-    runs, where = len(found.result.config["seeds"]), f"; results and figures in {args.out}" if args.out else ""
-    console.print(f"{found.result.wall_seconds:.1f} s, {runs} runs, {found.result.engine}{where}", highlight=False)
+    runs, where = (
+        len(found.result.config["seeds"]),
+        f"; results and figures in {args.out}" if args.out else "",
+    )
+    console.print(
+        f"{found.result.wall_seconds:.1f} s, {runs} runs, {found.result.engine}{where}",
+        highlight=False,
+    )
 
 
 def tables(data: "xarray.Dataset") -> list[Table]:
@@ -58,13 +49,18 @@ def _known(data: "xarray.Dataset", name: str) -> bool:
 
 def _accuracies(data: "xarray.Dataset", spread: str) -> Table:
     tasks = data["tested"].values
-    table = _table(f"accuracy (%), {spread}; forgotten tasks in brackets", [f"task {task}" for task in tasks])
+    table = _table(
+        f"accuracy (%), {spread}; forgotten tasks in brackets", [f"task {task}" for task in tasks]
+    )
     for stage, forgotten in enumerate(data["forgotten"].values):
         gone = {int(task) for task in str(forgotten).split(", ")}
         for member in MEMBERS:
             values = by_member(data, "accuracy", member)[stage]
             cells = [_number(100 * values[..., at], 1) for at in range(len(tasks))]
-            cells = [f"({c})" if task in gone and c != "-" else c for task, c in zip(tasks, cells, strict=True)]
+            cells = [
+                f"({c})" if task in gone and c != "-" else c
+                for task, c in zip(tasks, cells, strict=True)
+            ]
             table.add_row(*_place(data, stage, member), *cells, end_section=member == MEMBERS[-1])
     return table
 
@@ -79,10 +75,15 @@ def _summary(data: "xarray.Dataset", spread: str) -> Table:
     }
     shown = {title: of for title, of in columns.items() if _known(data, of[0])}
     recorded = "unlearning_residual" in data
-    table = _table(f"what is kept and what is forgotten, {spread}", [*shown, *["residual"] * recorded])
+    table = _table(
+        f"what is kept and what is forgotten, {spread}", [*shown, *["residual"] * recorded]
+    )
     for stage in range(data.sizes["unlearning"]):
         for member in MEMBERS:
-            own = [(by_member(data, f"unlearning_{name}", member)[stage], *how) for name, *how in shown.values()]
+            own = [
+                (by_member(data, f"unlearning_{name}", member)[stage], *how)
+                for name, *how in shown.values()
+            ]
             cells = [_number(factor * values, digits) for values, factor, digits in own]
             if recorded:
                 cells.append(f"{by_member(data, 'unlearning_residual', member)[stage].mean():.1e}")
@@ -95,8 +96,15 @@ def _distances(data: "xarray.Dataset", word: str) -> Table:
     table = _table(f"distance to the oracle, features of {title}", list(unlearning.distances))
     for stage in range(data.sizes["unlearning"]):
         for member in MEMBERS[:2]:
-            own = [by_member(data, f"unlearning_{name}_{word}", member)[stage] for name in unlearning.distances]
-            table.add_row(*_place(data, stage, member), *(_number(v, 3) for v in own), end_section=member == MEMBERS[1])
+            own = [
+                by_member(data, f"unlearning_{name}_{word}", member)[stage]
+                for name in unlearning.distances
+            ]
+            table.add_row(
+                *_place(data, stage, member),
+                *(_number(v, 3) for v in own),
+                end_section=member == MEMBERS[1],
+            )
     return table
 
 
@@ -111,7 +119,9 @@ def _table(title: str, columns: Sequence[str]) -> Table:
 
 def _place(data: "xarray.Dataset", stage: int, member: str) -> tuple[str, str, str]:
     first = member == MEMBERS[0]
-    after, forgotten = (str(data[name].values[stage]) if first else "" for name in ("after", "forgotten"))
+    after, forgotten = (
+        str(data[name].values[stage]) if first else "" for name in ("after", "forgotten")
+    )
     return after, forgotten, member
 
 

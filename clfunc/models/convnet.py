@@ -50,7 +50,7 @@ def convnet(
     Args:
         inputs: Shape of an image, `(height, width)` or `(channels, height, width)`.
         hidden: Width of each linear layer after the flatten; at least one.
-        head: From `clfunc.heads`; its state belongs to the algorithm.
+        head: From `clfunc.models.heads`; its state belongs to the algorithm.
         channels: Channels of each block; at least one block, and no more than the image can be halved.
         kernel: Side of the convolutions, odd; they are padded to keep the image's size.
         activation: One of `clfunc.models.layers.activations`.
@@ -74,7 +74,9 @@ def convnet(
     if not isinstance(kernel, int) or kernel < 1 or kernel % 2 == 0:
         raise ValueError(f"kernel must be an odd number of at least 1, given {kernel}")
     if kernel > 2 * max(image[1:]):
-        raise ValueError(f"kernel must be below twice the image's {max(image[1:])} pixels, given {kernel}")
+        raise ValueError(
+            f"kernel must be below twice the image's {max(image[1:])} pixels, given {kernel}"
+        )
     spread = _pixels_left(image, len(channels))
     head = owning_head(head, norm, per_task_norm)
     dtype, products = dtype or torch.get_default_dtype(), compute_dtype_named(compute_dtype)
@@ -85,7 +87,10 @@ def convnet(
 
     def init(key: Key) -> Params:
         keys = split(key, len(units) + 1)
-        layers = {name: draw_layer(keys[i], shape, dtype) for i, (name, shape) in enumerate(shapes.items())}
+        layers = {
+            name: draw_layer(keys[i], shape, dtype)
+            for i, (name, shape) in enumerate(shapes.items())
+        }
         norms = start_norms(norm, units, key.device, dtype)
         return {**layers, **norms, "head": head.init(keys[-1], hidden[-1], dtype)}
 
@@ -103,7 +108,9 @@ def convnet(
         for layer, name in enumerate(units):
             gate = None if gates is None else gates[name]
             if name in convs:
-                h = normalised(params, name, convolved(h, params[name], dtype=products), gate, groups[name])
+                h = normalised(
+                    params, name, convolved(h, params[name], dtype=products), gate, groups[name]
+                )
                 features[name] = gated(act, h, gate, gate_position)
                 h = max_pooled(features[name])
             else:
@@ -112,8 +119,18 @@ def convnet(
                 h = dropout(features[name], dropout_rate, key, layer)
         return Output(head.apply(params["head"], h, task), features)
 
-    settings: Settings = {"name": "convnet", "inputs": list(image), "hidden": list(hidden), "channels": list(channels)}
-    settings |= {"kernel": kernel, "activation": activation, "norm": norm, "per_task_norm": per_task_norm}
+    settings: Settings = {
+        "name": "convnet",
+        "inputs": list(image),
+        "hidden": list(hidden),
+        "channels": list(channels),
+    }
+    settings |= {
+        "kernel": kernel,
+        "activation": activation,
+        "norm": norm,
+        "per_task_norm": per_task_norm,
+    }
     settings |= {"dropout_rate": dropout_rate, "dtype": str(dtype), "compute_dtype": compute_dtype}
     settings |= {"head": head.settings}
     wires = _wires(shapes, head, spread) + norm_wires(norm, {name: name for name in units})
@@ -125,7 +142,9 @@ def _pixels_left(image: tuple[int, int, int], pools: int) -> int:
     height, width = image[1] >> pools, image[2] >> pools
     if not height * width:
         most = min(image[1:]).bit_length() - 1
-        raise ValueError(f"channels must hold at most {most} blocks for images of {image[1]}x{image[2]}, given {pools}")
+        raise ValueError(
+            f"channels must hold at most {most} blocks for images of {image[1]}x{image[2]}, given {pools}"
+        )
     return height * width
 
 
@@ -134,8 +153,13 @@ def _shapes(
 ) -> dict[str, tuple[int, ...]]:
     """Weight of each layer: [out, in, kernel, kernel], then [out, in]."""
     fans = (colours, *channels), (channels[-1] * spread, *hidden)
-    convs = {f"conv{i}": (n, m, kernel, kernel) for i, (n, m) in enumerate(zip(channels, fans[0], strict=False), 1)}
-    return convs | {f"hidden{i}": (n, m) for i, (n, m) in enumerate(zip(hidden, fans[1], strict=False), 1)}
+    convs = {
+        f"conv{i}": (n, m, kernel, kernel)
+        for i, (n, m) in enumerate(zip(channels, fans[0], strict=False), 1)
+    }
+    return convs | {
+        f"hidden{i}": (n, m) for i, (n, m) in enumerate(zip(hidden, fans[1], strict=False), 1)
+    }
 
 
 def _wires(shapes: dict[str, tuple[int, ...]], head: Head, spread: int) -> tuple[Wire, ...]:

@@ -13,7 +13,9 @@ def image_shape(inputs: int | Sequence[int]) -> tuple[int, int, int]:
     """(channels, height, width) of `(height, width)` or of itself; ValueError for what is no image."""
     shape = (inputs,) if isinstance(inputs, int) else tuple(inputs)
     if len(shape) not in (2, 3) or min(shape) < 1:
-        raise ValueError(f"inputs must be an image, (height, width) or (channels, height, width), given {shape}")
+        raise ValueError(
+            f"inputs must be an image, (height, width) or (channels, height, width), given {shape}"
+        )
     channels, height, width = shape if len(shape) == 3 else (1, *shape)
     return channels, height, width
 
@@ -23,7 +25,9 @@ def as_images(x: Inputs, shape: tuple[int, int, int], like: Tensor) -> Tensor:
     return x.reshape(x.shape[0], *shape).to(like.dtype)
 
 
-def convolved(x: Tensor, layer: Params, stride: int = 1, dtype: torch.dtype | None = None) -> Tensor:
+def convolved(
+    x: Tensor, layer: Params, stride: int = 1, dtype: torch.dtype | None = None
+) -> Tensor:
     """An odd kernel over an image padded by half of it: the size stays, or is divided by the stride and rounded up.
 
     With a `dtype` as in `layers.weighted`.
@@ -32,7 +36,9 @@ def convolved(x: Tensor, layer: Params, stride: int = 1, dtype: torch.dtype | No
     how = {"stride": stride, "padding": weight.shape[-1] // 2}
     if dtype is None:
         return conv2d(x, weight, layer["bias"], **how)
-    return conv2d(x.to(dtype), weight.to(dtype), **how).to(weight.dtype) + layer["bias"][:, None, None]
+    return (
+        conv2d(x.to(dtype), weight.to(dtype), **how).to(weight.dtype) + layer["bias"][:, None, None]
+    )
 
 
 def max_pooled(x: Tensor) -> Tensor:

@@ -55,7 +55,11 @@ def check_rate(rate: float) -> None:
 
 def compute_dtype_named(name: str | None) -> torch.dtype | None:
     """The dtype in which a model multiplies, None for its parameters' own; ValueError lists those there are."""
-    return None if name is None else {"bfloat16": torch.bfloat16}[choice(name, "compute_dtype", ("bfloat16",))]
+    return (
+        None
+        if name is None
+        else {"bfloat16": torch.bfloat16}[choice(name, "compute_dtype", ("bfloat16",))]
+    )
 
 
 def weighted(x: Tensor, layer: Params, dtype: torch.dtype | None) -> Tensor:
@@ -80,7 +84,9 @@ def of_units(values: Tensor, h: Tensor) -> Tensor:
     return values.reshape(-1, *(1,) * (h.ndim - 2)).to(h.dtype)
 
 
-def draw_layer(key: Key, shape: tuple[int, ...], dtype: torch.dtype, gain: float | None = None) -> Params:
+def draw_layer(
+    key: Key, shape: tuple[int, ...], dtype: torch.dtype, gain: float | None = None
+) -> Params:
     """Weight of this shape and bias `[shape[0]]`: from `nn.Linear`'s distribution, U(-b, b) with b = 1/sqrt(fan_in).
 
     With a gain, the weight is Kaiming's (He et al. 2015, arXiv:1502.01852), b = gain sqrt(3/fan_in), and the bias 0.
@@ -102,12 +108,22 @@ def init_bound(shape: tuple[int, ...], gain: float | None = None) -> float:
 def gain_of(weight_init: str, activation: str) -> float | None:
     """Gain of Kaiming's draw for an activation, as `torch.nn.init.calculate_gain`; None for torch's own draw."""
     choice(weight_init, "weight_init", ("torch", "kaiming"))
-    gains = {"tanh": 5 / 3, "sigmoid": 1.0, "identity": 1.0, "leaky_relu": math.sqrt(2 / (1 + 0.01**2))}
+    gains = {
+        "tanh": 5 / 3,
+        "sigmoid": 1.0,
+        "identity": 1.0,
+        "leaky_relu": math.sqrt(2 / (1 + 0.01**2)),
+    }
     return gains.get(activation, math.sqrt(2)) if weight_init == "kaiming" else None
 
 
 def layer_wires(
-    layer: str, pre: str | None, post: str, shape: tuple[int, ...], spread: int = 1, gain: float | None = None
+    layer: str,
+    pre: str | None,
+    post: str,
+    shape: tuple[int, ...],
+    spread: int = 1,
+    gain: float | None = None,
 ) -> tuple[Wire, Wire]:
     """Wires of a layer's weight of this shape, `[post, pre, ...]`, and of its bias."""
     return (
@@ -119,7 +135,9 @@ def layer_wires(
 def head_wire(head: Head, pre: str, width: int, spread: int = 1) -> Wire:
     """The wire of the head's weight, fed by `width` units; its bias has no unit at either end, and so none."""
     axis, bound = 2 if head.paradigm == "mtl" else 1, init_bound((1, width * spread))
-    return Wire(("head", "weight"), pre, None, pre_axis=axis, post_axis=None, spread=spread, bound=bound)
+    return Wire(
+        ("head", "weight"), pre, None, pre_axis=axis, post_axis=None, spread=spread, bound=bound
+    )
 
 
 def dropout(x: Tensor, rate: float, key: Key | None, layer: int) -> Tensor:

@@ -44,7 +44,7 @@ def mlp(
     Args:
         inputs: Number of inputs, or their shape, which is flattened.
         hidden: Width of each hidden layer; at least one.
-        head: From `clfunc.heads`; its state belongs to the algorithm.
+        head: From `clfunc.models.heads`; its state belongs to the algorithm.
         activation: One of `clfunc.models.layers.activations`, or `crelu` [1]: a unit gives relu(h) and relu(-h), so its
             features are `[batch, units, 2]` and the next layer has twice the inputs, a unit's two side by side.
         norm: `layer`, over the units of each hidden layer; None for none. See `clfunc.models.norms`.
@@ -69,11 +69,20 @@ def mlp(
     dtype, products = dtype or torch.get_default_dtype(), compute_dtype_named(compute_dtype)
     fan_in = inputs if isinstance(inputs, int) else math.prod(inputs)
     units = {f"hidden{i}": width for i, width in enumerate(hidden, 1)}
-    shapes = dict(zip(units, zip(hidden, (fan_in, *(spread * width for width in hidden)), strict=False), strict=True))
+    shapes = dict(
+        zip(
+            units,
+            zip(hidden, (fan_in, *(spread * width for width in hidden)), strict=False),
+            strict=True,
+        )
+    )
 
     def init(key: Key) -> Params:
         keys = split(key, len(units) + 1)
-        layers = {name: draw_layer(keys[i], shape, dtype, gain) for i, (name, shape) in enumerate(shapes.items())}
+        layers = {
+            name: draw_layer(keys[i], shape, dtype, gain)
+            for i, (name, shape) in enumerate(shapes.items())
+        }
         norms = start_norms(norm, units, key.device, dtype)
         return {**layers, **norms, "head": head.init(keys[-1], spread * hidden[-1], dtype)}
 
@@ -92,20 +101,31 @@ def mlp(
             gate = None if gates is None else gates[name]
             h = weighted(h, params[name], products)
             features[name] = gated(act, normalised(params, name, h, gate), gate, gate_position)
-            h = dropout(rearrange(features[name], "batch ... -> batch (...)"), dropout_rate, key, layer)
+            h = dropout(
+                rearrange(features[name], "batch ... -> batch (...)"), dropout_rate, key, layer
+            )
         return Output(head.apply(params["head"], h, task), features)
 
     settings = {"name": "mlp", "inputs": fan_in, "hidden": list(hidden), "activation": activation}
-    settings |= {"norm": norm, "per_task_norm": per_task_norm, "weight_init": weight_init, "dropout_rate": dropout_rate}
+    settings |= {
+        "norm": norm,
+        "per_task_norm": per_task_norm,
+        "weight_init": weight_init,
+        "dropout_rate": dropout_rate,
+    }
     settings |= {"dtype": str(dtype), "compute_dtype": compute_dtype, "head": head.settings}
     wires = _wires(shapes, head, spread, gain) + norm_wires(norm, {name: name for name in units})
     return Model(init, apply, wires, units, head, dropout_rate > 0, settings)
 
 
-def _wires(shapes: dict[str, tuple[int, int]], head: Head, spread: int, gain: float | None) -> tuple[Wire, ...]:
+def _wires(
+    shapes: dict[str, tuple[int, int]], head: Head, spread: int, gain: float | None
+) -> tuple[Wire, ...]:
     names = list(shapes)
     pairs = zip(shapes.items(), [None, *names], strict=False)
     layers = [
-        wire for (name, shape), pre in pairs for wire in layer_wires(name, pre, name, shape, spread if pre else 1, gain)
+        wire
+        for (name, shape), pre in pairs
+        for wire in layer_wires(name, pre, name, shape, spread if pre else 1, gain)
     ]
     return (*layers, head_wire(head, names[-1], shapes[names[-1]][0], spread))

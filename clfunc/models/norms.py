@@ -9,7 +9,7 @@ So the statistics, and with them every unit's output, depend only on units whose
 the number of all units, which is constant. Without gates every unit counts, also one whose outgoing weights are 0.
 
 Gains and biases are `params["norm"][layer]`, a group of their own, so that a task can have them for itself
-(`clfunc.heads.with_own`).
+(`clfunc.models.heads.with_own`).
 
 [1] Ba et al. 2016, arXiv:1607.06450   [2] Wu & He 2018, arXiv:1803.08494
 """
@@ -19,7 +19,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from clfunc.heads import with_own
+from clfunc.models.heads import with_own
 from clfunc.models.layers import of_units
 from clfunc.types import Head, Params, Wire
 
@@ -27,7 +27,9 @@ GROUP = 8  # channels in a group, or the next number that divides them
 _EPS = 1e-5  # torch's own
 
 
-def owning_head(head: Head, norm: str | None, per_task_norm: bool, names: tuple[str, ...] = ("layer", "group")) -> Head:
+def owning_head(
+    head: Head, norm: str | None, per_task_norm: bool, names: tuple[str, ...] = ("layer", "group")
+) -> Head:
     """The head, which owns the norms too if `per_task_norm`.
 
     Raises:
@@ -36,7 +38,9 @@ def owning_head(head: Head, norm: str | None, per_task_norm: bool, names: tuple[
     if norm is not None and norm not in names:
         raise ValueError(f"norm must be {', '.join(names)} or none, given {norm!r}")
     if per_task_norm and norm is None:
-        raise ValueError(f"per_task_norm needs a norm: give norm={' or '.join(names)}, or per_task_norm=False")
+        raise ValueError(
+            f"per_task_norm needs a norm: give norm={' or '.join(names)}, or per_task_norm=False"
+        )
     return with_own(head, ("norm",)) if per_task_norm else head
 
 
@@ -47,7 +51,9 @@ def group_count(norm: str | None, channels: int) -> int:
     return channels // next(size for size in range(GROUP, channels + 1) if channels % size == 0)
 
 
-def start_norms(norm: str | None, widths: Mapping[str, int], device: torch.device, dtype: torch.dtype) -> Params:
+def start_norms(
+    norm: str | None, widths: Mapping[str, int], device: torch.device, dtype: torch.dtype
+) -> Params:
     """`{"norm": ...}` with gain one and bias zero for each layer; empty where there is no norm."""
     if norm is None:
         return {}
@@ -73,7 +79,9 @@ def norm_wires(norm: str | None, posts: Mapping[str, str]) -> tuple[Wire, ...]:
     )
 
 
-def normalised(params: Params, layer: str, h: Tensor, gate: Tensor | None = None, groups: int = 1) -> Tensor:
+def normalised(
+    params: Params, layer: str, h: Tensor, gate: Tensor | None = None, groups: int = 1
+) -> Tensor:
     """`h` `[batch, units, ...]` under its gate and normalised; `h` itself where the parameters hold no norm."""
     if "norm" not in params:
         return h

@@ -62,7 +62,7 @@ def resnet(
     Args:
         inputs: Shape of an image, `(height, width)` or `(channels, height, width)`.
         hidden: Width of each linear layer after the mean; may be empty.
-        head: From `clfunc.heads`; its state belongs to the algorithm.
+        head: From `clfunc.models.heads`; its state belongs to the algorithm.
         channels: Channels of each stage; at least one.
         blocks: Blocks of each stage, >= 1.
         activation: One of `clfunc.models.layers.activations`.
@@ -93,7 +93,10 @@ def resnet(
 
     def init(key: Key) -> Params:
         keys = split(key, len(layers) + 1)
-        drawn = {name: draw_layer(keys[i], layer.shape, dtype) for i, (name, layer) in enumerate(layers.items())}
+        drawn = {
+            name: draw_layer(keys[i], layer.shape, dtype)
+            for i, (name, layer) in enumerate(layers.items())
+        }
         widths = {name: layer.shape[0] for name, layer in layers.items()}
         return {
             **drawn,
@@ -113,7 +116,9 @@ def resnet(
         def made(name: str, h: Tensor, stride: int = 1) -> Tensor:
             """The convolution of this name, normalised."""
             gate = None if gates is None else gates[layers[name].post]
-            return normalised(params, name, convolved(h, params[name], stride, products), gate, groups[name])
+            return normalised(
+                params, name, convolved(h, params[name], stride, products), gate, groups[name]
+            )
 
         def active(group: str, h: Tensor) -> Tensor:
             return gated(act, h, None if gates is None else gates[group], gate_position)
@@ -133,8 +138,18 @@ def resnet(
             features[name] = h
         return Output(head.apply(params["head"], h, task), {name: features[name] for name in units})
 
-    settings: Settings = {"name": "resnet", "inputs": list(image), "hidden": list(hidden), "channels": list(channels)}
-    settings |= {"blocks": blocks, "activation": activation, "norm": norm, "per_task_norm": per_task_norm}
+    settings: Settings = {
+        "name": "resnet",
+        "inputs": list(image),
+        "hidden": list(hidden),
+        "channels": list(channels),
+    }
+    settings |= {
+        "blocks": blocks,
+        "activation": activation,
+        "norm": norm,
+        "per_task_norm": per_task_norm,
+    }
     settings |= {"dtype": str(dtype), "compute_dtype": compute_dtype, "head": head.settings}
     weights = tuple(w for name, layer in layers.items() for w in layer_wires(name, *layer))
     norms = norm_wires(norm, {name: layer.post for name, layer in layers.items()})
@@ -144,7 +159,11 @@ def resnet(
 
 def _blocks(stages: int, blocks: int) -> list[tuple[str, str]]:
     """Each block's stage and inner group, in order."""
-    return [(f"stage{s}", f"stage{s}_block{b}") for s in range(1, stages + 1) for b in range(1, blocks + 1)]
+    return [
+        (f"stage{s}", f"stage{s}_block{b}")
+        for s in range(1, stages + 1)
+        for b in range(1, blocks + 1)
+    ]
 
 
 def _units(channels: Sequence[int], blocks: int, hidden: Sequence[int]) -> dict[str, int]:
@@ -154,7 +173,9 @@ def _units(channels: Sequence[int], blocks: int, hidden: Sequence[int]) -> dict[
     return units | {f"hidden{i}": width for i, width in enumerate(hidden, 1)}
 
 
-def _layers(colours: int, channels: Sequence[int], blocks: int, hidden: Sequence[int]) -> dict[str, _Layer]:
+def _layers(
+    colours: int, channels: Sequence[int], blocks: int, hidden: Sequence[int]
+) -> dict[str, _Layer]:
     layers = {"stem": _Layer(None, "stage1", (channels[0], colours, 3, 3))}
     pre, width = "stage1", channels[0]
     for stage, inner in _blocks(len(channels), blocks):

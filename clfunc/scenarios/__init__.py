@@ -1,6 +1,5 @@
 """Streams of tasks: `permuted`, `split`, `rotated`, `combined`, and what is made of them, `joint` and `single`."""
 
-from clfunc.scenarios import datasets as datasets
 from clfunc.scenarios.base import Examples as Examples
 from clfunc.scenarios.base import Scenario as Scenario
 from clfunc.scenarios.base import Stream as Stream
@@ -10,5 +9,7 @@ from clfunc.scenarios.mixtures import joint as joint
 from clfunc.scenarios.mixtures import single as single
 from clfunc.scenarios.permuted import permuted as permuted
 from clfunc.scenarios.rotated import rotated as rotated
-from clfunc.scenarios.slowly_changing_regression import slowly_changing_regression as slowly_changing_regression
+from clfunc.scenarios.slowly_changing_regression import (
+    slowly_changing_regression as slowly_changing_regression,
+)
 from clfunc.scenarios.split import split as split

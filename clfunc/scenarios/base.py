@@ -12,9 +12,10 @@ from jaxtyping import Int, Num
 from torch import Tensor
 from torch.func import vmap
 
-from clfunc import heads, tree
+from clfunc import tree
+from clfunc.datasets.load import Dataset
+from clfunc.models import heads
 from clfunc.random import fold_in, permutation
-from clfunc.scenarios.datasets import Dataset
 from clfunc.types import Batch, Head, Key, Keys, Settings
 
 View = dict[str, Tensor]
@@ -28,7 +29,9 @@ class Examples(NamedTuple):
 class Stream(NamedTuple):
     """One task. Lists may be longer than the task: `sizes` says how much of each counts, and the rest is padding."""
 
-    task: Int[Tensor, ""]  # its id; for a mixture, which says it example by example, the first task's
+    task: Int[
+        Tensor, ""
+    ]  # its id; for a mixture, which says it example by example, the first task's
     view: View
     train: Int[Tensor, " n"]
     valid: Int[Tensor, " m"]
@@ -63,9 +66,13 @@ class Scenario(NamedTuple):
             if self.paradigm == "til" and self.mixed:
                 return heads.mtl(self.num_tasks, self.classes)
             return heads.stl(total if self.paradigm == "cil" else max(self.classes))
-        return {"til": heads.til, "cil": heads.cil, "dil": heads.dil}[self.paradigm](self.num_tasks, self.classes)
+        return {"til": heads.til, "cil": heads.cil, "dil": heads.dil}[self.paradigm](
+            self.num_tasks, self.classes
+        )
 
-    def batch(self, data: Examples, stream: Stream, entries: Tensor, weight: Tensor | None = None) -> Batch:
+    def batch(
+        self, data: Examples, stream: Stream, entries: Tensor, weight: Tensor | None = None
+    ) -> Batch:
         """The batch of these entries of a stream's lists (without a runs axis: under `vmap` where there is one)."""
         return make_batch(self.view, self.mixed, data, stream, entries, weight)
 
@@ -171,7 +178,9 @@ def whole(task: int, view: View, rows: Rows) -> Stream:
     return Stream(torch.tensor(task, device=device), view, *rows, sizes)
 
 
-def per_run(make: Callable[[Key, int], Stream], key: Keys) -> tuple[Callable[[int], Stream], int | None]:
+def per_run(
+    make: Callable[[Key, int], Stream], key: Keys
+) -> tuple[Callable[[int], Stream], int | None]:
     """`make` for one key, or stacked over a key a run; and the number of runs."""
     if key.ndim == 1:
         return lambda task: make(key, task), None

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from clfunc.datasets.load import Dataset
 from clfunc.random import fold_in
 from clfunc.scenarios.base import (
     Examples,
@@ -24,11 +25,12 @@ from clfunc.scenarios.base import (
     split_rows,
     whole,
 )
-from clfunc.scenarios.datasets import Dataset
 from clfunc.types import Key, Keys
 
 
-def combined(datasets: Sequence[Dataset], key: Keys, *, paradigm: str = "til", valid: float = 0.0) -> Scenario:
+def combined(
+    datasets: Sequence[Dataset], key: Keys, *, paradigm: str = "til", valid: float = 0.0
+) -> Scenario:
     """One task for each data set, in the order given.
 
     Args:

@@ -50,6 +50,10 @@ def single(scenario: Scenario, task: int = 0) -> Scenario:
 
     def stream(_: int) -> Stream:
         own = scenario.test(task)
-        return own._replace(task=torch.zeros_like(own.task), view=own.view | {"labels": own.view["labels"] - offset})
+        return own._replace(
+            task=torch.zeros_like(own.task), view=own.view | {"labels": own.view["labels"] - offset}
+        )
 
-    return scenario._replace(train=stream, test=stream, num_tasks=1, classes=(scenario.classes[task],), phases=(1,))
+    return scenario._replace(
+        train=stream, test=stream, num_tasks=1, classes=(scenario.classes[task],), phases=(1,)
+    )

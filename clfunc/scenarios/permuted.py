@@ -5,6 +5,7 @@ arXiv:1312.6211). All pixels of all channels are permuted together; permutations
 import torch
 from torch import Tensor
 
+from clfunc.datasets.load import Dataset
 from clfunc.random import fold_in, permutation
 from clfunc.scenarios.base import (
     Examples,
@@ -20,7 +21,6 @@ from clfunc.scenarios.base import (
     split_rows,
     whole,
 )
-from clfunc.scenarios.datasets import Dataset
 from clfunc.types import Key, Keys
 
 
@@ -54,7 +54,9 @@ def permuted(
         pixels = permutation(fold_in(key, 2, task), dataset.x[0].numel())
         if first_identity and task == 0:
             pixels = torch.arange(len(pixels), device=key.device)
-        view = base_view(dataset, label_table(paradigm, task, classes, key.device)) | {"pixels": pixels}
+        view = base_view(dataset, label_table(paradigm, task, classes, key.device)) | {
+            "pixels": pixels
+        }
         return whole(task, view, split_rows(key, dataset, valid))
 
     def view_of(view: View, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from clfunc.datasets.load import Dataset
 from clfunc.scenarios.base import (
     Examples,
     Scenario,
@@ -20,7 +21,6 @@ from clfunc.scenarios.base import (
     split_rows,
     whole,
 )
-from clfunc.scenarios.datasets import Dataset
 from clfunc.types import Key, Keys
 
 
@@ -47,9 +47,15 @@ def rotated(
         ValueError: A number or paradigm out of range, or another number of angles than tasks.
     """
     check(num_tasks, paradigm, valid)
-    angles = [t * degrees / num_tasks for t in range(num_tasks)] if isinstance(degrees, (int, float)) else list(degrees)
+    angles = (
+        [t * degrees / num_tasks for t in range(num_tasks)]
+        if isinstance(degrees, (int, float))
+        else list(degrees)
+    )
     if len(angles) != num_tasks:
-        raise ValueError(f"degrees must be one number or one for each of {num_tasks} tasks, given {len(angles)}")
+        raise ValueError(
+            f"degrees must be one number or one for each of {num_tasks} tasks, given {len(angles)}"
+        )
     classes = (dataset.num_classes,) * num_tasks
     inputs = tuple(dataset.x.shape[1:])
 

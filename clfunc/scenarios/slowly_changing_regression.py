@@ -46,13 +46,22 @@ def slowly_changing_regression(
         ValueError: A number out of range.
     """
     most = {"inputs": 10**4, "period": 10**8, "features": 10**4}
-    for name, number in (("tasks", num_tasks), ("inputs", inputs), ("period", period), ("features", features)):
+    for name, number in (
+        ("tasks", num_tasks),
+        ("inputs", inputs),
+        ("period", period),
+        ("features", features),
+    ):
         if number < 1:
             raise ValueError(f"{name} must be at least 1, given {number}")
         if number > most.get(name, number) or not isinstance(number, int):
-            raise ValueError(f"{name} must be a whole number of at most {most.get(name)}, given {number}")
+            raise ValueError(
+                f"{name} must be a whole number of at most {most.get(name)}, given {number}"
+            )
     if not max(0, inputs - 12) <= slow <= inputs:
-        raise ValueError(f"slow must be in {max(0, inputs - 12)}..{inputs} for {inputs} inputs, given {slow}")
+        raise ValueError(
+            f"slow must be in {max(0, inputs - 12)}..{inputs} for {inputs} inputs, given {slow}"
+        )
     if not 0 <= beta <= 1:
         raise ValueError(f"beta must be in [0, 1], given {beta}")
     choice(flip, "flip", ("one", "all"))
@@ -64,10 +73,21 @@ def slowly_changing_regression(
         slowly = _slow_bits(fold_in(key, 1), task, num_tasks, slow, flip)
         x = torch.cat([slowly.expand(2**fast, slow), quick], 1).to(torch.float32)
         drawn = bits(fold_in(key, 2, task), (period,)) % 2**fast
-        view = {"x": x, "y": _target(fold_in(key, 0), x, features, beta), "rows": torch.cat([drawn, patterns])}
+        view = {
+            "x": x,
+            "y": _target(fold_in(key, 0), x, features, beta),
+            "rows": torch.cat([drawn, patterns]),
+        }
         rows = torch.arange(period + 2**fast, device=key.device)
         sizes = torch.tensor([period, 0, 2**fast], device=key.device)
-        return Stream(torch.tensor(task, device=key.device), view, rows[:period], rows[:0], rows[period:], sizes)
+        return Stream(
+            torch.tensor(task, device=key.device),
+            view,
+            rows[:period],
+            rows[:0],
+            rows[period:],
+            sizes,
+        )
 
     def view_of(view: View, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         rows = view["rows"][x]
@@ -75,7 +95,12 @@ def slowly_changing_regression(
 
     stream, runs = per_run(make, key)
     rows = torch.arange(period + 2**fast, device=key.device)
-    settings = {"name": "slowly_changing_regression", "inputs": inputs, "slow": slow, "period": period}
+    settings = {
+        "name": "slowly_changing_regression",
+        "inputs": inputs,
+        "slow": slow,
+        "period": period,
+    }
     settings |= {"features": features, "beta": beta, "flip": flip}
     return Scenario(
         "slowly_changing_regression", "bits", "regression", num_tasks, (1,) * num_tasks, (inputs,), Examples(rows, rows),

@@ -5,6 +5,7 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor
 
+from clfunc.datasets.load import Dataset
 from clfunc.random import fold_in, permutation
 from clfunc.scenarios.base import (
     Examples,
@@ -19,7 +20,6 @@ from clfunc.scenarios.base import (
     relabelled,
     split_rows,
 )
-from clfunc.scenarios.datasets import Dataset
 from clfunc.types import Key, Keys
 
 
@@ -48,7 +48,9 @@ def split(
     """
     check(num_tasks, paradigm, valid)
     if num_tasks > dataset.num_classes:
-        raise ValueError(f"split: {dataset.name} has {dataset.num_classes} classes, too few for {num_tasks} tasks")
+        raise ValueError(
+            f"split: {dataset.name} has {dataset.num_classes} classes, too few for {num_tasks} tasks"
+        )
     base, more = divmod(dataset.num_classes, num_tasks)
     classes = tuple(base + (task < more) for task in range(num_tasks))
     starts = [0, *accumulate(classes)]

@@ -12,21 +12,25 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from clfunc import engine, scenarios, tree
+from clfunc import datasets, scenarios, tree
 from clfunc.algorithms import finetuning
-from clfunc.driver import run
-from clfunc.engine import scan
-from clfunc.evaluate import bare, over_runs, with_runs
+from clfunc.driver.evaluate import bare, over_runs, with_runs
+from clfunc.driver.run import run
+from clfunc.engine import scan as engine
+from clfunc.engine.scan import scan
+from clfunc.engine.sweep import sweep
 from clfunc.models import mlp
 from clfunc.random import key, split
-from clfunc.scenarios import Scenario, datasets, epoch_entries
-from clfunc.sweep import sweep
+from clfunc.scenarios import Scenario, epoch_entries
 from clfunc.testing.play import play, toy_stream
 from clfunc.transforms import sgd
 from clfunc.types import Algorithm, Keys, Model, Task, Transform
 
 Make = Callable[[Model, Transform], Algorithm]
-TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}  # per step, relative to the largest entry if that is above 1
+TOLERANCE = {
+    torch.float32: 1e-6,
+    torch.float64: 1e-12,
+}  # per step, relative to the largest entry if that is above 1
 
 
 def _same(scenario: Scenario) -> Scenario:
@@ -40,22 +44,31 @@ class Case(NamedTuple):
     make: Make  # at a strength that matters
     neutral: Make | None = None  # at zero strength, where it is finetuning bit for bit
     vary: Make | None = None  # with other numbers: another member of the same program
-    arrange: Callable[[Scenario], Scenario] = _same  # scenarios.joint for an algorithm that mixes tasks
+    arrange: Callable[[Scenario], Scenario] = (
+        _same  # scenarios.joint for an algorithm that mixes tasks
+    )
     is_finetuning: bool = False  # by definition, so it need not differ
     learns: bool = True
 
     def scenario(self, paradigm: str = "til", keys: Keys | None = None) -> Scenario:
         return self.arrange(toy_stream(keys, paradigm=paradigm))
 
-    def build(self, make: Make, tx: Transform, dtype: torch.dtype = torch.float32, paradigm: str = "til") -> Algorithm:
+    def build(
+        self, make: Make, tx: Transform, dtype: torch.dtype = torch.float32, paradigm: str = "til"
+    ) -> Algorithm:
         scenario = self.scenario(paradigm)
         return make(mlp(scenario.inputs, (8, 6), scenario.head(), dtype=dtype), tx)
 
-    def members(self, dtype: torch.dtype = torch.float32, momentum: float | None = 0.9) -> list[Algorithm]:
+    def members(
+        self, dtype: torch.dtype = torch.float32, momentum: float | None = 0.9
+    ) -> list[Algorithm]:
         """Three of one program: other learning rates, and other numbers of its own where it has any."""
         makes = (self.make, self.vary or self.make, self.make)
         rates = (0.1, 0.05, 0.01)
-        return [self.build(make, sgd(lr, momentum), dtype) for make, lr in zip(makes, rates, strict=True)]
+        return [
+            self.build(make, sgd(lr, momentum), dtype)
+            for make, lr in zip(makes, rates, strict=True)
+        ]
 
 
 def leaves_are_tensors_of_constant_shape(case: Case) -> None:
@@ -67,21 +80,32 @@ def leaves_are_tensors_of_constant_shape(case: Case) -> None:
         result = f(*args)
         for leaf in tree.leaves(result):
             assert isinstance(leaf, Tensor), f"{name} returned {leaf!r}, not a tensor"
-            assert not leaf.requires_grad, f"{name} returned a leaf that requires a gradient: detach it"
-            assert leaf.device == start.device, f"{name} returned a leaf on {leaf.device}, the key is on {start.device}"
+            assert not leaf.requires_grad, (
+                f"{name} returned a leaf that requires a gradient: detach it"
+            )
+            assert leaf.device == start.device, (
+                f"{name} returned a leaf on {leaf.device}, the key is on {start.device}"
+            )
         if name == "predict":
             return result
         shape = {n: (leaf.shape, leaf.dtype) for n, leaf in tree.items(result[:2])}
         assert seen.setdefault("carry", shape) == shape, f"{name} changed the carry's shapes"
         if name == "step":
             metrics = {n: (m.shape, m.dtype) for n, m in result[2].items()}
-            assert all(size == () for size, _ in metrics.values()), f"metrics must be 0-d, given {metrics}"
+            assert all(size == () for size, _ in metrics.values()), (
+                f"metrics must be 0-d, given {metrics}"
+            )
             assert seen.setdefault("metrics", metrics) == metrics, "the metrics changed"
         return result
 
     for paradigm in ("til", "cil", "dil"):
         seen.clear()
-        play(case.build(case.make, sgd(0.1, 0.9), paradigm=paradigm), case.scenario(paradigm), start, call)
+        play(
+            case.build(case.make, sgd(0.1, 0.9), paradigm=paradigm),
+            case.scenario(paradigm),
+            start,
+            call,
+        )
 
 
 def calls_are_pure(case: Case) -> None:
@@ -92,7 +116,9 @@ def calls_are_pure(case: Case) -> None:
         first, second = f(*args), f(*args)
         assert identical(before, args), f"{name} wrote to its inputs"
         assert identical(first, second), f"{name} gave two results for the same inputs"
-        assert torch.equal(state, torch.get_rng_state()), f"{name} used torch's global random numbers"
+        assert torch.equal(state, torch.get_rng_state()), (
+            f"{name} used torch's global random numbers"
+        )
         return first
 
     play(case.build(case.make, sgd(0.1, 0.9)), case.scenario(), key(1), call)
@@ -129,7 +155,9 @@ def members_share_one_program(case: Case) -> None:
         result = f(*args)
         if name != "init":
             for other in others:
-                assert identical(getattr(other, name)(*args), result), f"{name} closes over a number"
+                assert identical(getattr(other, name)(*args), result), (
+                    f"{name} closes over a number"
+                )
         return result
 
     play(first, case.scenario(), key(1), call)
@@ -143,7 +171,9 @@ def neutral_is_finetuning(case: Case) -> None:
         if make is not None:
             final[name] = play(case.build(make, sgd(0.1, 0.9)), case.scenario(), key(1))[0]
     if "neutral" in final:
-        assert identical(final["neutral"], final["finetuning"]), "at zero strength it is not finetuning"
+        assert identical(final["neutral"], final["finetuning"]), (
+            "at zero strength it is not finetuning"
+        )
     if not case.is_finetuning:
         assert not identical(final["made"], final["finetuning"]), "it changes nothing"
 
@@ -152,7 +182,9 @@ def learns_two_real_tasks(case: Case) -> None:
     """Law 12: beats chance by far on two small real tasks within 300 steps."""
     scenario = case.arrange(scenarios.permuted(datasets.load("digits"), 2, key(4)))
     algorithm = case.make(mlp(scenario.inputs, (64,), scenario.head()), sgd(0.1, 0.9))
-    result = run(algorithm, scenario, key(5), epochs=5, batch_size=64, engine="eager", progress=False)
+    result = run(
+        algorithm, scenario, key(5), epochs=5, batch_size=64, engine="eager", progress=False
+    )
     assert result.steps <= 300
     trained = result.accuracy.diagonal() if len(scenario.phases) > 1 else result.accuracy[-1]
     good = bool((trained > 0.5).all())
@@ -165,7 +197,9 @@ def tracing_changes_no_bit(case: Case) -> None:
         algorithm = case.members()[0] if members is None else sweep(members)
         keys = key(6) if members is None else split(key(6), 2)
         how: Any = {"epochs": 1, "batch_size": 8, "progress": False}
-        eager, traced = (run(algorithm, case.scenario(), keys, engine=e, **how) for e in ("eager", "trace"))
+        eager, traced = (
+            run(algorithm, case.scenario(), keys, engine=e, **how) for e in ("eager", "trace")
+        )
         assert identical((eager.params, eager.state), (traced.params, traced.state)), (
             "tracing changes parameters or state"
         )
@@ -187,9 +221,23 @@ def a_resumed_compiled_run_is_the_run_never_stopped(case: Case) -> None:
 
 
 def _resume(case: Case, name: str, calls: int, engine: str) -> None:
-    algorithm, scenario, keys = sweep(case.members()[:2]), case.scenario(keys=split(key(3), 2)), split(key(5), 2)
-    requests: Any = {2: [1]} if algorithm.unlearn is not None and not scenario.mixed and scenario.num_tasks > 1 else {}
-    how: Any = {"epochs": 2, "batch_size": 16, "engine": engine, "progress": False, "requests": requests}
+    algorithm, scenario, keys = (
+        sweep(case.members()[:2]),
+        case.scenario(keys=split(key(3), 2)),
+        split(key(5), 2),
+    )
+    requests: Any = (
+        {2: [1]}
+        if algorithm.unlearn is not None and not scenario.mixed and scenario.num_tasks > 1
+        else {}
+    )
+    how: Any = {
+        "epochs": 2,
+        "batch_size": 16,
+        "engine": engine,
+        "progress": False,
+        "requests": requests,
+    }
     function, seen = getattr(algorithm, name), []
 
     def stopping(*args: Any) -> Any:
@@ -217,7 +265,9 @@ def _resume(case: Case, name: str, calls: int, engine: str) -> None:
         "snapshots",
         "diverged",
     ):
-        assert identical(getattr(resumed, field), getattr(whole, field)), f"{field} is not what it was"
+        assert identical(getattr(resumed, field), getattr(whole, field)), (
+            f"{field} is not what it was"
+        )
 
 
 def engines_agree(case: Case) -> None:
@@ -250,12 +300,22 @@ def one_program_for_all_tasks(case: Case) -> None:
 
     engine._program.cache_clear()
     keys = split(key(6), 2)
-    run(sweep(members), case.scenario(), keys, epochs=2, batch_size=8, engine="compile", progress=False)
+    run(
+        sweep(members),
+        case.scenario(),
+        keys,
+        epochs=2,
+        batch_size=8,
+        engine="compile",
+        progress=False,
+    )
     found = engine._program.cache_info().misses
     assert found == 1, f"compiled {found} programs"
 
 
-def _compare_engines(case: Case, members: list[Algorithm] | None, alone: Algorithm, unroll: int) -> None:
+def _compare_engines(
+    case: Case, members: list[Algorithm] | None, alone: Algorithm, unroll: int
+) -> None:
     runs = None if members is None else len(members)
     algorithm = alone if members is None else sweep(members)
     keys = key(2) if runs is None else split(key(2), runs)
@@ -278,10 +338,14 @@ def _compare_engines(case: Case, members: list[Algorithm] | None, alone: Algorit
         for chunk in entries.split(unroll):
             carry = (params, state, scenario.data, bare(stream))
             before = tree.clone(carry)
-            eager, compiled = (scan(step, carry, chunk, engine=e, unroll=unroll) for e in ("eager", "compile"))
+            eager, compiled = (
+                scan(step, carry, chunk, engine=e, unroll=unroll) for e in ("eager", "compile")
+            )
             assert identical(before, carry), "the compiled engine wrote to its caller's carry"
             far = distance(eager, compiled)
-            assert far <= unroll * TOLERANCE[torch.float32], f"runs={runs}: compiled is {far:.1e} from eager"
+            assert far <= unroll * TOLERANCE[torch.float32], (
+                f"runs={runs}: compiled is {far:.1e} from eager"
+            )
             params, state = eager[0][:2]
         params, state = algorithm.end_task(params, state)
 
@@ -291,7 +355,10 @@ def identical(a: Any, b: Any) -> bool:
     if tree.structure(a) != tree.structure(b):
         return False
     pairs = zip(tree.leaves(a), tree.leaves(b), strict=True)
-    return all(x.dtype == y.dtype and x.shape == y.shape and torch.equal(_bits(x), _bits(y)) for x, y in pairs)
+    return all(
+        x.dtype == y.dtype and x.shape == y.shape and torch.equal(_bits(x), _bits(y))
+        for x, y in pairs
+    )
 
 
 def _bits(x: Tensor) -> Tensor:
@@ -303,7 +370,9 @@ def distance(a: Any, b: Any) -> float:
     """The largest difference between two trees, relative to the largest entry of its leaf if that is above 1."""
     worst = 0.0
     for x, y in zip(tree.leaves(a), tree.leaves(b), strict=True):
-        assert x.dtype == y.dtype and x.shape == y.shape, f"{x.dtype} {list(x.shape)} beside {y.dtype} {list(y.shape)}"
+        assert x.dtype == y.dtype and x.shape == y.shape, (
+            f"{x.dtype} {list(x.shape)} beside {y.dtype} {list(y.shape)}"
+        )
         x, y = x.to(torch.float64), y.to(torch.float64)
         assert torch.equal(x.isfinite(), y.isfinite()), "one is finite where the other is not"
         x, y = (torch.where(v.isfinite(), v, 0.0) for v in (x, y))

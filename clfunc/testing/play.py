@@ -7,14 +7,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clfunc import scenarios
-from clfunc.evaluate import bare, over_runs, with_runs
+from clfunc import datasets, scenarios
+from clfunc.datasets.load import Dataset
+from clfunc.driver.evaluate import bare, over_runs, with_runs
 from clfunc.random import fold_in, key
-from clfunc.scenarios import Scenario, Stream, datasets, epoch_entries
-from clfunc.scenarios.datasets import Dataset
+from clfunc.scenarios import Scenario, Stream, epoch_entries
 from clfunc.types import Algorithm, Key, Keys, Params, State, Task
 
-Call = Callable[..., Any]  # (name of the algorithm's function, the function, *its arguments) -> its result
+Call = Callable[
+    ..., Any
+]  # (name of the algorithm's function, the function, *its arguments) -> its result
 
 
 def plainly(name: str, f: Callable[..., Any], *args: Any) -> Any:
@@ -36,11 +38,19 @@ def toy_data(classes: int = 3, seed: int = 0) -> Dataset:
 
 def toy_stream(keys: Keys | None = None, num_tasks: int = 3, paradigm: str = "til") -> Scenario:
     """Permutations of `toy_data`: small enough to play through in every test."""
-    return scenarios.permuted(toy_data(), num_tasks, key(0) if keys is None else keys, paradigm=paradigm)
+    return scenarios.permuted(
+        toy_data(), num_tasks, key(0) if keys is None else keys, paradigm=paradigm
+    )
 
 
 def play(
-    algorithm: Algorithm, scenario: Scenario, keys: Keys, call: Call = plainly, *, epochs: int = 3, steps: int = 2
+    algorithm: Algorithm,
+    scenario: Scenario,
+    keys: Keys,
+    call: Call = plainly,
+    *,
+    epochs: int = 3,
+    steps: int = 2,
 ) -> tuple[Params, State]:
     """Live through every phase of a scenario: begin, `epochs` of `steps` steps, the task's end, predictions.
 
@@ -60,7 +70,9 @@ def play(
     for phase in range(len(scenario.phases)):
         stream = with_runs(scenario, scenario.train(phase), runs)
         counts = (torch.full_like(stream.task, n) for n in (steps, epochs))
-        params, state = call("begin_task", algorithm.begin_task, params, state, Task(stream.task, *counts))
+        params, state = call(
+            "begin_task", algorithm.begin_task, params, state, Task(stream.task, *counts)
+        )
         for epoch in range(epochs):
             for entries in _entries(keys, stream, phase, epoch, steps, runs):
                 batch = make(scenario.data, bare(stream), entries)
@@ -72,11 +84,19 @@ def play(
         call("predict", algorithm.predict, params, state, batch.x, stream.task)
     if algorithm.unlearn is not None:
         first = torch.arange(scenario.num_tasks, device=keys.device) == 0
-        call("unlearn", algorithm.unlearn, params, state, first if runs is None else first.expand(runs, -1))
+        call(
+            "unlearn",
+            algorithm.unlearn,
+            params,
+            state,
+            first if runs is None else first.expand(runs, -1),
+        )
     return params, state
 
 
-def _entries(keys: Keys, stream: Stream, phase: int, epoch: int, steps: int, runs: int | None) -> Iterator[Tensor]:
+def _entries(
+    keys: Keys, stream: Stream, phase: int, epoch: int, steps: int, runs: int | None
+) -> Iterator[Tensor]:
     """Entries of each step of an epoch, `[*runs, 8]`."""
 
     def draw(key: Key, stream: Stream) -> Tensor:

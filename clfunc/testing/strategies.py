@@ -31,10 +31,16 @@ def parameter_trees(draw: Draw, dtype: torch.dtype = torch.float64) -> Params:
     """A dict of one to three groups and a head, each a weight and a bias of up to five units, standard normal."""
     widths = draw(st.lists(st.integers(1, 5), min_size=2, max_size=4))
     groups = [f"hidden{i}" for i in range(1, len(widths) - 1)] + ["head"]
-    shapes = {g: {"weight": (n, m), "bias": (n,)} for g, m, n in zip(groups, widths[:-1], widths[1:], strict=True)}
+    shapes = {
+        g: {"weight": (n, m), "bias": (n,)}
+        for g, m, n in zip(groups, widths[:-1], widths[1:], strict=True)
+    }
     k = draw(keys())
     return {
-        group: {name: normal(fold_in(k, i, j), shape, dtype=dtype) for j, (name, shape) in enumerate(parts.items())}
+        group: {
+            name: normal(fold_in(k, i, j), shape, dtype=dtype)
+            for j, (name, shape) in enumerate(parts.items())
+        }
         for i, (group, parts) in enumerate(shapes.items())
     }
 
@@ -44,7 +50,9 @@ def gradients_like(draw: Draw, params: Params) -> Params:
     """A tree shaped like `params`, standard normal."""
     k = draw(keys())
     leaves, structure = tree.flatten(params)
-    drawn = [normal(fold_in(k, i), tuple(leaf.shape), dtype=leaf.dtype) for i, leaf in enumerate(leaves)]
+    drawn = [
+        normal(fold_in(k, i), tuple(leaf.shape), dtype=leaf.dtype) for i, leaf in enumerate(leaves)
+    ]
     return tree.unflatten(drawn, structure)
 
 
@@ -74,7 +82,11 @@ def optimizers(draw: Draw) -> Transform:
 @st.composite
 def chains(draw: Draw) -> Transform:
     """An optimiser, maybe after a clip, maybe before a schedule, maybe carried across tasks."""
-    before = [transforms.clip_by_global_norm(1.0), transforms.clip_by_value(0.5), transforms.add_decayed_weights(0.1)]
+    before = [
+        transforms.clip_by_global_norm(1.0),
+        transforms.clip_by_value(0.5),
+        transforms.add_decayed_weights(0.1),
+    ]
     parts = draw(st.lists(st.sampled_from(before), max_size=2))
     parts.append(draw(optimizers()))
     if draw(st.booleans()):
@@ -86,13 +98,23 @@ def chains(draw: Draw) -> Transform:
 @st.composite
 def streams(draw: Draw, mixed: bool = False) -> Scenario:
     """Small scenarios: permuted, split or rotated, in any paradigm, with or without validation; or mixtures of them."""
-    paradigm, valid = draw(st.sampled_from(["til", "cil", "dil"])), draw(st.sampled_from([0.0, 0.25]))
+    paradigm, valid = (
+        draw(st.sampled_from(["til", "cil", "dil"])),
+        draw(st.sampled_from([0.0, 0.25])),
+    )
     tasks, k = draw(st.integers(1, 3)), draw(keys())
     kind = draw(st.sampled_from(["permuted", "split", "rotated"]))
     if kind == "permuted":
         scenario = toy_stream(k, tasks, paradigm)
     elif kind == "split":
-        scenario = split(toy_data(5), tasks, k, paradigm=paradigm, shuffle_classes=draw(st.booleans()), valid=valid)
+        scenario = split(
+            toy_data(5),
+            tasks,
+            k,
+            paradigm=paradigm,
+            shuffle_classes=draw(st.booleans()),
+            valid=valid,
+        )
     else:
         scenario = rotated(toy_data(), tasks, k, paradigm=paradigm, valid=valid)
     return joint(scenario) if mixed else scenario

@@ -83,16 +83,24 @@ def _adam(
         counts = (tree.clone(zeros), tree.clone(zeros)) if by_element else step
         return AdamState(rate, (beta1, beta2), tiny, decay, counts, zeros, tree.clone(zeros))
 
-    def update(updates: Updates, state: AdamState, params: Params, context: Context) -> tuple[Updates, AdamState]:
+    def update(
+        updates: Updates, state: AdamState, params: Params, context: Context
+    ) -> tuple[Updates, AdamState]:
         (beta1, beta2), (step, step_size, root) = state.betas, count(state)
 
         def moved(m, v, p, step_size, root):
             move = -step_size * m / (v.sqrt() / root + state.eps)
             return move - state.lr * state.weight_decay * p if decoupled else move
 
-        gradient = updates if decoupled else tree.map(lambda g, p: g + state.weight_decay * p, updates, params)
+        gradient = (
+            updates
+            if decoupled
+            else tree.map(lambda g, p: g + state.weight_decay * p, updates, params)
+        )
         exp_avg = tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, state.exp_avg, gradient)
-        exp_avg_sq = tree.map(lambda v, g: beta2 * v + (1 - beta2) * g * g, state.exp_avg_sq, gradient)
+        exp_avg_sq = tree.map(
+            lambda v, g: beta2 * v + (1 - beta2) * g * g, state.exp_avg_sq, gradient
+        )
         moves = tree.map(moved, exp_avg, exp_avg_sq, params, step_size, root)
         return moves, state._replace(step=step, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
 
@@ -103,7 +111,13 @@ def _adam(
     def per_element() -> Transform:
         return _adam(name, decoupled, rate, (beta1, beta2), tiny, decay, by_element=True)
 
-    settings = {"name": name, "lr": rate, "betas": (beta1, beta2), "eps": tiny, "weight_decay": decay}
+    settings = {
+        "name": name,
+        "lr": rate,
+        "betas": (beta1, beta2),
+        "eps": tiny,
+        "weight_decay": decay,
+    }
     return Transform(init, update, begin_task, settings, per_element)
 
 
@@ -111,7 +125,11 @@ def _count_together(state: AdamState) -> tuple[Scalar, Params, Params]:
     """The step, and for each element lr / (1 - beta1^step) and sqrt(1 - beta2^step)."""
     (beta1, beta2), step = state.betas, state.step + 1
     step_size, root = state.lr / (1 - beta1**step), (1 - beta2**step).sqrt()
-    return step, tree.map(lambda _: step_size, state.exp_avg), tree.map(lambda _: root, state.exp_avg)
+    return (
+        step,
+        tree.map(lambda _: step_size, state.exp_avg),
+        tree.map(lambda _: root, state.exp_avg),
+    )
 
 
 def _count_each(state: AdamState) -> tuple[tuple[Params, Params], Params, Params]:

@@ -27,7 +27,9 @@ def chain(*transforms: Transform) -> Transform:
         keys = split(key, max(len(transforms), 1))
         return tuple(tx.init(keys[i], params) for i, tx in enumerate(transforms))
 
-    def update(updates: Updates, state: State, params: Params, context: Context) -> tuple[Updates, State]:
+    def update(
+        updates: Updates, state: State, params: Params, context: Context
+    ) -> tuple[Updates, State]:
         states = []
         for tx, old in zip(transforms, state, strict=True):
             updates, new = tx.update(updates, old, params, context)
@@ -47,7 +49,9 @@ def chain(*transforms: Transform) -> Transform:
 def carry(tx: Transform) -> Transform:
     """`tx` with its memory kept across tasks, where an optimiser by itself restarts at each."""
     settings = {"name": "carry", "tx": tx.settings}
-    return tx._replace(begin_task=keep_state, settings=settings, per_element=lambda: carry(by_element(tx)))
+    return tx._replace(
+        begin_task=keep_state, settings=settings, per_element=lambda: carry(by_element(tx))
+    )
 
 
 def by_element(tx: Transform) -> Transform:

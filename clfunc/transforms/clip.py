@@ -16,7 +16,9 @@ def clip_by_global_norm(max_norm: Number) -> Transform:
     def init(key: Key, params: Params) -> Scalar:
         return bound
 
-    def update(updates: Updates, state: Scalar, params: Params, context: Context) -> tuple[Updates, Scalar]:
+    def update(
+        updates: Updates, state: Scalar, params: Params, context: Context
+    ) -> tuple[Updates, Scalar]:
         factor = torch.clamp(state / (tree.global_norm(updates) + 1e-6), max=1.0)
         return tree.scale(updates, factor), state
 
@@ -30,7 +32,9 @@ def clip_by_value(max_value: Number) -> Transform:
     def init(key: Key, params: Params) -> Scalar:
         return bound
 
-    def update(updates: Updates, state: Scalar, params: Params, context: Context) -> tuple[Updates, Scalar]:
+    def update(
+        updates: Updates, state: Scalar, params: Params, context: Context
+    ) -> tuple[Updates, Scalar]:
         def clamp(u: torch.Tensor) -> torch.Tensor:
             limit = state.to(u.dtype)
             return torch.minimum(torch.maximum(u, -limit), limit)

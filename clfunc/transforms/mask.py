@@ -26,9 +26,13 @@ def mask_updates(mask: Params) -> Transform:
 
     def init(key: Key, params: Params) -> State:
         _check_names(mask, params)
-        return tuple(entries)  # flat, and so never taken for an optimiser's memory, which `map_like` may clear
+        return tuple(
+            entries
+        )  # flat, and so never taken for an optimiser's memory, which `map_like` may clear
 
-    def update(updates: Updates, state: State, params: Params, context: Context) -> tuple[Updates, State]:
+    def update(
+        updates: Updates, state: State, params: Params, context: Context
+    ) -> tuple[Updates, State]:
         return _select(tree.unflatten(state, shape), updates), state
 
     return Transform(init, update, settings={"name": "mask_updates"})

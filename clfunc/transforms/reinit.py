@@ -10,7 +10,7 @@ the weights after the step:
 
 A reset unit's incoming weights are drawn as at the start; its bias, outgoing weights, age, utility and mean are 0; and the
 inner optimiser forgets it: whatever in its state is shaped like the parameters is cleared there, and Adam counts its steps
-for each weight. Choices are made in all groups first, from the same weights. See `clfunc.utility` for y, `clfunc.resets` for
+for each weight. Choices are made in all groups first, from the same weights. See `clfunc.units.utility` for y, `clfunc.units.resets` for
 resets.
 
 Paper: rho -> replacement_rate, m -> maturity_threshold, eta -> utility_decay_rate, c -> budget. Departs from [2]'s code: true
@@ -31,12 +31,25 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from clfunc import resets, tree
+from clfunc import tree
 from clfunc.random import fold_in
-from clfunc.resets import Choice
 from clfunc.transforms.chain import by_element
-from clfunc.types import Context, Key, Model, Number, Params, Scalar, State, Transform, Updates, choice, scalar
-from clfunc.utility import utilities, utility_of
+from clfunc.types import (
+    Context,
+    Key,
+    Model,
+    Number,
+    Params,
+    Scalar,
+    State,
+    Transform,
+    Updates,
+    choice,
+    scalar,
+)
+from clfunc.units import resets
+from clfunc.units.resets import Choice
+from clfunc.units.utility import utilities, utility_of
 
 ESTIMATES = ("debiased", "plain", "lagged")
 BUDGETS = ("eligible", "total", "one")
@@ -48,7 +61,9 @@ class Units(NamedTuple):
     age: Int[Tensor, " units"]  # steps since the last reset
     utility: Float[Tensor, " units"]
     mean: Float[Tensor, " units"]  # of the feature
-    seen: Float[Tensor, " units"]  # 1 - decay^age, as a running mean of ones: what running means have seen
+    seen: Float[
+        Tensor, " units"
+    ]  # 1 - decay^age, as a running mean of ones: what running means have seen
     budget: Scalar  # resets due, float64
     replaced: Scalar  # resets so far
 
@@ -115,7 +130,9 @@ def reinit(
     rate = scalar(replacement_rate, "replacement_rate", 0, 1)
     threshold = scalar(maturity_threshold, "maturity_threshold", 0)
     decay = scalar(utility_decay_rate, "utility_decay_rate", 0, 1, below=True)
-    rule = Rule(utility, estimate, budget, accumulate, bias_transfer, _most(model, replacement_rate, slots))
+    rule = Rule(
+        utility, estimate, budget, accumulate, bias_transfer, _most(model, replacement_rate, slots)
+    )
     _check(rule, model)
     inner = by_element(inner)
 
@@ -126,7 +143,9 @@ def reinit(
         own, step = fold_in(key, 0), torch.zeros((), dtype=torch.int64, device=key.device)
         return ReinitState(inner.init(key, params), own, step, rate, threshold, decay, units)
 
-    def update(updates: Updates, state: ReinitState, params: Params, context: Context) -> tuple[Updates, ReinitState]:
+    def update(
+        updates: Updates, state: ReinitState, params: Params, context: Context
+    ) -> tuple[Updates, ReinitState]:
         updates, memory = inner.update(updates, state.inner, params, context)
         moved = tree.add(params, updates)
 
@@ -144,7 +163,12 @@ def reinit(
     def begin_task(state: ReinitState, params: Params) -> ReinitState:
         return state._replace(inner=inner.begin_task(state.inner, params))
 
-    settings = {"name": "reinit", "inner": inner.settings, "replacement_rate": rate, "maturity_threshold": threshold}
+    settings = {
+        "name": "reinit",
+        "inner": inner.settings,
+        "replacement_rate": rate,
+        "maturity_threshold": threshold,
+    }
     settings |= {"utility_decay_rate": decay} | rule._asdict()
     return Transform(init, update, begin_task, settings)
 
@@ -152,13 +176,24 @@ def reinit(
 def told(state: ReinitState) -> dict[str, Tensor]:
     """Ages, utilities and the number of resets so far, by group, for a probe."""
     fields = ("age", "utility", "replaced")
-    return {f"{field}.{group}": getattr(units, field) for group, units in state.units.items() for field in fields}
+    return {
+        f"{field}.{group}": getattr(units, field)
+        for group, units in state.units.items()
+        for field in fields
+    }
 
 
 def newborn(n: int, like: Tensor) -> Units:
     """`n` units that have not lived, in the dtype of the parameters."""
     zeros, none = like.new_zeros(n), torch.zeros((), dtype=torch.int64, device=like.device)
-    return Units(zeros.to(torch.int64), zeros, zeros.clone(), zeros.to(torch.float64), none.to(torch.float64), none)
+    return Units(
+        zeros.to(torch.int64),
+        zeros,
+        zeros.clone(),
+        zeros.to(torch.float64),
+        none.to(torch.float64),
+        none,
+    )
 
 
 def draw(rule: Rule, model: Model, state: ReinitState, params: Params) -> dict[str, Tensor]:
@@ -209,11 +244,23 @@ def choose(
 ) -> tuple[Units, Choice]:
     """The units of a group that are reset now, and the group after it."""
     eligible = (units.age > state.maturity_threshold) & (context.used[group] == 0)
-    units, count = due(rule, units, state.replacement_rate, eligible, rule.slots[group], drawn.get(f"chance {group}"))
+    units, count = due(
+        rule,
+        units,
+        state.replacement_rate,
+        eligible,
+        rule.slots[group],
+        drawn.get(f"chance {group}"),
+    )
     choice = resets.lowest(torch.where(eligible, score, torch.inf), rule.slots[group], count)
-    choice = choice._replace(reset=choice.reset & eligible)  # a score may be infinite too, or not a number
+    choice = choice._replace(
+        reset=choice.reset & eligible
+    )  # a score may be infinite too, or not a number
 
-    gone = {name: torch.where(choice.reset, 0, getattr(units, name)) for name in ("age", "utility", "mean", "seen")}
+    gone = {
+        name: torch.where(choice.reset, 0, getattr(units, name))
+        for name in ("age", "utility", "mean", "seen")
+    }
     return units._replace(**gone, replaced=units.replaced + choice.reset.sum()), choice
 
 
@@ -240,7 +287,10 @@ def _most(model: Model, rate: Number, slots: int | None) -> dict[str, int]:
         )
     if slots is not None and (not isinstance(slots, int) or slots < 1):
         raise ValueError(f"slots must be a whole number of at least 1, given {slots}")
-    return {group: min(n, slots or max(1, math.ceil(float(rate) * n))) for group, n in model.units.items()}
+    return {
+        group: min(n, slots or max(1, math.ceil(float(rate) * n)))
+        for group, n in model.units.items()
+    }
 
 
 def _check(rule: Rule, model: Model) -> None:
@@ -248,7 +298,9 @@ def _check(rule: Rule, model: Model) -> None:
     for name, known in words.items():
         choice(getattr(rule, name), name, known)
     if rule.budget == "one" and not rule.accumulate:
-        raise ValueError("budget='one' saves up what is due: leave accumulate=True, or give another budget")
+        raise ValueError(
+            "budget='one' saves up what is due: leave accumulate=True, or give another budget"
+        )
     resets.check_wires(model, "reinit")
 
 
@@ -257,4 +309,6 @@ def _check_biases(rule: Rule, model: Model, params: Params) -> None:
     for group in model.units if rule.bias_transfer else ():
         for name, _ in resets.out_of(model, group):
             if resets.bias_of(name) not in names:
-                raise ValueError(f"bias_transfer needs a bias beside {name}: give bias_transfer=False")
+                raise ValueError(
+                    f"bias_transfer needs a bias beside {name}: give bias_transfer=False"
+                )

@@ -6,7 +6,7 @@ features that the gradient was taken with:
     score_i = mean |h_i| / (mean_k mean |h_k| + 1e-9);   reset every unit with score_i <= threshold
 
 where the mean of a unit goes over examples and positions, and that over k over the units of its group. A reset unit's
-incoming weights are drawn anew, its bias and its outgoing weights are 0 (see `clfunc.resets`), and whatever in the inner
+incoming weights are drawn anew, its bias and its outgoing weights are 0 (see `clfunc.units.resets`), and whatever in the inner
 optimiser's state is shaped like the parameters is cleared there. As in [2] Adam's count of steps is kept: a cleared weight's
 first steps are up to (1 - beta1) / sqrt(1 - beta2) times lr, about 3 by default.
 
@@ -25,9 +25,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clfunc import resets, tree
+from clfunc import tree
 from clfunc.random import fold_in
-from clfunc.types import Context, Key, Model, Number, Params, Scalar, State, Transform, Updates, scalar
+from clfunc.types import (
+    Context,
+    Key,
+    Model,
+    Number,
+    Params,
+    Scalar,
+    State,
+    Transform,
+    Updates,
+    scalar,
+)
+from clfunc.units import resets
 
 _EPS = 1e-9
 
@@ -41,7 +53,9 @@ class ResetDormantState(NamedTuple):
     replaced: dict[str, Scalar]  # resets so far, by group
 
 
-def reset_dormant(model: Model, inner: Transform, *, period: Number = 1000, threshold: Number = 0.025) -> Transform:
+def reset_dormant(
+    model: Model, inner: Transform, *, period: Number = 1000, threshold: Number = 0.025
+) -> Transform:
     """`inner`, and every `period` steps a reset of all dormant units.
 
     Args:
@@ -60,14 +74,20 @@ def reset_dormant(model: Model, inner: Transform, *, period: Number = 1000, thre
     def init(key: Key, params: Params) -> ResetDormantState:
         none = torch.zeros((), dtype=torch.int64, device=key.device)
         replaced = {group: none.clone() for group in model.units}
-        return ResetDormantState(inner.init(key, params), fold_in(key, 0), none, every, tau, replaced)
+        return ResetDormantState(
+            inner.init(key, params), fold_in(key, 0), none, every, tau, replaced
+        )
 
-    def update(updates: Updates, state: ResetDormantState, params: Params, context: Context) -> tuple[Updates, State]:
+    def update(
+        updates: Updates, state: ResetDormantState, params: Params, context: Context
+    ) -> tuple[Updates, State]:
         updates, memory = inner.update(updates, state.inner, params, context)
 
         due = (state.step > 0) & (state.step % state.period == 0)
         gone = {
-            group: due & (score(context.features[group]) <= state.threshold) & (context.used[group] == 0)
+            group: due
+            & (score(context.features[group]) <= state.threshold)
+            & (context.used[group] == 0)
             for group in model.units
         }
         choices = {group: resets.marked(reset) for group, reset in gone.items()}

@@ -14,7 +14,7 @@ When `refresh_period` tasks have passed, with A_i the lengths of at least 1 that
 A limit above the threshold says that more than the share allowed were cut short by resets, so that the threshold was too low
 to tell. Of a unit with no silence every P is 0 and its limit 1: one that always fired is reset at its first silence.
 
-What a reset is says `clfunc.resets`; whatever in the inner optimiser's state is shaped like the parameters is cleared there. As
+What a reset is says `clfunc.units.resets`; whatever in the inner optimiser's state is shaped like the parameters is cleared there. As
 in [2] Adam's count of steps is kept, and ages carry across tasks.
 
 Paper: eta -> rejection_percentile, a_i -> age, tau_max -> max_threshold. [1] tests P(A_i >= age) at each step, with all that
@@ -35,9 +35,22 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from clfunc import resets, tree
+from clfunc import tree
 from clfunc.random import fold_in
-from clfunc.types import Context, Key, Model, Number, Params, Scalar, Settings, State, Transform, Updates, scalar
+from clfunc.types import (
+    Context,
+    Key,
+    Model,
+    Number,
+    Params,
+    Scalar,
+    Settings,
+    State,
+    Transform,
+    Updates,
+    scalar,
+)
+from clfunc.units import resets
 
 
 class Silence(NamedTuple):
@@ -82,7 +95,9 @@ def reset_silent(
         ValueError: A number out of its range, or a group of units without wires.
     """
     if not isinstance(max_threshold, int) or max_threshold < 1:
-        raise ValueError(f"max_threshold must be a whole number of at least 1, given {max_threshold}")
+        raise ValueError(
+            f"max_threshold must be a whole number of at least 1, given {max_threshold}"
+        )
     eta, every = (
         scalar(rejection_percentile, "rejection_percentile", 0, 1, below=True),
         scalar(refresh_period, "refresh_period", 1),
@@ -93,9 +108,13 @@ def reset_silent(
     def init(key: Key, params: Params) -> ResetSilentState:
         none = torch.zeros((), dtype=torch.int64, device=key.device)
         units = {group: _newborn(n, max_threshold, first, none) for group, n in model.units.items()}
-        return ResetSilentState(inner.init(key, params), fold_in(key, 0), none, none.clone(), eta, every, units)
+        return ResetSilentState(
+            inner.init(key, params), fold_in(key, 0), none, none.clone(), eta, every, units
+        )
 
-    def update(updates: Updates, state: ResetSilentState, params: Params, context: Context) -> tuple[Updates, State]:
+    def update(
+        updates: Updates, state: ResetSilentState, params: Params, context: Context
+    ) -> tuple[Updates, State]:
         updates, memory = inner.update(updates, state.inner, params, context)
 
         units, choices = {}, {}
@@ -111,11 +130,20 @@ def reset_silent(
 
     def begin_task(state: ResetSilentState, params: Params) -> ResetSilentState:
         due = (state.tasks > 0) & (state.tasks % state.refresh_period == 0)
-        fresh = {group: refreshed(known, state.rejection_percentile) for group, known in state.units.items()}
+        fresh = {
+            group: refreshed(known, state.rejection_percentile)
+            for group, known in state.units.items()
+        }
         units = tree.map(lambda new, old: torch.where(due, new, old), fresh, state.units)
-        return state._replace(inner=inner.begin_task(state.inner, params), tasks=state.tasks + 1, units=units)
+        return state._replace(
+            inner=inner.begin_task(state.inner, params), tasks=state.tasks + 1, units=units
+        )
 
-    settings: Settings = {"name": "reset_silent", "inner": inner.settings, "rejection_percentile": eta}
+    settings: Settings = {
+        "name": "reset_silent",
+        "inner": inner.settings,
+        "rejection_percentile": eta,
+    }
     settings |= {"first_threshold": first, "refresh_period": every, "max_threshold": max_threshold}
     return Transform(init, update, begin_task, settings)
 
@@ -123,7 +151,9 @@ def reset_silent(
 def _newborn(n: int, longest: int, threshold: Scalar, none: Tensor) -> Silence:
     """`n` units that have not lived."""
     silences = torch.zeros(n, longest + 1, dtype=torch.int32, device=none.device)
-    return Silence(none.expand(n).clone(), threshold.to(none.device).expand(n).clone(), silences, none.clone())
+    return Silence(
+        none.expand(n).clone(), threshold.to(none.device).expand(n).clone(), silences, none.clone()
+    )
 
 
 def silent(feature: Float[Tensor, "batch units *spatial"]) -> Bool[Tensor, " units"]:
@@ -149,7 +179,9 @@ def listen(
 
 def refreshed(known: Silence, share: Scalar) -> Silence:
     """A group with thresholds by what was seen of it, which is then forgotten."""
-    seen = known.silences[:, 1:].flip(1).cumsum(1).flip(1)  # [i, a - 1]: silences of at least a steps
+    seen = (
+        known.silences[:, 1:].flip(1).cumsum(1).flip(1)
+    )  # [i, a - 1]: silences of at least a steps
     limit = 1 + (seen > share * seen[:, :1]).sum(1)
     doubled = (2 * known.threshold).clamp(max=seen.shape[1])
     threshold = torch.where(limit <= known.threshold, limit.to(doubled.dtype), doubled)

@@ -11,7 +11,9 @@ def scale(factor: Number) -> Transform:
     def init(key: Key, params: Params) -> Scalar:
         return number
 
-    def update(updates: Updates, state: Scalar, params: Params, context: Context) -> tuple[Updates, Scalar]:
+    def update(
+        updates: Updates, state: Scalar, params: Params, context: Context
+    ) -> tuple[Updates, Scalar]:
         return tree.scale(updates, state), state
 
     return Transform(init, update, settings={"name": "scale", "factor": number})
@@ -24,7 +26,9 @@ def add_decayed_weights(weight_decay: Number) -> Transform:
     def init(key: Key, params: Params) -> Scalar:
         return number
 
-    def update(updates: Updates, state: Scalar, params: Params, context: Context) -> tuple[Updates, Scalar]:
+    def update(
+        updates: Updates, state: Scalar, params: Params, context: Context
+    ) -> tuple[Updates, Scalar]:
         return tree.map(lambda u, p: u + state * p, updates, params), state
 
     return Transform(init, update, settings={"name": "add_decayed_weights", "weight_decay": number})

@@ -2,7 +2,7 @@
 
     push[w] = gradient[w] * rate[w];   updates[w] = inner(push)[w] * rate[w]        (each rate applied once, see below)
 
-The rate of a weight comes from the masks of the two units it joins (`clfunc.adjustment`), which an algorithm passes in
+The rate of a weight comes from the masks of the two units it joins (`clfunc.hard_attention.rates`), which an algorithm passes in
 `context.used`, `.claims` and `.gates`. What a task has for itself (a head, a norm), and what feeds no unit, has rate 1.
 
 A gradient scaled down moves an adaptive optimiser as far as before (Adam divides the scale out again), and a gradient of 0
@@ -15,7 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from clfunc import adjustment, tree
+from clfunc import tree
+from clfunc.hard_attention import rates as adjustment
 from clfunc.random import split
 from clfunc.types import (
     Context,
@@ -59,7 +60,7 @@ def scale_by_adjustment(
     Args:
         model: Its wires say which units a weight joins.
         inner: The optimiser, whose gradient and updates are adjusted.
-        mode: `hat`, `hat_random`, `hat_const_alpha`, `hat_const_1` or `adahat`: see `clfunc.adjustment`.
+        mode: `hat`, `hat_random`, `hat_const_alpha`, `hat_const_1` or `adahat`: see `clfunc.hard_attention.rates`.
         alpha: The rate of `hat_const_alpha`, in [0, 1]; the strength of `adahat`, above 0.
         epsilon: Of `adahat`, above 0.
         no_reg: `adahat` without its layers' sparsity.
@@ -75,7 +76,9 @@ def scale_by_adjustment(
     if mode in ("hat_const_alpha", "adahat") and alpha is None:
         raise ValueError(f"adjustment_mode={mode!r} needs alpha, given none: 1e-6 is AdaHAT's own")
     if mode in ("hat", "hat_random", "hat_const_1") and alpha is not None:
-        raise ValueError(f"adjustment_mode={mode!r} has no alpha, given {alpha}: leave it out, or use adahat")
+        raise ValueError(
+            f"adjustment_mode={mode!r} has no alpha, given {alpha}: leave it out, or use adahat"
+        )
     high = 1.0 if mode == "hat_const_alpha" else float("inf")
     strength = () if alpha is None else scalar(alpha, "alpha", 0, high, above=mode == "adahat")
     tiny = scalar(epsilon, "epsilon", 0, above=True)
@@ -85,20 +88,31 @@ def scale_by_adjustment(
         capacity = torch.ones((), dtype=tree.leaves(params)[0].dtype, device=key.device)
         return AdjustmentState(inner.init(start, params), draw, strength, tiny, capacity)
 
-    def update(updates: Updates, state: AdjustmentState, params: Params, context: Context) -> tuple[Updates, State]:
+    def update(
+        updates: Updates, state: AdjustmentState, params: Params, context: Context
+    ) -> tuple[Updates, State]:
         key, draw = split(state.key) if mode == "hat_random" else (state.key, state.key)
-        rates = adjustment.rates(model, params, context, draw, mode, state.alpha, state.epsilon, no_reg)
+        rates = adjustment.rates(
+            model, params, context, draw, mode, state.alpha, state.epsilon, no_reg
+        )
 
         pushed = _scaled(updates, rates, stop=True, scale=scale_at == "gradients")
         moved, new = inner.update(pushed, state.inner, params, context)
         moved = _scaled(moved, rates, stop=freeze == "updates", scale=scale_at == "updates")
 
-        return moved, state._replace(inner=new, key=key, capacity=adjustment.capacity(rates, params))
+        return moved, state._replace(
+            inner=new, key=key, capacity=adjustment.capacity(rates, params)
+        )
 
     def begin_task(state: AdjustmentState, params: Params) -> AdjustmentState:
         return state._replace(inner=inner.begin_task(state.inner, params))
 
-    settings: Settings = {"name": "scale_by_adjustment", "tx": inner.settings, "adjustment_mode": mode, "epsilon": tiny}
+    settings: Settings = {
+        "name": "scale_by_adjustment",
+        "tx": inner.settings,
+        "adjustment_mode": mode,
+        "epsilon": tiny,
+    }
     settings |= {"alpha": None if alpha is None else strength}
     settings |= {"no_reg": no_reg, "freeze": freeze, "scale_at": scale_at}
     return Transform(init, update, begin_task, settings)

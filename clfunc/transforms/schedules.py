@@ -44,7 +44,11 @@ def constant(factor: Number, steps: Number) -> Transform:
     def value(count: Scalar, factor: Scalar, steps: Scalar) -> Scalar:
         return torch.where(count < steps, factor, 1.0)
 
-    return _schedule("constant", value, {"factor": scalar(factor, "factor", 0), "steps": scalar(steps, "steps", 0)})
+    return _schedule(
+        "constant",
+        value,
+        {"factor": scalar(factor, "factor", 0), "steps": scalar(steps, "steps", 0)},
+    )
 
 
 def step(every: Number, factor: Number = 0.1) -> Transform:
@@ -53,7 +57,9 @@ def step(every: Number, factor: Number = 0.1) -> Transform:
     def value(count: Scalar, every: Scalar, factor: Scalar) -> Scalar:
         return factor ** torch.floor(count / every)
 
-    return _schedule("step", value, {"every": scalar(every, "every", 1), "factor": scalar(factor, "factor", 0)})
+    return _schedule(
+        "step", value, {"every": scalar(every, "every", 1), "factor": scalar(factor, "factor", 0)}
+    )
 
 
 def cosine(steps: Number, floor: Number = 0.0) -> Transform:
@@ -63,4 +69,6 @@ def cosine(steps: Number, floor: Number = 0.0) -> Transform:
         share = torch.clamp(count / steps, max=1.0)
         return floor + (1 - floor) * (1 + torch.cos(math.pi * share)) / 2
 
-    return _schedule("cosine", value, {"steps": scalar(steps, "steps", 1), "floor": scalar(floor, "floor", 0, 1)})
+    return _schedule(
+        "cosine", value, {"steps": scalar(steps, "steps", 1), "floor": scalar(floor, "floor", 0, 1)}
+    )

@@ -21,7 +21,11 @@ class SGDState(NamedTuple):
 
 
 def sgd(
-    lr: Number = 0.01, momentum: Number | None = None, *, nesterov: bool = False, weight_decay: Number = 0.0
+    lr: Number = 0.01,
+    momentum: Number | None = None,
+    *,
+    nesterov: bool = False,
+    weight_decay: Number = 0.0,
 ) -> Transform:
     """Descend along the gradient, or along a decaying sum of gradients.
 
@@ -43,16 +47,24 @@ def sgd(
     def init(key: Key, params: Params) -> SGDState:
         return SGDState(rate, decay, drag, () if momentum is None else tree.zeros_like(params))
 
-    def update(updates: Updates, state: SGDState, params: Params, context: Context) -> tuple[Updates, SGDState]:
-        gradient = tree.map(lambda g, p: torch.addcmul(g, p, state.weight_decay.to(p.dtype)), updates, params)
+    def update(
+        updates: Updates, state: SGDState, params: Params, context: Context
+    ) -> tuple[Updates, SGDState]:
+        gradient = tree.map(
+            lambda g, p: torch.addcmul(g, p, state.weight_decay.to(p.dtype)), updates, params
+        )
         if momentum is None:
             return tree.scale(gradient, -state.lr), state
         trace = tree.map(lambda t, g: state.momentum * t + g, state.trace, gradient)
-        ahead = tree.map(lambda g, t: g + state.momentum * t, gradient, trace) if nesterov else trace
+        ahead = (
+            tree.map(lambda g, t: g + state.momentum * t, gradient, trace) if nesterov else trace
+        )
         return tree.scale(ahead, -state.lr), state._replace(trace=trace)
 
     def begin_task(state: SGDState, params: Params) -> SGDState:
         return state._replace(trace=tree.zeros_like(state.trace))
 
     settings = {"name": "sgd", "lr": rate, "weight_decay": decay, "nesterov": nesterov}
-    return Transform(init, update, begin_task, settings | {"momentum": None if momentum is None else drag})
+    return Transform(
+        init, update, begin_task, settings | {"momentum": None if momentum is None else drag}
+    )

@@ -68,9 +68,13 @@ def upgd(
         step = torch.zeros((), dtype=torch.int64, device=key.device)
         return UPGDState(rate, beta, spread, decay, key, step, tree.zeros_like(params))
 
-    def update(updates: Updates, state: UPGDState, params: Params, context: Context) -> tuple[Updates, UPGDState]:
+    def update(
+        updates: Updates, state: UPGDState, params: Params, context: Context
+    ) -> tuple[Updates, UPGDState]:
         beta, step = state.beta_utility, state.step + 1
-        utility = tree.map(lambda u, g, p: beta * u - (1 - beta) * g * p, state.utility, updates, params)
+        utility = tree.map(
+            lambda u, g, p: beta * u - (1 - beta) * g * p, state.utility, updates, params
+        )
         useless = tree.map(lambda u: 1 - u, _scaled(utility, 1 - beta**step, scope))
 
         def moved(g, p, free, noise):
@@ -78,9 +82,17 @@ def upgd(
             return -state.lr * (shaken + state.weight_decay * p)
 
         noise = normal_like(state.key, params, at=state.step)
-        return tree.map(moved, updates, params, useless, noise), state._replace(step=step, utility=utility)
+        return tree.map(moved, updates, params, useless, noise), state._replace(
+            step=step, utility=utility
+        )
 
-    settings = {"name": "upgd", "lr": rate, "beta_utility": beta, "sigma": spread, "weight_decay": decay}
+    settings = {
+        "name": "upgd",
+        "lr": rate,
+        "beta_utility": beta,
+        "sigma": spread,
+        "weight_decay": decay,
+    }
     return Transform(init, update, settings=settings | {"scope": scope, "protect": protect})
 
 
@@ -91,5 +103,8 @@ def _scaled(utility: Params, correction: Tensor, scope: str) -> Params:
     largest = torch.stack([u.amax() for u in tree.leaves(utility)]).amax()
     some = largest > 0
     return tree.map(
-        lambda u: torch.sigmoid(torch.where(some, u, 0.0) / correction / torch.where(some, largest, 1.0)), utility
+        lambda u: torch.sigmoid(
+            torch.where(some, u, 0.0) / correction / torch.where(some, largest, 1.0)
+        ),
+        utility,
     )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import clfunc as cl
-from clfunc.evaluate import with_runs
+from clfunc.driver.evaluate import with_runs
 from clfunc.scenarios import Scenario, Stream
 from clfunc.types import Algorithm, Model, Params, State, Task
 
@@ -27,7 +27,9 @@ class Case(NamedTuple):
     runs: tuple[int, ...]  # numbers of runs measured unless others are asked for
     steps: int  # of one repetition
     lr: float
-    channels: tuple[int, ...] = ()  # of a convolutional network's blocks; none is a multi-layer perceptron
+    channels: tuple[
+        int, ...
+    ] = ()  # of a convolutional network's blocks; none is a multi-layer perceptron
     data: str = "images"
     init: str = "torch"
 
@@ -76,7 +78,9 @@ def job(case: Case, runs: int, device: str, tasks: int = 2, **model: Any) -> Job
     for phase in (0, 1):
         stream = with_runs(scenario, scenario.train(phase), count)
         steps = torch.full_like(stream.task, -(-stream.train.shape[-1] // case.batch))
-        params, state = algorithm.begin_task(params, state, Task(stream.task, steps, torch.ones_like(steps)))
+        params, state = algorithm.begin_task(
+            params, state, Task(stream.task, steps, torch.ones_like(steps))
+        )
         if phase == 0:
             params, state = algorithm.end_task(params, state)
     return Job(case, runs, scenario, stream, network, algorithm, params, state)
@@ -85,17 +89,23 @@ def job(case: Case, runs: int, device: str, tasks: int = 2, **model: Any) -> Job
 def entries(job: Job, steps: int, seed: int) -> Tensor:
     """The examples of `steps` steps, `[steps, runs, batch]` (or `[steps, batch]`), as the driver lists them."""
     shape = (steps, job.case.batch) if job.runs == 1 else (steps, job.runs, job.case.batch)
-    drawn = torch.randint(job.stream.train.shape[-1], shape, generator=torch.Generator().manual_seed(seed))
+    drawn = torch.randint(
+        job.stream.train.shape[-1], shape, generator=torch.Generator().manual_seed(seed)
+    )
     return drawn.to(job.stream.train.device)
 
 
 def hurried(state: State) -> State:
     """The state, with units of continual backprop that ripen in 2 steps and are reset every other: what a check looks at."""
     numbers = {"replacement_rate": 0.6, "maturity_threshold": 2.0}
-    widths = {len(units.age.reshape(-1, units.age.shape[-1])[0]) for units in state.opt.units.values()}
+    widths = {
+        len(units.age.reshape(-1, units.age.shape[-1])[0]) for units in state.opt.units.values()
+    }
     numbers["replacement_rate"] /= max(widths)
     return state._replace(
-        opt=state.opt._replace(**{k: torch.full_like(getattr(state.opt, k), v) for k, v in numbers.items()})
+        opt=state.opt._replace(
+            **{k: torch.full_like(getattr(state.opt, k), v) for k, v in numbers.items()}
+        )
     )
 
 
@@ -111,7 +121,9 @@ def _scenario(case: Case, key: Tensor, tasks: int) -> Scenario:
 
 def _model(case: Case, scenario: Scenario, **more: Any) -> Model:
     if case.channels:
-        return cl.convnet(scenario.inputs, case.hidden, scenario.head(), channels=case.channels, **more)
+        return cl.convnet(
+            scenario.inputs, case.hidden, scenario.head(), channels=case.channels, **more
+        )
     return cl.mlp(scenario.inputs, case.hidden, scenario.head(), weight_init=case.init, **more)
 
 

@@ -7,12 +7,14 @@ from torch import Tensor
 
 import clfunc as cl
 from benchmarks.cases import Job
-from clfunc import engine as engines
-from clfunc.evaluate import bare
-from clfunc.training import make_step  # what users run, not a copy of it
+from clfunc.driver.evaluate import bare
+from clfunc.driver.loop import make_step  # what users run, not a copy of it
+from clfunc.engine import scan as engines
 from clfunc.types import Params, State
 
-Weights = dict[str, Tensor]  # by dotted name, with an axis of runs; also the utilities of continual backprop
+Weights = dict[
+    str, Tensor
+]  # by dotted name, with an axis of runs; also the utilities of continual backprop
 
 
 class Contender(NamedTuple):
@@ -20,7 +22,9 @@ class Contender(NamedTuple):
 
     name: str
     runs: int  # that it trains at once; plain loops train the first run alone, since theirs come one after the other
-    start: Callable[[Params, State, bool], Any]  # the flag: reset with clfunc's own random numbers, for a check
+    start: Callable[
+        [Params, State, bool], Any
+    ]  # the flag: reset with clfunc's own random numbers, for a check
     advance: Callable[[Any, Tensor], Any]  # (carry, entries) -> carry, done when it returns
     weights: Callable[[Any], Weights]
     share: int = 1  # it is timed on this part of the steps, where it is slow
@@ -39,7 +43,9 @@ def own(job: Job, engine: str, unroll: int | None = None) -> tuple[Contender, en
     def weights(carry: Any) -> Weights:
         params, state = job.many(carry[:2])
         groups = state.opt.units if job.case.method == "cbp" else {}
-        return dict(cl.tree.items(params)) | {f"utility.{group}": units.utility for group, units in groups.items()}
+        return dict(cl.tree.items(params)) | {
+            f"utility.{group}": units.utility for group, units in groups.items()
+        }
 
     first = job.stream.train[..., : job.case.batch]
     plan = engines.plan(engine, step, start(job.params, job.state, False), first, 1)

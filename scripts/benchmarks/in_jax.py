@@ -16,8 +16,8 @@ from torch import Tensor
 import clfunc as cl
 from benchmarks.cases import Job
 from benchmarks.contender import Contender, Weights
-from clfunc import resets
 from clfunc.types import Params, State
+from clfunc.units import resets
 
 Tree = Any
 
@@ -44,7 +44,9 @@ def in_jax(job: Job) -> Contender:
     def start(params: Params, state: State, checking: bool) -> Tree:
         params, state = job.many((params, state))
         carry = {"params": cl.tree.map(_to_jax, params)}
-        return carry | {"hat": _hat_start, "cbp": _cbp_start}.get(job.case.method, lambda *_: {})(job, state, checking)
+        return carry | {"hat": _hat_start, "cbp": _cbp_start}.get(job.case.method, lambda *_: {})(
+            job, state, checking
+        )
 
     def advance(carry: Tree, entries: Tensor) -> Tree:
         listed = entries[:, None] if job.runs == 1 else entries
@@ -54,7 +56,9 @@ def in_jax(job: Job) -> Contender:
 
     def weights(carry: Tree) -> Weights:
         named = dict(cl.tree.items(carry["params"]))
-        named |= {f"utility.{group}": units["utility"] for group, units in carry.get("units", {}).items()}
+        named |= {
+            f"utility.{group}": units["utility"] for group, units in carry.get("units", {}).items()
+        }
         return {name: torch.tensor(np.asarray(leaf)) for name, leaf in named.items()}
 
     return Contender("jax", job.runs, start, advance, weights)
@@ -77,7 +81,9 @@ def _batch(job: Job, data: Tree, view: Tree, entries: jax.Array) -> tuple[jax.Ar
         rows = view["rows"][entries]
         return view["x"][rows], view["y"][rows]
     x = (data["x"][entries][:, view["pixels"]].astype(jnp.float32) - view["mean"]) / view["std"]
-    return x.reshape(-1, *job.scenario.inputs) if job.case.channels else x, view["labels"][data["y"][entries]]
+    return x.reshape(-1, *job.scenario.inputs) if job.case.channels else x, view["labels"][
+        data["y"][entries]
+    ]
 
 
 def _forward(params: Tree, x: jax.Array, gates: Tree = None) -> tuple[jax.Array, Tree]:
@@ -85,7 +91,11 @@ def _forward(params: Tree, x: jax.Array, gates: Tree = None) -> tuple[jax.Array,
     for name in (name for name in params if name not in ("head", "embedding")):
         weight, bias = params[name]["weight"], params[name]["bias"]
         image = weight.ndim == 4
-        h = _convolved(x, weight) + bias[:, None, None] if image else x.reshape(len(x), -1) @ weight.T + bias
+        h = (
+            _convolved(x, weight) + bias[:, None, None]
+            if image
+            else x.reshape(len(x), -1) @ weight.T + bias
+        )
         h = jax.nn.relu(h)
         features[name] = x = h if gates is None else h * gates[name]
         if image:
@@ -98,15 +108,23 @@ def _convolved(x: jax.Array, weight: jax.Array) -> jax.Array:
     """A convolution as a matrix product: under vmap XLA's own, on a CPU, takes eight times as long."""
     side, (height, width) = weight.shape[-1], x.shape[2:]
     padded = jnp.pad(x, ((0, 0), (0, 0), (side // 2, side // 2), (side // 2, side // 2)))
-    shifted = [padded[:, :, i : i + height, j : j + width] for i in range(side) for j in range(side)]
-    return jnp.einsum("bcphw,ocp->bohw", jnp.stack(shifted, 2), weight.reshape(*weight.shape[:2], -1))
+    shifted = [
+        padded[:, :, i : i + height, j : j + width] for i in range(side) for j in range(side)
+    ]
+    return jnp.einsum(
+        "bcphw,ocp->bohw", jnp.stack(shifted, 2), weight.reshape(*weight.shape[:2], -1)
+    )
 
 
 def _loss(logits: jax.Array, y: jax.Array) -> tuple[jax.Array, Tree]:
     if y.ndim > 1:
         loss = ((logits - y) ** 2).mean()
         return loss, {"loss": loss}
-    loss = -jnp.where(y[:, None] == jnp.arange(logits.shape[1]), jax.nn.log_softmax(logits), 0).sum(1).mean()
+    loss = (
+        -jnp.where(y[:, None] == jnp.arange(logits.shape[1]), jax.nn.log_softmax(logits), 0)
+        .sum(1)
+        .mean()
+    )
     return loss, {"loss": loss, "accuracy": (logits.argmax(1) == y).mean()}
 
 
@@ -114,7 +132,9 @@ def _descended(lr: float, params: Tree, gradient: Tree) -> Tree:
     return jax.tree.map(lambda p, g: p - lr * g, params, gradient)
 
 
-def _finetuning(lr: float, bounds: Tree, carry: Tree, x: jax.Array, y: jax.Array) -> tuple[Tree, Tree]:
+def _finetuning(
+    lr: float, bounds: Tree, carry: Tree, x: jax.Array, y: jax.Array
+) -> tuple[Tree, Tree]:
     def loss_fn(params):
         return _loss(_forward(params, x)[0], y)
 
@@ -126,24 +146,33 @@ def _hat_start(job: Job, state: State, checking: bool) -> Tree:
     attend = state.attention
     names = ("s_max", "clamp_threshold", "embedding_clamp", "steps_per_epoch", "step", "used")
     carry = {name: cl.tree.map(_to_jax, getattr(attend, name)) for name in names}
-    return carry | {"factor": _to_jax(state.mask_sparsity_reg_factor), "clip": _to_jax(state.opt.inner[0])}
+    return carry | {
+        "factor": _to_jax(state.mask_sparsity_reg_factor),
+        "clip": _to_jax(state.opt.inner[0]),
+    }
 
 
 def _hat(lr: float, bounds: Tree, carry: Tree, x: jax.Array, y: jax.Array) -> tuple[Tree, Tree]:
     params, used, s_max, step = carry["params"], carry["used"], carry["s_max"], carry["step"]
-    s = 1 / s_max + (s_max - 1 / s_max) * (step % carry["steps_per_epoch"]) / (carry["steps_per_epoch"] - 1)
+    s = 1 / s_max + (s_max - 1 / s_max) * (step % carry["steps_per_epoch"]) / (
+        carry["steps_per_epoch"] - 1
+    )
     free = sum((1 - u).sum() for u in used.values())
 
     def loss_fn(params):
         gates = {group: jax.nn.sigmoid(s * e) for group, e in params["embedding"].items()}
         loss, told = _loss(_forward(params, x, gates)[0], y)
-        return loss + carry["factor"] * sum((gates[g] * (1 - used[g])).sum() for g in used) / free, told
+        return loss + carry["factor"] * sum(
+            (gates[g] * (1 - used[g])).sum() for g in used
+        ) / free, told
 
     gradient, told = jax.grad(loss_fn, has_aux=True)(params)
     bound, before = carry["clamp_threshold"], None
     for group, after in used.items():
         e = params["embedding"][group]
-        gradient["embedding"][group] *= s_max / s * (jnp.cosh(jnp.clip(s * e, -bound, bound)) + 1) / (jnp.cosh(e) + 1)
+        gradient["embedding"][group] *= (
+            s_max / s * (jnp.cosh(jnp.clip(s * e, -bound, bound)) + 1) / (jnp.cosh(e) + 1)
+        )
         both = after[:, None] if before is None else jnp.minimum(after[:, None], before[None])
         gradient[group] = {
             "weight": gradient[group]["weight"] * (1 - both),
@@ -154,12 +183,16 @@ def _hat(lr: float, bounds: Tree, carry: Tree, x: jax.Array, y: jax.Array) -> tu
     factor = jnp.minimum(carry["clip"] / (norm + 1e-6), 1)
     params = _descended(lr, params, jax.tree.map(lambda g: g * factor, gradient))
     limit = carry["embedding_clamp"]
-    params = params | {"embedding": jax.tree.map(lambda e: jnp.clip(e, -limit, limit), params["embedding"])}
+    params = params | {
+        "embedding": jax.tree.map(lambda e: jnp.clip(e, -limit, limit), params["embedding"])
+    }
     return carry | {"params": params, "step": step + 1}, told
 
 
 def _bounds(job: Job) -> dict[str, float]:
-    return {wire.path[0]: wire.bound for wire in job.model.wires if wire.post and wire.reset == "draw"}
+    return {
+        wire.path[0]: wire.bound for wire in job.model.wires if wire.post and wire.reset == "draw"
+    }
 
 
 def _cbp_start(job: Job, state: State, checking: bool) -> Tree:
@@ -180,10 +213,14 @@ def _rows(job: Job, state: State, steps: int = 8) -> Tree:
     params = cl.tree.index(job.many(job.params), 0)
     shapes = resets.row_shapes(job.model, params, dict.fromkeys(job.model.units, 1))
     drawn = [
-        cl.tree.stack([resets.noise(key, torch.tensor(at), shapes, torch.float32) for at in range(steps)])
+        cl.tree.stack(
+            [resets.noise(key, torch.tensor(at), shapes, torch.float32) for at in range(steps)]
+        )
         for key in state.opt.key
     ]
-    return {name.split(".")[0]: _to_jax(rows[:, :, 0]) for name, rows in cl.tree.stack(drawn).items()}
+    return {
+        name.split(".")[0]: _to_jax(rows[:, :, 0]) for name, rows in cl.tree.stack(drawn).items()
+    }
 
 
 def _cbp(lr: float, bounds: Tree, carry: Tree, x: jax.Array, y: jax.Array) -> tuple[Tree, Tree]:
@@ -198,18 +235,25 @@ def _cbp(lr: float, bounds: Tree, carry: Tree, x: jax.Array, y: jax.Array) -> tu
     after = dict(zip(groups, (*groups[1:], "head"), strict=True))
     units, chosen = {}, {}
     for g in groups:
-        units[g], chosen[g] = _chosen(carry, carry["units"][g], features[g], params[g], params[after[g]])
+        units[g], chosen[g] = _chosen(
+            carry, carry["units"][g], features[g], params[g], params[after[g]]
+        )
     noise = _noise(carry, params, groups)
     for g in groups:
         pick, layer, head = chosen[g], params[g], params[after[g]]
         fresh = bounds[g] * (2 * noise[g] - 1)
-        layer = {"weight": jnp.where(pick[:, None], fresh, layer["weight"]), "bias": jnp.where(pick, 0, layer["bias"])}
+        layer = {
+            "weight": jnp.where(pick[:, None], fresh, layer["weight"]),
+            "bias": jnp.where(pick, 0, layer["bias"]),
+        }
         head = head | {"weight": jnp.where(pick[None], 0, head["weight"])}
         params = params | {g: layer, after[g]: head}
     return carry | {"params": params, "units": units, "step": carry["step"] + 1}, told
 
 
-def _chosen(carry: Tree, u: Tree, h: jax.Array, layer: Tree, consumer: Tree) -> tuple[Tree, jax.Array]:
+def _chosen(
+    carry: Tree, u: Tree, h: jax.Array, layer: Tree, consumer: Tree
+) -> tuple[Tree, jax.Array]:
     """A group after one more batch, and which of its units is reset."""
     decay = carry["utility_decay_rate"]
     age = u["age"] + 1
@@ -223,7 +267,9 @@ def _chosen(carry: Tree, u: Tree, h: jax.Array, layer: Tree, consumer: Tree) -> 
     due = (budget >= 1) & ripe.any()
     pick = due & (jnp.arange(len(age)) == jnp.where(ripe, utility / share, jnp.inf).argmin())
     kept = {"age": age, "utility": utility, "mean": mean}
-    return {name: jnp.where(pick, 0, v) for name, v in kept.items()} | {"budget": budget - due}, pick
+    return {name: jnp.where(pick, 0, v) for name, v in kept.items()} | {
+        "budget": budget - due
+    }, pick
 
 
 def _noise(carry: Tree, params: Tree, groups: list[str]) -> dict[str, jax.Array]:

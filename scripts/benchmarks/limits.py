@@ -32,7 +32,9 @@ def limit(job: Job) -> Contender:
 def _products(job: Job) -> Callable[[int], None]:
     device, pairs = job.stream.train.device, []
     for first, (m, k, n) in zip((True, *[False] * 99), _sizes(job), strict=False):
-        for left, right in (((m, k), (k, n)), ((n, m), (m, k)), ((m, n), (n, k)))[: 2 if first else 3]:
+        for left, right in (((m, k), (k, n)), ((n, m), (m, k)), ((m, n), (n, k)))[
+            : 2 if first else 3
+        ]:
             a, b = (torch.randn(job.runs, *shape, device=device) for shape in (left, right))
             pairs.append((a, b, torch.bmm(a, b)))
 

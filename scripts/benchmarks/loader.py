@@ -8,7 +8,9 @@ import clfunc as cl
 from benchmarks.cases import Job
 from benchmarks.contender import Contender
 from benchmarks.plain import Batches, looped
-from clfunc.scenarios.vision import _import_torchvision  # stock torchvision does not import beside a CPU-only torch
+from clfunc.datasets.torchvision import (
+    _import_torchvision,  # stock torchvision does not import beside a CPU-only torch
+)
 
 
 class Images(Dataset):
@@ -46,6 +48,10 @@ def images(job: Job) -> Dataset:
         return image.flatten()[view["pixels"]].reshape(image.shape)
 
     mean, std = float(view["mean"]) / 255, float(view["std"]) / 255
-    steps = [transforms.ToTensor(), transforms.Normalize((mean,), (std,)), transforms.Lambda(permuted)]
+    steps = [
+        transforms.ToTensor(),
+        transforms.Normalize((mean,), (std,)),
+        transforms.Lambda(permuted),
+    ]
     stored = cl.tree.to(job.scenario.data, "cpu")
     return Images(stored.x[:, 0], view["labels"][stored.y], transforms.Compose(steps))

@@ -43,7 +43,9 @@ def check(job: Job, contenders: Sequence[Contender]) -> dict[str, float]:
 
 def _distance(begun: Weights, reference: Weights, weights: Weights) -> float:
     if reference.keys() != weights.keys():
-        raise SystemExit(f"weights {sorted(weights)} are not those of the reference, {sorted(reference)}")
+        raise SystemExit(
+            f"weights {sorted(weights)} are not those of the reference, {sorted(reference)}"
+        )
     shares, trained = [], False
     for name, there in reference.items():
         here, there = weights[name].to(there.device), there[: len(weights[name])]
@@ -55,12 +57,17 @@ def _distance(begun: Weights, reference: Weights, weights: Weights) -> float:
     return float(torch.stack(shares).max()) if trained else float("nan")
 
 
-def alternate(job: Job, contenders: Sequence[Contender], repeat: int, steps: int) -> dict[str, list[float]]:
+def alternate(
+    job: Job, contenders: Sequence[Contender], repeat: int, steps: int
+) -> dict[str, list[float]]:
     """Milliseconds per run and step of each contender at each repetition; they take turns, and each leads in turn.
 
     Every contender has trained `steps` steps before the first that counts.
     """
-    carries = {c.name: c.advance(start(c, job), entries(job, steps, seed=2)[:: c.share]) for c in contenders}
+    carries = {
+        c.name: c.advance(start(c, job), entries(job, steps, seed=2)[:: c.share])
+        for c in contenders
+    }
     found: dict[str, list[float]] = {c.name: [] for c in contenders}
     for turn in range(repeat):
         batches = entries(job, steps, seed=3 + turn)

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 import clfunc as cl
 from benchmarks.cases import Job
 from benchmarks.contender import Contender, Weights
-from clfunc import resets
 from clfunc.types import Params, State
+from clfunc.units import resets
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
@@ -25,10 +25,16 @@ class Net(nn.Module):
 
     def __init__(self, params: Params) -> None:
         super().__init__()
-        self.layers = nn.ModuleDict({name: _layer(leaves) for name, leaves in params.items() if name != "embedding"})
-        self.embedding = nn.ParameterDict({k: nn.Parameter(e.clone()) for k, e in params.get("embedding", {}).items()})
+        self.layers = nn.ModuleDict(
+            {name: _layer(leaves) for name, leaves in params.items() if name != "embedding"}
+        )
+        self.embedding = nn.ParameterDict(
+            {k: nn.Parameter(e.clone()) for k, e in params.get("embedding", {}).items()}
+        )
 
-    def forward(self, x: Tensor, gates: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(
+        self, x: Tensor, gates: dict[str, Tensor] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         features = {}
         for name, layer in self.layers.items():
             if name == "head":
@@ -44,7 +50,9 @@ class Loop(NamedTuple):
 
     net: Net
     optimiser: torch.optim.Optimizer
-    after: Callable[[Net, Any, dict[str, Tensor]], None] | None  # what the method does once the optimiser has stepped
+    after: (
+        Callable[[Net, Any, dict[str, Tensor]], None] | None
+    )  # what the method does once the optimiser has stepped
     memory: Any  # the method's own
     told: list[Tensor]  # loss and accuracy, left on the device
 
@@ -62,8 +70,16 @@ def looped(job: Job, name: str, batches: Callable[[Tensor], Batches]) -> Contend
     def start(params: Params, state: State, checking: bool) -> Loop:
         params, state = cl.tree.index(job.many((params, state)), 0)
         net = Net(params).to(job.stream.train.device)
-        memory = {"hat": _hat_memory, "cbp": _cbp_memory}.get(method, lambda *_: None)(job, state, checking)
-        return Loop(net, torch.optim.SGD(net.parameters(), lr), _cbp if method == "cbp" else None, memory, [])
+        memory = {"hat": _hat_memory, "cbp": _cbp_memory}.get(method, lambda *_: None)(
+            job, state, checking
+        )
+        return Loop(
+            net,
+            torch.optim.SGD(net.parameters(), lr),
+            _cbp if method == "cbp" else None,
+            memory,
+            [],
+        )
 
     def advance(loop: Loop, entries: Tensor) -> Loop:
         loop.told.clear()
@@ -103,7 +119,9 @@ def _layer(leaves: dict[str, Tensor]) -> nn.Module:
     weight = leaves["weight"]
     made = nn.Linear(weight.shape[1], weight.shape[0])
     if weight.ndim == 4:
-        made = nn.Conv2d(weight.shape[1], weight.shape[0], weight.shape[2], padding=weight.shape[2] // 2)
+        made = nn.Conv2d(
+            weight.shape[1], weight.shape[0], weight.shape[2], padding=weight.shape[2] // 2
+        )
     made.load_state_dict(leaves)
     return made
 
@@ -139,7 +157,9 @@ def _hat_memory(job: Job, state: State, checking: bool) -> dict[str, Any]:
 
 def _hat_step(loop: Loop, x: Tensor, y: Tensor) -> Tensor:
     net, m = loop.net, loop.memory
-    s = 1 / m["s_max"] + (m["s_max"] - 1 / m["s_max"]) * (m["step"] % m["steps_per_epoch"]) / (m["steps_per_epoch"] - 1)
+    s = 1 / m["s_max"] + (m["s_max"] - 1 / m["s_max"]) * (m["step"] % m["steps_per_epoch"]) / (
+        m["steps_per_epoch"] - 1
+    )
     loop.optimiser.zero_grad()
     gates = {group: torch.sigmoid(s * e) for group, e in net.embedding.items()}
     logits, _ = net(x, gates)
@@ -187,9 +207,13 @@ class Cbp(NamedTuple):
 
 def _cbp_memory(job: Job, state: State, checking: bool) -> Cbp:
     opt = state.opt
-    numbers = (float(n) for n in (opt.replacement_rate, opt.maturity_threshold, opt.utility_decay_rate))
+    numbers = (
+        float(n) for n in (opt.replacement_rate, opt.maturity_threshold, opt.utility_decay_rate)
+    )
     units = {g: torch.stack((u.age.float(), u.utility, u.mean)) for g, u in opt.units.items()}
-    bounds = {wire.path[0]: wire.bound for wire in job.model.wires if wire.post and wire.reset == "draw"}
+    bounds = {
+        wire.path[0]: wire.bound for wire in job.model.wires if wire.post and wire.reset == "draw"
+    }
     params = cl.tree.index(job.many(job.params), 0)
     shapes = resets.row_shapes(job.model, params, dict.fromkeys(job.model.units, 1))
 
@@ -210,7 +234,10 @@ def _cbp(net: Net, memory: Cbp, features: dict[str, Tensor]) -> None:
         share = 1 - decay**age
         mean.mul_(decay).add_(h.mean(0), alpha=1 - decay)
         activity = (h - mean / share).abs().mean(0)
-        outgoing, incoming = net.layers[consumer].weight.abs().mean(0), net.layers[group].weight.abs().mean(1)
+        outgoing, incoming = (
+            net.layers[consumer].weight.abs().mean(0),
+            net.layers[group].weight.abs().mean(1),
+        )
         utility.mul_(decay).add_(activity * outgoing / incoming, alpha=1 - decay)
         ripe = age > memory.threshold
         number = int(ripe.sum())

@@ -24,14 +24,21 @@ def startup() -> dict[str, float]:
     with tempfile.TemporaryDirectory() as cache:
         eager = _child("eager", cache)
         found = {"import_seconds": eager["import"], "eager_seconds": eager["total"]}
-        return found | {f"{name}_seconds": _child("compile", cache)["total"] for name in ("cold", "warm")}
+        return found | {
+            f"{name}_seconds": _child("compile", cache)["total"] for name in ("cold", "warm")
+        }
 
 
 def _child(engine: str, cache: str) -> dict[str, float]:
-    environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    environment = os.environ | {
+        "TORCHINDUCTOR_CACHE_DIR": cache,
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }
     began = time.perf_counter()
     command = [sys.executable, "-m", "benchmarks.startup", engine]
-    done = subprocess.run(command, env=environment, cwd=Path(__file__).parents[1], capture_output=True, check=True)
+    done = subprocess.run(
+        command, env=environment, cwd=Path(__file__).parents[1], capture_output=True, check=True
+    )
     told = json.loads(done.stdout.splitlines()[-1])
     return told | {"total": time.perf_counter() - began - told["closing"]}
 

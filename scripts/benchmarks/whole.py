@@ -31,7 +31,12 @@ def whole(repeat: int = 3) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         cold, *warm = (_command(Path(folder)) for _ in range(1 + repeat))
     own, fed = sorted(warm)[len(warm) // 2], RUNS * _fed()
-    return {"clfunc_seconds": own, "cold_seconds": cold, "loader_seconds": fed, "speedup": fed / own}
+    return {
+        "clfunc_seconds": own,
+        "cold_seconds": cold,
+        "loader_seconds": fed,
+        "speedup": fed / own,
+    }
 
 
 def _command(folder: Path) -> float:
@@ -60,5 +65,8 @@ def _fed() -> float:
 def _tested(loop, batches: DataLoader) -> float:
     """The accuracy behind the gates at s_max."""
     with torch.no_grad():
-        gates = {group: torch.sigmoid(loop.memory["s_max"] * e) for group, e in loop.net.embedding.items()}
+        gates = {
+            group: torch.sigmoid(loop.memory["s_max"] * e)
+            for group, e in loop.net.embedding.items()
+        }
         return sum(int((loop.net(x, gates)[0].argmax(1) == y).sum()) for x, y in batches) / TESTED

@@ -21,11 +21,11 @@ from torch import Tensor
 from torch.func import vmap
 
 import clfunc as cl
-from clfunc.evaluate import bare, with_runs
+from clfunc.driver.evaluate import bare, with_runs
+from clfunc.driver.loop import make_step
 from clfunc.random import fold_in
-from clfunc.requests import Request, asked
 from clfunc.scenarios import Scenario, epoch_entries
-from clfunc.training import make_step
+from clfunc.unlearning.forget_sets import Request, asked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,18 +64,25 @@ def main(setting: Setting) -> None:
     except ValueError as error:
         print(f"skipped: {error}")
         return
-    table = Table(title=f"accuracy (%) on test images, mean ± sd over {setting.seeds} seeds", title_justify="left")
+    table = Table(
+        title=f"accuracy (%) on test images, mean ± sd over {setting.seeds} seeds",
+        title_justify="left",
+    )
     repaired = [f"repair {n}" for n in range(1, setting.repair + 1)]
     for column in ("kept", "recorded", "digits", "trained", "unlearned", *repaired, "oracle"):
         table.add_column(column, justify="right", no_wrap=True)
     for kept in setting.kept:
         share, scores = experiment(setting, data, kept)
-        table.add_row(str(kept), f"{100 * share:.0f} %", str(setting.forget), *(shown(s[0]) for s in scores))
+        table.add_row(
+            str(kept), f"{100 * share:.0f} %", str(setting.forget), *(shown(s[0]) for s in scores)
+        )
         table.add_row("", "", "other nine", *(shown(s[1]) for s in scores), end_section=True)
     Console(width=120).print(table)
 
 
-def experiment(setting: Setting, data: cl.datasets.Dataset, kept: int) -> tuple[float, list[Tensor]]:
+def experiment(
+    setting: Setting, data: cl.datasets.Dataset, kept: int
+) -> tuple[float, list[Tensor]]:
     """The share of batches recorded; then for each stage the accuracy on the class and on the others, `[2, seeds]`."""
     keys = torch.stack([cl.random.key(seed) for seed in range(setting.seeds)])
     some, none = (single_task(with_some(data, setting.forget, n), keys) for n in (kept, 0))
@@ -83,14 +90,22 @@ def experiment(setting: Setting, data: cl.datasets.Dataset, kept: int) -> tuple[
     named = {"class": Request(0, classes=(setting.forget,))}
     algorithm = cl.amnesiac(cl.finetuning(model, cl.adam(setting.lr)), num_tasks=1, requests=named)
     many = cl.sweep([algorithm] * setting.seeds)
-    how = {"epochs": setting.epochs, "batch_size": setting.batch_size, "engine": setting.engine, "evaluate": "none"}
+    how = {
+        "epochs": setting.epochs,
+        "batch_size": setting.batch_size,
+        "engine": setting.engine,
+        "evaluate": "none",
+    }
 
     trained = cl.run(many, some, keys, **how)
     oracle = cl.run(many, none, keys, **how)
     wanted = asked(1, named, names=["class"]).expand(setting.seeds, -1)
     params, state = many.unlearn(trained.params, trained.state, wanted)
 
-    scores = [score(setting, many, some, trained.params, trained.state), score(setting, many, some, params, state)]
+    scores = [
+        score(setting, many, some, trained.params, trained.state),
+        score(setting, many, some, params, state),
+    ]
     for epoch in range(setting.repair):
         params, state = repair(setting, many, none, keys, epoch, params, state)
         scores.append(score(setting, many, some, params, state))
@@ -104,7 +119,13 @@ def single_task(data: cl.datasets.Dataset, keys: Tensor) -> Scenario:
 
 
 def repair(
-    setting: Setting, many: cl.Algorithm, none: Scenario, keys: Tensor, epoch: int, params: Any, state: Any
+    setting: Setting,
+    many: cl.Algorithm,
+    none: Scenario,
+    keys: Tensor,
+    epoch: int,
+    params: Any,
+    state: Any,
 ) -> tuple[Any, Any]:
     """An epoch without the class, going on with the optimiser's memory as it is."""
     stream = with_runs(none, none.train(0), setting.seeds)
@@ -113,14 +134,23 @@ def repair(
     def draw(key: Tensor, stream: cl.scenarios.Stream) -> Tensor:
         return epoch_entries(fold_in(key, 1000 + epoch), stream, steps * setting.batch_size)
 
-    entries = vmap(draw)(keys, stream).unflatten(1, (steps, setting.batch_size)).movedim(1, 0).contiguous()
+    entries = (
+        vmap(draw)(keys, stream)
+        .unflatten(1, (steps, setting.batch_size))
+        .movedim(1, 0)
+        .contiguous()
+    )
     carry = (params, state, none.data, bare(stream))
     with torch.no_grad():
-        (params, state, *_), _ = cl.scan(make_step(many, none, setting.seeds), carry, entries, engine="eager")
+        (params, state, *_), _ = cl.scan(
+            make_step(many, none, setting.seeds), carry, entries, engine="eager"
+        )
     return params, state
 
 
-def score(setting: Setting, many: cl.Algorithm, scenario: Scenario, params: Any, state: Any) -> Tensor:
+def score(
+    setting: Setting, many: cl.Algorithm, scenario: Scenario, params: Any, state: Any
+) -> Tensor:
     """Accuracy on the test images of the class, and on the others, `[2, seeds]`."""
     stream = with_runs(scenario, scenario.test(0), setting.seeds)
     batch = vmap(scenario.batch, in_dims=(None, 0, 0))(scenario.data, bare(stream), stream.test)

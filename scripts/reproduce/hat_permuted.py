@@ -17,10 +17,10 @@ from rich.console import Console
 from rich.table import Table
 
 import clfunc as cl
-from clfunc import results
 from clfunc.cli.tables import results_table
-from clfunc.plots import compare
-from clfunc.results import Result
+from clfunc.results import result as results
+from clfunc.results.plots import compare
+from clfunc.results.result import Result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +57,14 @@ def main(setting: Setting) -> None:
         return cl.scenarios.permuted(data, setting.tasks, keys)
 
     model = cl.mlp(scenario(keys).inputs, (setting.width, setting.width), scenario(keys).head())
-    number = {"num_tasks": setting.tasks, "s_max": setting.s_max, "mask_sparsity_reg_factor": setting.sparsity}
-    members = [cl.adahat(model, tx, **number, alpha=alpha) for alpha in setting.alphas for _ in keys]
+    number = {
+        "num_tasks": setting.tasks,
+        "s_max": setting.s_max,
+        "mask_sparsity_reg_factor": setting.sparsity,
+    }
+    members = [
+        cl.adahat(model, tx, **number, alpha=alpha) for alpha in setting.alphas for _ in keys
+    ]
     jobs = {
         "finetuning": (cl.finetuning(model, tx), keys),
         "hat": (cl.hat(model, tx, **number), keys),
@@ -78,7 +84,11 @@ def _capacity(found: dict[str, Result]) -> Table:
     """Capacity left after each task, in percent, the mean over runs."""
     table = Table(title="capacity left (%)")
     table.add_column("after task", justify="right")
-    kept = {name: 100 * r.probes.values["capacity"].mean(1) for name, r in found.items() if name != "finetuning"}
+    kept = {
+        name: 100 * r.probes.values["capacity"].mean(1)
+        for name, r in found.items()
+        if name != "finetuning"
+    }
     for name in kept:
         table.add_column(name, justify="right")
     for task, values in enumerate(zip(*kept.values(), strict=True), 1):

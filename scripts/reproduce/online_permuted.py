@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 import clfunc as cl
-from clfunc.results import Result
+from clfunc.results.result import Result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +48,14 @@ def main(setting: Setting) -> None:
     learners = [(lr, rate) for lr in setting.lrs for rate in setting.rates]
     every = keys.repeat(len(learners), 1)
     scenario = cl.scenarios.permuted(data, setting.tasks, every, paradigm="dil")
-    model = cl.mlp(scenario.inputs, (setting.width,) * setting.depth, scenario.head(), weight_init="kaiming")
-    members = [cl.cbp(model, cl.sgd(lr), replacement_rate=rate, slots=1) for lr, rate in learners for _ in keys]
+    model = cl.mlp(
+        scenario.inputs, (setting.width,) * setting.depth, scenario.head(), weight_init="kaiming"
+    )
+    members = [
+        cl.cbp(model, cl.sgd(lr), replacement_rate=rate, slots=1)
+        for lr, rate in learners
+        for _ in keys
+    ]
     how = {"batch_size": 1, "evaluate": "none", "engine": setting.engine, "out": setting.out}
     result = cl.run(cl.sweep(members), scenario, every, **how)
 

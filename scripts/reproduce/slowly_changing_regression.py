@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 import clfunc as cl
-from clfunc.results import Result
+from clfunc.results.result import Result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,12 +45,17 @@ def main(setting: Setting) -> None:
     model = cl.mlp(scenario.inputs, (5,), scenario.head(), weight_init="kaiming")
     number = {"maturity_threshold": setting.maturity_threshold, "slots": 1}
     tx = cl.sgd(setting.lr)
-    members = [cl.cbp(model, tx, replacement_rate=rate, **number) for rate in setting.rates for _ in keys]
+    members = [
+        cl.cbp(model, tx, replacement_rate=rate, **number) for rate in setting.rates for _ in keys
+    ]
     how = {"batch_size": 1, "evaluate": "none", "engine": setting.engine, "out": setting.out}
     result = cl.run(cl.sweep(members), scenario, every, **how)
 
     Console(width=120).print(_table(setting, result))
-    speed, each = len(every) * result.steps / result.train_seconds, 1e6 * result.train_seconds / result.steps
+    speed, each = (
+        len(every) * result.steps / result.train_seconds,
+        1e6 * result.train_seconds / result.steps,
+    )
     print(
         f"{result.train_seconds:.1f} s with compiling: {each:.1f} us a step of {len(every)} runs, {speed:,.0f} a second"
     )
@@ -60,7 +65,9 @@ def main(setting: Setting) -> None:
 def _table(setting: Setting, result: Result) -> Table:
     """Mean squared error of each rate in each bin, over seeds."""
     error = result.online["loss"].reshape(setting.tasks, len(setting.rates), setting.seeds)
-    table = Table(title=f"squared error while learning, in bins of {setting.bin * 10}k examples: mean (standard error)")
+    table = Table(
+        title=f"squared error while learning, in bins of {setting.bin * 10}k examples: mean (standard error)"
+    )
     table.add_column("to step", justify="right")
     for rate in setting.rates:
         table.add_column(f"rate {rate:g}" if rate else "backprop", justify="right")

@@ -18,8 +18,8 @@ import tyro
 from rich.console import Console
 
 import clfunc as cl
-from clfunc.audit import to_xarray
 from clfunc.cli.unlearn import requests, tables
+from clfunc.experiments.audit import to_xarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,16 +57,24 @@ def main(setting: Setting) -> None:
     scenario = cl.scenarios.permuted(data, setting.tasks, keys)
     model = cl.mlp(scenario.inputs, (setting.width, setting.width), scenario.head())
     tx = cl.sgd(setting.lr)
-    number = {"num_tasks": setting.tasks, "s_max": setting.s_max, "mask_sparsity_reg_factor": setting.sparsity}
+    number = {
+        "num_tasks": setting.tasks,
+        "s_max": setting.s_max,
+        "mask_sparsity_reg_factor": setting.sparsity,
+    }
     known = {"finetuning": cl.finetuning(model, tx), "hat": cl.hat(model, tx, **number)}
     how = {"epochs": setting.epochs, "batch_size": 64, "engine": setting.engine}
     for name in setting.algorithms:
-        found = cl.audit(known[name], scenario, keys, requests(setting.request), out=setting.out / name, **how)
+        found = cl.audit(
+            known[name], scenario, keys, requests(setting.request), out=setting.out / name, **how
+        )
         console = Console(width=120)
         console.rule(name)
         for table in tables(to_xarray(found)):
             console.print(table)
-        print(f"{found.result.wall_seconds:.0f} s of training and testing; figures in {setting.out / name / 'figures'}")
+        print(
+            f"{found.result.wall_seconds:.0f} s of training and testing; figures in {setting.out / name / 'figures'}"
+        )
 
 
 if __name__ == "__main__":

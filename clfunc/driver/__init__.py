@@ -1,0 +1,1 @@
+"""How a run goes: its options, its loop over events, its state, evaluation and checkpoints."""

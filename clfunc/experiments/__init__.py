@@ -1,0 +1,1 @@
+"""Many runs: chunks, audits of unlearning, halving, runs until a mean is known, executors."""

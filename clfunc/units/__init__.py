@@ -1,0 +1,1 @@
+"""What is known and done unit by unit: masks, resets, utility, plasticity."""

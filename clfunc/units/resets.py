@@ -1,0 +1,196 @@
+"""Resetting units: which are chosen, what becomes of the weights around them, and what is forgotten about those.
+
+A unit that is reset is as it was drawn, and nothing hears it yet: its incoming weights are drawn anew, its bias is 0, a gain 1,
+its outgoing weights are 0. Groups are reset in forward order, in each the incoming weights before the outgoing ones. So where
+a weight joins two units that are both reset,
+
+    the later group's row wins over the earlier group's column (the weight is drawn), as in the published code;
+    within one group (a residual stream that feeds itself), or backwards, the column wins (the weight is 0).
+
+Either way no path leads from a unit that was reset to the logits, so these do not depend on what was drawn.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from clfunc import tree
+from clfunc.random import uniform
+from clfunc.types import Key, Model, Params, State, Updates, Wire
+from clfunc.units.masks import along, name_of
+
+
+class Choice(NamedTuple):
+    """Units of one group that are to be reset, and which of the rows drawn each one takes."""
+
+    reset: Bool[Tensor, " units"]
+    slot: Int[Tensor, " units"]
+
+
+def lowest(values: Float[Tensor, " units"], slots: int, count: Tensor) -> Choice:
+    """The `count` (0-d, at most `slots`) units of the lowest values; of equals the first. The lowest takes slot 0."""
+    order = values.argmin()[None] if slots == 1 else torch.argsort(values, stable=True)[:slots]
+    place = torch.arange(slots, device=values.device)
+    hit = (order == torch.arange(len(values), device=values.device)[:, None]) & (place < count)
+    return Choice(hit.any(1), (hit * place).sum(1))
+
+
+def marked(reset: Bool[Tensor, " units"]) -> Choice:
+    """Any number of units; each has a slot to itself, so a group needs as many slots as it has units."""
+    # `any` changes nothing but the schedule: by way of one number, what is reduced over a batch is not fused into the loops
+    # over weights, where Inductor (2.13, C++) takes a donated write for a reader and stops with a KeyError
+    return Choice(reset & reset.any(), torch.arange(len(reset), device=reset.device))
+
+
+def into(model: Model, group: str) -> list[tuple[str, Wire]]:
+    """The wires that feed a group, with the names of their weights."""
+    return [(name_of(wire), wire) for wire in model.wires if wire.post == group]
+
+
+def out_of(model: Model, group: str) -> list[tuple[str, Wire]]:
+    """The wires that a group feeds, with the names of their weights."""
+    return [(name_of(wire), wire) for wire in model.wires if wire.pre == group]
+
+
+def check_wires(model: Model, name: str) -> None:
+    """Raise ValueError unless every group of the model can be reset."""
+    for group in model.units:
+        if not (into(model, group) and out_of(model, group)):
+            raise ValueError(
+                f"{name} needs wires into and out of every group of units, {group} lacks some"
+            )
+
+
+def _drawn(model: Model) -> Iterator[tuple[str, Wire]]:
+    return (
+        (name_of(wire), wire)
+        for wire in model.wires
+        if wire.post is not None and wire.reset == "draw"
+    )
+
+
+def row_shapes(
+    model: Model, params: Params, slots: Mapping[str, int]
+) -> dict[str, tuple[int, ...]]:
+    """By weight, in the order of the wires: the noise that resets need, `(slots, fan_in)`."""
+    leaves = dict(tree.items(params))
+    width = {name: leaves[name].shape[wire.post_axis or 0] for name, wire in _drawn(model)}
+    return {
+        name: (slots[wire.post or ""], leaves[name].numel() // width[name])
+        for name, wire in _drawn(model)
+    }
+
+
+def noise(
+    key: Key, at: Tensor, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """U[0, 1) of each shape, cut in order from one draw (a draw is what costs time to compile)."""
+    sizes = [math.prod(shape) for shape in shapes.values()]
+    pieces = uniform(key, (sum(sizes),), at=at, dtype=dtype).split(sizes)
+    return {
+        name: piece.reshape(shape)
+        for (name, shape), piece in zip(shapes.items(), pieces, strict=True)
+    }
+
+
+def renew(
+    model: Model,
+    params: Params,
+    choices: Mapping[str, Choice],
+    rows: Mapping[str, Tensor],
+    transfer: Mapping[str, Tensor] | None = None,
+) -> Params:
+    """`params` with the units of `choices` reset.
+
+    Args:
+        model: Its wires say what is fed by what, and how it is drawn.
+        params: To be changed.
+        choices: By group.
+        rows: Noise in [0, 1), see `row_shapes`.
+        transfer: By group, a constant for each unit, that its consumers' biases take over in its place; none if not given.
+    """
+    flat = dict(tree.items(params))
+    for group in model.units:
+        reset, slot = choices[group]
+        for name, wire in into(model, group):
+            leaf, axis = flat[name], wire.post_axis or 0
+            fresh = _fresh(wire, leaf, _by_slot(rows[name], slot) if wire.reset == "draw" else None)
+            flat[name] = torch.where(along(reset, axis, leaf.ndim), fresh, leaf)
+        for name, wire in out_of(model, group):
+            leaf, axis = flat[name], wire.pre_axis or 0
+            if transfer is not None:
+                bias = bias_of(name)
+                gone = along(torch.where(reset, transfer[group], 0.0), axis, leaf.ndim, wire.spread)
+                flat[bias] = flat[bias] + (leaf * gone).sum(_but_outputs(wire, leaf.ndim))
+            flat[name] = torch.where(along(reset, axis, leaf.ndim, wire.spread), 0.0, leaf)
+    return tree.map_items(lambda name, _: flat[name], params)
+
+
+def rewrite(
+    model: Model,
+    params: Params,
+    updates: Updates,
+    memory: State,
+    choices: Mapping[str, Choice],
+    rows: Mapping[str, Tensor],
+    transfer: Mapping[str, Tensor] | None = None,
+) -> tuple[Updates, State]:
+    """Updates that also reset the units of `choices`, and the optimiser's memory with what it knew of them cleared."""
+    moved = tree.add(params, updates)
+    renewed = renew(model, moved, choices, rows, transfer)
+    # where nothing was reset the update is the inner one, to the bit
+    updates = tree.map(
+        lambda n, m, p, u: torch.where(n == m, u, n - p), renewed, moved, params, updates
+    )
+    gone = touched(model, params, choices)
+    memory = tree.map_like(lambda m, reset: torch.where(reset, 0, m), params, memory, gone)
+    return updates, memory
+
+
+def bias_of(name: str) -> str:
+    """The name of the bias beside a weight."""
+    return name.rpartition(".")[0] + ".bias"
+
+
+def _but_outputs(wire: Wire, ndim: int) -> list[int]:
+    """The axes to sum over for what each output receives; a head's outputs are all but its inputs."""
+    return (
+        [wire.pre_axis or 0]
+        if wire.post is None
+        else [axis for axis in range(ndim) if axis != wire.post_axis]
+    )
+
+
+def _by_slot(rows: Tensor, slot: Tensor) -> Tensor:
+    """The row of noise that each unit would take, `[units, fan_in]`: with one slot, the same for all, and no lookup."""
+    return rows.expand(len(slot), -1) if len(rows) == 1 else rows[slot]
+
+
+def _fresh(wire: Wire, leaf: Tensor, noise: Tensor | None) -> Tensor | float:
+    """What every unit's entries of a weight would be if it were reset, noise being `[units, fan_in]`."""
+    if noise is None:
+        return 1.0 if wire.reset == "one" else 0.0
+    axis = wire.post_axis or 0
+    rest = [n for i, n in enumerate(leaf.shape) if i != axis]
+    return (wire.bound * (2 * noise - 1)).reshape(-1, *rest).movedim(0, axis)
+
+
+def touched(model: Model, params: Params, choices: Mapping[str, Choice]) -> Params:
+    """A tree like `params` that says which entries belong to a unit that is reset; each leaf broadcasts to its weight."""
+
+    def mask(name: str, leaf: Tensor) -> Tensor:
+        found = torch.zeros((1,) * leaf.ndim, dtype=torch.bool, device=leaf.device)
+        for wire in model.wires:
+            if name_of(wire) == name and wire.post is not None:
+                found = found | along(choices[wire.post].reset, wire.post_axis or 0, leaf.ndim)
+            if name_of(wire) == name and wire.pre is not None:
+                found = found | along(
+                    choices[wire.pre].reset, wire.pre_axis or 0, leaf.ndim, wire.spread
+                )
+        return found
+
+    return tree.map_items(mask, params)

@@ -1,0 +1,142 @@
+"""How well a task was forgotten: pure functions of features, accuracies, losses and recorded updates.
+
+Distances between two networks' features a, b `[examples, units]` on the same examples; 0 where they agree:
+
+    euclidean = mean_i ||a_i - b_i||_2          manhattan = mean_i sum_j |a_ij - b_ij|
+    cosine    = mean_i 1 - a_i.b_i / (||a_i|| ||b_i||)
+    cka       = 1 - ||A'B||_F^2 / (||A'A||_F ||B'B||_F),   A, B the features less their means over examples     [1]
+
+    accuracy_gain   = mean over remaining tasks of  accuracy - that of the network that forgot nothing          [2]
+    above_chance    = mean over forgotten tasks of  accuracy - 1/classes
+    residual        = ||params - start - sum of the updates kept||_2: of what was to be subtracted, what is left
+
+Membership inference by loss [3]: call an example a member (of what was trained on) where its loss < threshold,
+
+    advantage = P(loss < threshold | member) - P(loss < threshold | not a member)   balanced accuracy = (1 + advantage)/2
+    auc       = P(a member's loss < a non-member's) + P(the same)/2                 over pairs; 1/2 tells nothing
+
+[2] measures distances on features averaged over the tasks' subnetworks; these are of whatever features they are given.
+
+[1] Kornblith et al. 2019, arXiv:1905.00414, linear kernel, 1 - its similarity   [2] CLArena's DD and AG (amnesiac HAT)
+[3] Yeom et al. 2018, arXiv:1709.01604: adversary 1 with the members' mean loss for threshold
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from clfunc import tree
+from clfunc.types import Params, Updates
+
+Features = Float[Tensor, "examples units"]
+Measure = Float[Tensor, ""]
+PerTask = Float[Tensor, " tasks"]
+Members = Float[Tensor, " members"]  # losses of examples trained on
+Others = Float[Tensor, " others"]
+
+
+def euclidean(a: Features, b: Features) -> Measure:
+    """Mean Euclidean distance of an example's two feature vectors."""
+    return torch.linalg.vector_norm(a - b, dim=1).mean()
+
+
+def manhattan(a: Features, b: Features) -> Measure:
+    """Mean sum of absolute differences of an example's two feature vectors."""
+    return (a - b).abs().sum(1).mean()
+
+
+def cosine(a: Features, b: Features) -> Measure:
+    """Mean of 1 - cosine, in [0, 2]; a vector of zeros is at 0 from another such and at 1 from any other vector."""
+    norms = torch.linalg.vector_norm(a, dim=1), torch.linalg.vector_norm(b, dim=1)
+    blank = [norm == 0 for norm in norms]
+    unit_a, unit_b = (
+        x / torch.where(n == 0, 1.0, n)[:, None] for x, n in zip((a, b), norms, strict=True)
+    )
+    return torch.where(blank[0] & blank[1], 0.0, 1 - (unit_a * unit_b).sum(1)).mean()
+
+
+def cka(a: Features, b: Features) -> Measure:
+    """1 - linear centred kernel alignment, in [0, 1]: 0 up to rotation, shift and scale.
+
+    Features that are the same on every example are at 0 from other such and at 1 from any that vary.
+    """
+    a, b = (x - x.mean(0) for x in (a.to(torch.float64), b.to(torch.float64)))
+    cross, own_a, own_b = (_product(x, y) for x, y in ((a, b), (a, a), (b, b)))
+    still = [(x.abs().amax() == 0) for x in (a, b)]
+    similar = cross / torch.where(still[0] | still[1], 1.0, (own_a * own_b).sqrt())
+    return torch.where(still[0] & still[1], 0.0, 1 - similar).to(torch.float64)
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """||a'b||_F^2, by the smaller of the two ways: over units, or over examples."""
+    examples, units = a.shape
+    return ((a @ a.T) * (b @ b.T)).sum() if examples < units else (a.T @ b).square().sum()
+
+
+distances: dict[str, Callable[[Features, Features], Measure]] = {
+    "euclidean": euclidean,
+    "cosine": cosine,
+    "manhattan": manhattan,
+    "cka": cka,
+}
+
+
+def mean_over(values: PerTask, tasks: Bool[Tensor, " tasks"]) -> Measure:
+    """Mean over some of the tasks; NaN over none."""
+    return torch.where(tasks, values, 0.0).sum() / tasks.sum()
+
+
+def accuracy_gain(
+    accuracy: PerTask, original: PerTask, remaining: Bool[Tensor, " tasks"]
+) -> Measure:
+    """How much better the tasks that remain are known than by the network that forgot nothing, in [-1, 1]."""
+    return mean_over(accuracy - original, remaining)
+
+
+def above_chance(
+    accuracy: PerTask, classes: Float[Tensor, " tasks"], forgotten: Bool[Tensor, " tasks"]
+) -> Measure:
+    """How much better the forgotten tasks are known than by guessing one of `classes`, in [-1, 1]; 0 is forgotten."""
+    return mean_over(accuracy - 1 / classes, forgotten)
+
+
+def membership_advantage(
+    members: Members, others: Others, threshold: Tensor | None = None
+) -> Measure:
+    """How much more often an example is called a member when it is one, in [-1, 1]; 0 where nobody can tell.
+
+    `threshold` (0-d) is the members' mean loss if not given. NaN without members, without others, or where a loss is NaN.
+    """
+    threshold = members.mean() if threshold is None else threshold
+    share = [(losses < threshold).to(torch.float64).mean() for losses in (members, others)]
+    return torch.where(_known(members, others), share[0] - share[1], torch.nan)
+
+
+def membership_auc(members: Members, others: Others) -> Measure:
+    """Area under the attack's curve over all thresholds: the chance that a member's loss is below another's, ties by half.
+
+    NaN without members, without others, or where a loss is NaN.
+    """
+    ranked = others.sort().values
+    above = len(others) - torch.searchsorted(
+        ranked, members, right=True
+    )  # others whose loss is larger
+    below = torch.searchsorted(ranked, members)
+    won = 0.5 * (len(others) + above - below).to(torch.float64)
+    return torch.where(_known(members, others), won.mean() / len(others), torch.nan)
+
+
+def _known(members: Members, others: Others) -> Tensor:
+    """No loss is NaN: the network has not diverged."""
+    return ~(members.isnan().any() | others.isnan().any())
+
+
+def residual(params: Params, start: Params, kept: Updates) -> Measure:
+    """Norm of what a network holds besides its start and the updates that it kept; rounding, where all else was subtracted.
+
+    `start` and `kept` (the sum of the recorded updates that were not forgotten) are shaped like `params`.
+    """
+    double = (tree.map(lambda leaf: leaf.to(torch.float64), part) for part in (params, start, kept))
+    return tree.global_norm(tree.map(lambda p, s, k: p - s - k, *double))

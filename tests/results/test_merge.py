@@ -1,0 +1,57 @@
+"""Merging and choosing runs where tasks are unlearned: each run keeps what it was asked and what it then was."""
+
+import pytest
+import torch
+
+from clfunc import amnesiac, finetuning, mlp, run, scenarios, sgd, sweep, tree
+from clfunc.results import merge
+from clfunc.experiments.chunks import run_chunks
+from clfunc.random import key, split
+from clfunc.testing.play import toy_data
+
+QUIET = {"engine": "eager", "progress": False, "batch_size": 8}
+KEYS = split(key(1), 4)
+
+
+def job():
+    scenario = scenarios.permuted(toy_data(), 3, split(key(2), 4))
+
+    def build(lr):
+        model = mlp(scenario.inputs, (6,), scenario.head(), dtype=torch.float64)
+        return amnesiac(finetuning(model, sgd(lr)), num_tasks=3)
+
+    return sweep([build(lr) for lr in (0.05, 0.1, 0.15, 0.2)]), scenario
+
+
+def close(a, b):
+    torch.testing.assert_close(a, b, rtol=0, atol=1e-10, equal_nan=True)
+
+
+def test_chunks_forget_what_the_sweep_forgets_and_remember_how_they_were():
+    algorithm, scenario = job()
+    asked = {2: [1], 3: [2]}
+    whole = run(algorithm, scenario, KEYS, requests=asked, **QUIET)
+    merged = run_chunks(algorithm, scenario, KEYS, requests=asked, runs_at_once=3, **QUIET)
+    assert merged.events == whole.events and [len(e.tasks) for e in merged.events] == [0, 0, 4, 0, 4]
+    assert merged.config["requests"] == whole.config["requests"] and len(merged.config["requests"]) == 4
+    for name in ("accuracy", "snapshots", "params", "state"):
+        close(getattr(merged, name), getattr(whole, name))
+    back = merge.unpack(merge.pack(whole), algorithm)
+    assert back.events == whole.events and tree.structure(back.snapshots) == tree.structure(whole.snapshots)
+    assert all(torch.equal(a, b) for a, b in zip(*map(tree.leaves, (back.snapshots, whole.snapshots)), strict=True))
+
+
+@pytest.mark.parametrize("kept", [[3, 1], [2]])
+def test_runs_that_are_chosen_bring_their_own_requests_and_skipped_tasks(kept):
+    algorithm, scenario = job()
+    asked, skip = [{2: [1]}, {2: [2]}, {3: [3]}, {2: [1, 2]}], [{3}, set(), {2}, set()]
+    whole = run(algorithm, scenario, KEYS, requests=asked, skip=skip, **QUIET)
+    some = merge.select(whole, algorithm, range(4), kept)
+    assert some.config["requests"] == [{str(t): tasks for t, tasks in asked[i].items()} for i in kept]
+    assert some.config["skip"] == [sorted(skip[i]) for i in kept]
+    assert some.config["seeds"] == [whole.config["seeds"][i] for i in kept]
+    assert [e.tasks for e in some.events if e.kind == "unlearned"] == [
+        tuple(tuple(asked[i].get(after, ())) for i in kept) for after in (2, 3)
+    ]
+    close(some.snapshots, tree.index(whole.snapshots, torch.tensor(kept)))
+    close(some.accuracy, whole.accuracy[..., kept])
