@@ -93,6 +93,30 @@ def nothing(params: Params, state: State) -> Params:
     return {}
 
 
+def no_rows(params: Params, state: State) -> Params:
+    """The rows of a bank that keeps nothing."""
+    return {}
+
+
+def same_params(params: Params, state: State, task: TaskId) -> Params:
+    """The lookup of a bank that keeps nothing."""
+    return params
+
+
+class Bank(NamedTuple):
+    """What each task has for itself, one row a task: in `params` while the task trains, and parked in a state `s` else."""
+
+    init: Callable[[Key, Params], State]  # (key, params) -> s
+    begin_task: Callable[[Params, State, Tensor], tuple[Params, State]] = keep  # check a row out
+    end_task: Callable[[Params, State], tuple[Params, State]] = keep  # check it in
+    lookup: Callable[[Params, State, TaskId], Params] = same_params  # params with the task's row
+    rows: Callable[[Params, State], Params] = no_rows  # of all tasks, `[tasks, ...]`
+    # (params, s, rows, forgotten: Bool[tasks]) -> params and s with `rows` in their place, and the forgotten tasks as if
+    # they had not been trained
+    restore: Callable[[Params, State, Params, Tensor], tuple[Params, State]] = keep
+    groups: tuple[str, ...] = ()  # top-level names in params
+
+
 class Head(NamedTuple):
     """The last layer and what it owes to the task: which head trains, where the others wait, which classes count.
 

@@ -11,6 +11,8 @@ ROOMS = (
     "types",
     "tree",
     "random",
+    "settings",
+    "bank",
     "losses",
     "metrics",
     "datasets",

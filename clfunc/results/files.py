@@ -40,4 +40,6 @@ def check_writable(out: Path) -> None:
         with tempfile.TemporaryFile(dir=at):
             pass
     except OSError as error:
-        raise ValueError(f"cannot write to {out}: {error.strerror} in {at}; give another --out") from error
+        raise ValueError(
+            f"cannot write to {out}: {error.strerror} in {at}; give another --out"
+        ) from error

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from clfunc import tree
+from clfunc.engine.sweep import coordinates, part, plain
 from clfunc.results.events import Event
 from clfunc.results.result import Curve, Result
-from clfunc.engine.sweep import coordinates, part, plain
 from clfunc.types import Algorithm
 
 _CURVES = ("training", "validation", "probes")
@@ -28,10 +28,16 @@ def merge(results: Sequence[Result], algorithm: Algorithm, runs: Sequence[Sequen
     results, every = _aligned(results), [i for some in runs for i in some]
     merged = _along_runs(lambda axis, *leaves: torch.cat(leaves, axis), results)
     events = [
-        event._replace(tasks=tuple(tasks for result in results for tasks in result.events[number].tasks))
+        event._replace(
+            tasks=tuple(tasks for result in results for tasks in result.events[number].tasks)
+        )
         for number, event in enumerate(results[0].events)
     ]
-    config = {name: [x for result in results for x in result.config[name]] for name in _EACH if name in merged.config}
+    config = {
+        name: [x for result in results for x in result.config[name]]
+        for name in _EACH
+        if name in merged.config
+    }
     return _named(merged, algorithm, every, config)._replace(
         events=tuple(events),
         train_seconds=sum(result.train_seconds for result in results),
@@ -55,22 +61,32 @@ def _aligned(results: Sequence[Result]) -> list[Result]:
         return whole._replace(values=tree.map(values, curve.values))
 
     def aligned(result: Result) -> Result:
-        curves: dict[str, Any] = {name: drawn_out(getattr(result, name), getattr(longest, name)) for name in _CURVES}
+        curves: dict[str, Any] = {
+            name: drawn_out(getattr(result, name), getattr(longest, name)) for name in _CURVES
+        }
         return result._replace(steps=longest.steps, **curves)
 
     return [aligned(result) for result in results]
 
 
-def select(result: Result, algorithm: Algorithm, runs: Sequence[int], kept: Sequence[int]) -> Result:
+def select(
+    result: Result, algorithm: Algorithm, runs: Sequence[int], kept: Sequence[int]
+) -> Result:
     """The entries `kept` of the result of `part(algorithm, runs)`, by number among `runs`."""
     at = torch.tensor(list(kept))
-    events = tuple(e._replace(tasks=tuple(e.tasks[i] for i in kept) if e.tasks else ()) for e in result.events)
-    config = {name: [result.config[name][i] for i in kept] for name in _EACH if result.config.get(name)}
+    events = tuple(
+        e._replace(tasks=tuple(e.tasks[i] for i in kept) if e.tasks else ()) for e in result.events
+    )
+    config = {
+        name: [result.config[name][i] for i in kept] for name in _EACH if result.config.get(name)
+    }
     chosen = _along_runs(lambda axis, leaf: leaf.index_select(axis, at.to(leaf.device)), [result])
     return _named(chosen._replace(events=events), algorithm, [runs[i] for i in kept], config)
 
 
-def _named(result: Result, algorithm: Algorithm, runs: Sequence[int], config: dict[str, Any]) -> Result:
+def _named(
+    result: Result, algorithm: Algorithm, runs: Sequence[int], config: dict[str, Any]
+) -> Result:
     chosen = part(algorithm, runs)
     told = result.config | config | {"settings": plain(chosen.settings)}
     return result._replace(config=told, coordinates=coordinates(chosen))
@@ -80,23 +96,35 @@ def _along_runs(f: Callable[..., Tensor], results: Sequence[Result]) -> Result:
     """`f(axis of the runs, *leaves)` of everything in results that has such an axis."""
 
     def joined(name: str, axis: int) -> Any:
-        return tree.map(lambda *leaves: f(axis, *leaves), *(getattr(result, name) for result in results))
+        return tree.map(
+            lambda *leaves: f(axis, *leaves), *(getattr(result, name) for result in results)
+        )
 
     def curve(name: str) -> Curve:
-        values = tree.map(lambda *leaves: f(1, *leaves), *(getattr(result, name).values for result in results))
+        values = tree.map(
+            lambda *leaves: f(1, *leaves), *(getattr(result, name).values for result in results)
+        )
         return getattr(results[0], name)._replace(values=values)
 
     fields: dict[str, Any] = {name: curve(name) for name in _CURVES}
-    fields |= {name: joined(name, 0) for name in ("params", "state", "pictures", "snapshots", "diverged")}
+    fields |= {
+        name: joined(name, 0) for name in ("params", "state", "pictures", "snapshots", "diverged")
+    }
     return results[0]._replace(accuracy=joined("accuracy", -1), **fields)
 
 
 def pack(result: Result, mark: str = "") -> bytes:
     """A result of many runs as the bytes of a safetensors file; `mark` says what it is a result of."""
-    trees = {name: getattr(result, name) for name in result._fields if name not in (*_PLAIN, "events")}
+    trees = {
+        name: getattr(result, name) for name in result._fields if name not in (*_PLAIN, "events")
+    }
     tensors = {name: leaf.detach().cpu().contiguous().clone() for name, leaf in tree.items(trees)}
     numbers = {name: getattr(result, name) for name in _PLAIN} | {"events": result.events}
-    words = {"mark": mark, "result": json.dumps(numbers), "order": json.dumps(list(tensors))}  # safetensors sorts
+    words = {
+        "mark": mark,
+        "result": json.dumps(numbers),
+        "order": json.dumps(list(tensors)),
+    }  # safetensors sorts
     return safe.save(tensors, words)
 
 
@@ -112,12 +140,20 @@ def unpack(data: bytes, algorithm: Algorithm) -> Result:
         tensors = {name: stored[name] for name in json.loads(header["order"])}
         params, state = part(algorithm, [0]).init(torch.zeros(2, dtype=torch.int64))
         trees: dict[str, Any] = {name: _curve(tensors, name) for name in _CURVES}
-        trees |= {"params": _nested(tensors, "params", params), "state": _nested(tensors, "state", state)}
-        events = tuple(Event(kind, task, tuple(map(tuple, tasks))) for kind, task, tasks in numbers.pop("events"))
+        trees |= {
+            "params": _nested(tensors, "params", params),
+            "state": _nested(tensors, "state", state),
+        }
+        events = tuple(
+            Event(kind, task, tuple(map(tuple, tasks)))
+            for kind, task, tasks in numbers.pop("events")
+        )
         count = sum(event.kind == "unlearned" for event in events)
         trees |= {
             "events": events,
-            "snapshots": tuple(_nested(tensors, f"snapshots.{i}", (params, state)) for i in range(count)),
+            "snapshots": tuple(
+                _nested(tensors, f"snapshots.{i}", (params, state)) for i in range(count)
+            ),
         }
         trees |= {name: tensors[name] for name in ("accuracy", "diverged")}
         return Result(pictures=_below(tensors, "pictures."), **trees, **numbers)
@@ -137,13 +173,17 @@ def _header(data: bytes) -> dict[str, str]:
     """The words that a safetensors file begins with."""
     size = int.from_bytes(data[:8], "little")
     if len(data) < 8 or size > len(data) - 8:
-        raise ValueError(f"a file that promises a header of {size} bytes and has {max(0, len(data) - 8)}")
+        raise ValueError(
+            f"a file that promises a header of {size} bytes and has {max(0, len(data) - 8)}"
+        )
     header = json.loads(data[8 : 8 + size])
     return header.get("__metadata__", {}) if isinstance(header, dict) else {}
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): leaf for name, leaf in tensors.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): leaf for name, leaf in tensors.items() if name.startswith(prefix)
+    }
 
 
 def _nested(tensors: dict[str, Tensor], prefix: str, like: Any) -> Any:
@@ -151,4 +191,6 @@ def _nested(tensors: dict[str, Tensor], prefix: str, like: Any) -> Any:
 
 
 def _curve(tensors: dict[str, Tensor], name: str) -> Curve:
-    return Curve(tensors[f"{name}.step"], tensors[f"{name}.task"], _below(tensors, f"{name}.values."))
+    return Curve(
+        tensors[f"{name}.step"], tensors[f"{name}.task"], _below(tensors, f"{name}.values.")
+    )

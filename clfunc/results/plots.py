@@ -33,7 +33,10 @@ def save(data: "xarray.Dataset", folder: Path) -> list[Path]:
             figures[name] = over_tasks({data.attrs["algorithm"]: data}, name)
     for kind in ("training", "validation", "probe"):
         figures |= {word: curve(data, *names) for word, names in _by_word(data, kind, 2).items()}
-    figures |= {word.removeprefix("probe_"): units(data, names) for word, names in _by_word(data, "probe", 3).items()}
+    figures |= {
+        word.removeprefix("probe_"): units(data, names)
+        for word, names in _by_word(data, "probe", 3).items()
+    }
     for word, names in _by_word(data, "picture", 3).items():
         figures[word.removeprefix("picture_")] = pictures(data, names)
     return write_all(figures, folder)
@@ -64,14 +67,19 @@ def accuracy_matrix(data: "xarray.Dataset") -> "Figure":
     width, height = max(4.2, 0.62 * columns + 2.2), max(2.0, 0.46 * rows + 1.5)
     figure, panels = _figure(width, height, len(parts))
     for axes, (label, _), mean in zip(panels, parts, means, strict=False):
-        image = axes.imshow(np.ma.masked_invalid(mean[shown]), cmap="viridis", vmin=0, vmax=100, aspect="auto")
+        image = axes.imshow(
+            np.ma.masked_invalid(mean[shown]), cmap="viridis", vmin=0, vmax=100, aspect="auto"
+        )
         for row, column in np.argwhere(~np.isnan(mean[shown])) if rows * columns <= 400 else ():
             value = mean[shown][row, column]
             ink = "white" if value < 72 else "black"
             axes.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=8, color=ink)
         _task_ticks(axes.set_xticks, columns, range(1, columns + 1))
         _task_ticks(axes.set_yticks, rows, _event_labels(data)[shown])
-        axes.set(xlabel="tested on task", ylabel="after training task" if _only_trained(data) else "after")
+        axes.set(
+            xlabel="tested on task",
+            ylabel="after training task" if _only_trained(data) else "after",
+        )
         axes.set_title(label, fontsize=10)
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
@@ -96,10 +104,18 @@ def over_tasks(results: "dict[str, xarray.Dataset]", variable: str) -> "Figure":
         for label, runs in groups(data):
             values = percent * data[variable].values[runs]
             known = ~np.isnan(values).all(0)
-            text = ", ".join(part for part in (name if len(results) > 1 or not label else "", label) if part)
+            text = ", ".join(
+                part for part in (name if len(results) > 1 or not label else "", label) if part
+            )
             x, marker = data["event"].values[known], "o"
-            if known.sum() == 1 and data.sizes["event"] > 1:  # one phase for all tasks: a level to compare with
-                x, marker, known = np.array([0.6, most + 0.4]), "", np.repeat(np.flatnonzero(known), 2)
+            if (
+                known.sum() == 1 and data.sizes["event"] > 1
+            ):  # one phase for all tasks: a level to compare with
+                x, marker, known = (
+                    np.array([0.6, most + 0.4]),
+                    "",
+                    np.repeat(np.flatnonzero(known), 2),
+                )
             _band(axes, x, values[:, known], text, next(style), marker)
     one = len(results) == 1
     titles = list(dict.fromkeys(_title(data) if one else _scene(data) for data in results.values()))
@@ -107,7 +123,9 @@ def over_tasks(results: "dict[str, xarray.Dataset]", variable: str) -> "Figure":
     plain = all(_only_trained(data) for data in results.values())
     xlabel = "task" if variable.startswith("online") else "tasks trained" if plain else "event"
     axes.set(xlabel=xlabel, ylabel=label)
-    figure.suptitle("; ".join(titles[:2]) + (", ..." if len(titles) > 2 else ""), fontsize=10, wrap=True)
+    figure.suptitle(
+        "; ".join(titles[:2]) + (", ..." if len(titles) > 2 else ""), fontsize=10, wrap=True
+    )
     axes.set_xlim(0.6, most + 0.4)
     longest = max(results.values(), key=lambda data: data.sizes["event"])
     _task_ticks(axes.set_xticks, most, _event_labels(longest), first=1)
@@ -125,7 +143,12 @@ def _event_labels(data: "xarray.Dataset") -> np.ndarray:
         return data["event"].values
     gone = [np.flatnonzero(tasks) + 1 for tasks in np.any(data["unlearned"].values, axis=0)]
     pairs = zip(data["kind"].values, data["task"].values, gone, strict=True)
-    return np.array([str(t) if kind == "trained" else "forget " + ", ".join(map(str, g)) for kind, t, g in pairs])
+    return np.array(
+        [
+            str(t) if kind == "trained" else "forget " + ", ".join(map(str, g))
+            for kind, t, g in pairs
+        ]
+    )
 
 
 def curve(data: "xarray.Dataset", *names: str) -> "Figure":
@@ -147,18 +170,25 @@ def _curve(axes: "Axes", data: "xarray.Dataset", name: str) -> None:
     axis = str(data[name].dims[1])
     steps = data[{"step": "step", "epoch": "epoch_step", "probe": "probe_step"}[axis]].values
     task = data[name.split("_")[0] + "_task"].values
-    by_task = axis == "probe" and len(np.unique(task)) == len(task)  # a point after each task, none within
+    by_task = axis == "probe" and len(np.unique(task)) == len(
+        task
+    )  # a point after each task, none within
     ends = np.flatnonzero(np.diff(task)) + 1 if not by_task else np.zeros(0, int)
     steps = task if by_task else steps
     gaps = np.insert(steps.astype(float), ends, np.nan)  # no line from one task to the next
     style = iter(_STYLES * 99)
     for label, runs in groups(data):
         broken = np.insert(values[runs], ends, np.nan, axis=1)
-        _band(axes, gaps, broken, label, next(style), marker="" if axis == "step" else "o", each=False)
+        _band(
+            axes, gaps, broken, label, next(style), marker="" if axis == "step" else "o", each=False
+        )
     for end in ends:
         axes.axvline(steps[end - 1], color="#c9ccd1", linewidth=0.8, zorder=0)
     word = name.partition(".")[0].removeprefix("probe_").replace("_", " ")
-    axes.set(ylabel=word + (" (%)" if percent > 1 else ""), xlabel="tasks trained" if by_task else "training step")
+    axes.set(
+        ylabel=word + (" (%)" if percent > 1 else ""),
+        xlabel="tasks trained" if by_task else "training step",
+    )
     if by_task:
         _task_ticks(axes.set_xticks, len(task), task, at=task)
     if name.endswith("loss") and np.nansum(values) > 0:
@@ -168,7 +198,9 @@ def _curve(axes: "Axes", data: "xarray.Dataset", name: str) -> None:
 def units(data: "xarray.Dataset", names: Sequence[str]) -> "Figure":
     """A number of each unit after each task, a panel for each layer, of the first run: `mask`, `used`, `age`, ..."""
     figure = _images(data, names, "unit", "tasks trained")
-    ends = np.flatnonzero(np.diff(data["probe_task"].values, append=-1))  # the last probe of each task is after it
+    ends = np.flatnonzero(
+        np.diff(data["probe_task"].values, append=-1)
+    )  # the last probe of each task is after it
     for axes in figure.axes[: len(names)]:
         _task_ticks(axes.set_yticks, len(ends), data["probe_task"].values[ends], at=ends)
     return figure
@@ -186,7 +218,9 @@ def _images(data: "xarray.Dataset", names: Sequence[str], xlabel: str, ylabel: s
     low = min(0.0, *(np.nanmin(image) for image in images.values()))
     high = max(np.nanmax(image) for image in images.values())
     for axes, (label, image) in zip(panels, images.items(), strict=True):
-        shown = axes.imshow(image, cmap="viridis", vmin=low, vmax=high, aspect="auto", interpolation="nearest")
+        shown = axes.imshow(
+            image, cmap="viridis", vmin=low, vmax=high, aspect="auto", interpolation="nearest"
+        )
         axes.set(xlabel=xlabel, ylabel=ylabel if axes is panels[0] else "")
         if image.shape[1] == 1:  # the same for all inputs
             axes.set(xlabel="any input", xticks=[])
@@ -207,11 +241,19 @@ def _by_word(data: "xarray.Dataset", kind: str, ndim: int) -> dict[str, list[str
 
 def groups(data: "xarray.Dataset") -> list[tuple[str, np.ndarray]]:
     """Runs that share every swept setting, with a label: `lr=0.1, s_max=50`; one group without a label if none is swept."""
-    swept = [str(n) for n, c in data.coords.items() if c.dims == ("run",) and n not in ("run", "seed")]
-    keys = [tuple(data[n].values[run : run + 1].tolist()[0] for n in swept) for run in range(data.sizes["run"])]
+    swept = [
+        str(n) for n, c in data.coords.items() if c.dims == ("run",) and n not in ("run", "seed")
+    ]
+    keys = [
+        tuple(data[n].values[run : run + 1].tolist()[0] for n in swept)
+        for run in range(data.sizes["run"])
+    ]
     unique = list(dict.fromkeys(keys))
     label = [", ".join(_setting(n, v) for n, v in zip(swept, key, strict=True)) for key in unique]
-    return [(text, np.flatnonzero([k == key for k in keys])) for text, key in zip(label, unique, strict=True)]
+    return [
+        (text, np.flatnonzero([k == key for k in keys]))
+        for text, key in zip(label, unique, strict=True)
+    ]
 
 
 def _setting(name: str, value: Any) -> str:
@@ -219,7 +261,13 @@ def _setting(name: str, value: Any) -> str:
 
 
 def _band(
-    axes: "Axes", x: Any, values: np.ndarray, label: str, style: tuple[str, str], marker: str = "o", each: bool = True
+    axes: "Axes",
+    x: Any,
+    values: np.ndarray,
+    label: str,
+    style: tuple[str, str],
+    marker: str = "o",
+    each: bool = True,
 ) -> None:
     """The mean over the runs that have not diverged, one standard deviation about it, and thin lines for `each` run."""
     colour, dashes = style
@@ -232,7 +280,16 @@ def _band(
         if each and len(values) <= 10:
             axes.plot(x, values.T, color=colour, alpha=0.25, linewidth=0.6)
     size = 4 if len(mean) < 100 else 1.5
-    axes.plot(x, mean, color=colour, linestyle=dashes, marker=marker, markersize=size, linewidth=1.6, label=label)
+    axes.plot(
+        x,
+        mean,
+        color=colour,
+        linestyle=dashes,
+        marker=marker,
+        markersize=size,
+        linewidth=1.6,
+        label=label,
+    )
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
@@ -241,7 +298,9 @@ def _mean(values: np.ndarray) -> np.ndarray:
         return np.nanmean(values, 0)
 
 
-def _figure(width: float, height: float, count: int = 1, across: int = 3) -> "tuple[Figure, list[Axes]]":
+def _figure(
+    width: float, height: float, count: int = 1, across: int = 3
+) -> "tuple[Figure, list[Axes]]":
     """A figure with so many panels of this size, so many in a row; where they fill no row, hidden ones follow."""
     from matplotlib.figure import Figure
 
@@ -257,7 +316,9 @@ def _figure(width: float, height: float, count: int = 1, across: int = 3) -> "tu
     return figure, all_axes
 
 
-def _task_ticks(set_ticks: Callable[..., Any], count: int, labels: Any, first: int = 0, at: Any = None) -> None:
+def _task_ticks(
+    set_ticks: Callable[..., Any], count: int, labels: Any, first: int = 0, at: Any = None
+) -> None:
     """A tick for each task, thinned where there are many."""
     every = max(1, -(-count // (20 if count < 100 else 10)))
     where = range(first, first + count) if at is None else at

@@ -42,18 +42,20 @@ class Result(NamedTuple):
     params: Params
     state: State
     config: dict[str, Any]  # what was run, and with which versions
-    coordinates: Mapping[str, Sequence[float | str]]  # the settings in which runs differ, one value a run
+    coordinates: Mapping[
+        str, Sequence[float | str]
+    ]  # the settings in which runs differ, one value a run
     steps: int  # training steps of one run
     train_seconds: float
     wall_seconds: float
     engine: str
-    probes: Curve  # what the algorithm tells of itself after each task, and every `probe_every` steps
+    probes: (
+        Curve  # what the algorithm tells of itself after each task, and every `probe_every` steps
+    )
     pictures: dict[str, Tensor]  # `[*runs, rows, columns]`, as of the last probe
     events: tuple[Event, ...]  # tasks trained, and unlearnings
     snapshots: tuple[tuple[Params, State], ...]  # of all runs, right after each unlearning
-    diverged: (
-        Tensor  # `[*runs]`: the step by which a run had diverged, -1 if it has not; then it is as before that step
-    )
+    diverged: Tensor  # `[*runs]`: the step by which a run had diverged, -1 if it has not; then it is as before that step
 
     @property
     def average_accuracy(self) -> Tensor:
@@ -77,7 +79,9 @@ class Result(NamedTuple):
         NaN for a run that skipped the task.
         """
         curve, phases = self.training, range(len(self.config["phases"]))
-        steps = torch.diff(curve.step, prepend=torch.zeros(1, dtype=curve.step.dtype)).to(torch.float64)
+        steps = torch.diff(curve.step, prepend=torch.zeros(1, dtype=curve.step.dtype)).to(
+            torch.float64
+        )
 
         def mean(values: Tensor, phase: int) -> Tensor:
             own = curve.task == phase
@@ -85,13 +89,22 @@ class Result(NamedTuple):
                 return torch.full(values.shape[1:], torch.nan, dtype=torch.float64)
             return torch.tensordot(steps[own] / steps[own].sum(), values[own].to(torch.float64), 1)
 
-        told = {name: values for name, values in curve.values.items() if name in ("loss", "accuracy")}
-        return {name: torch.stack([mean(values, phase) for phase in phases]) for name, values in told.items()}
+        told = {
+            name: values for name, values in curve.values.items() if name in ("loss", "accuracy")
+        }
+        return {
+            name: torch.stack([mean(values, phase) for phase in phases])
+            for name, values in told.items()
+        }
 
 
 def versions() -> dict[str, str]:
     """Of what decides a result's bits."""
-    return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
 
 
 def to_xarray(result: Result) -> "xarray.Dataset":
@@ -105,20 +118,31 @@ def to_xarray(result: Result) -> "xarray.Dataset":
         return (values[None] if alone else values.movedim(1, 0)).numpy()
 
     alone = result.accuracy.ndim == 2
-    by_task = {name: over_events(getattr(metrics, name), result.accuracy, result.events) for name in summary_metrics}
-    variables: dict[str, Any] = {"accuracy": (("run", "event", "tested"), runs_first(result.accuracy))}
+    by_task = {
+        name: over_events(getattr(metrics, name), result.accuracy, result.events)
+        for name in summary_metrics
+    }
+    variables: dict[str, Any] = {
+        "accuracy": (("run", "event", "tested"), runs_first(result.accuracy))
+    }
     variables |= {name: (("run", "event"), runs_first(values)) for name, values in by_task.items()}
     for name, values in result.online.items() if len(result.training.step) else ():
         trained = [row for row, event in enumerate(result.events) if event.kind == "trained"]
         at = torch.tensor(trained)[torch.tensor(result.config["phases"]) - 1]
-        whole = torch.full((len(result.accuracy), *values.shape[1:]), torch.nan, dtype=torch.float64)
-        variables |= {f"online_{name}": (("run", "event"), runs_first(whole.index_put((at,), values)))}
+        whole = torch.full(
+            (len(result.accuracy), *values.shape[1:]), torch.nan, dtype=torch.float64
+        )
+        variables |= {
+            f"online_{name}": (("run", "event"), runs_first(whole.index_put((at,), values)))
+        }
     for curve, axis, word in (
         (result.training, "step", "training"),
         (result.validation, "epoch", "validation"),
     ):
         if len(curve.step):
-            variables |= {f"{word}_{name}": (("run", axis), runs_first(v)) for name, v in curve.values.items()}
+            variables |= {
+                f"{word}_{name}": (("run", axis), runs_first(v)) for name, v in curve.values.items()
+            }
             variables |= {f"{word}_task": (axis, curve.task.numpy() + 1)}
     for name, values in result.probes.values.items():
         probe_axes = ("run", "probe", f"{name}_unit")[: values.ndim + alone]
@@ -147,7 +171,9 @@ def to_xarray(result: Result) -> "xarray.Dataset":
         coordinates |= {"probe": np.arange(1, len(result.probes.step) + 1)}
         coordinates |= {"probe_step": ("probe", result.probes.step.numpy())}
         variables |= {"probe_task": ("probe", result.probes.task.numpy() + 1)}
-    described = {key: result.config[key] for key in ("algorithm", "scenario", "dataset", "paradigm")}
+    described = {
+        key: result.config[key] for key in ("algorithm", "scenario", "dataset", "paradigm")
+    }
     return xarray.Dataset(variables, coordinates, described | {"trained_events": list(phases)})
 
 
@@ -166,7 +192,9 @@ summary_metrics = ("average_accuracy", "backward_transfer", "forgetting")
 def summary(result: Result) -> dict[str, Any]:
     """The numbers a table needs: means, standard deviations and values over runs, after the last event."""
     runs = len(result.config["seeds"])
-    described = {key: result.config[key] for key in ("algorithm", "scenario", "dataset", "paradigm", "tasks")}
+    described = {
+        key: result.config[key] for key in ("algorithm", "scenario", "dataset", "paradigm", "tasks")
+    }
     return (
         described
         | {"runs": runs}
@@ -184,7 +212,11 @@ def statistics(values: Tensor) -> dict[str, Any]:
     """Mean, standard deviation (n - 1; null for one run) and values; null for NaN, which JSON does not have."""
     flat = values.reshape(-1).to(torch.float64)
     spread = flat.std() if len(flat) > 1 else torch.tensor(torch.nan)
-    return {"mean": _number(flat.mean()), "std": _number(spread), "values": [_number(v) for v in flat]}
+    return {
+        "mean": _number(flat.mean()),
+        "std": _number(spread),
+        "values": [_number(v) for v in flat],
+    }
 
 
 def _number(value: Tensor) -> float | None:
@@ -222,11 +254,19 @@ def accuracy_csv(data: "xarray.Dataset", swept: Sequence[str]) -> str:
     accuracy, kind, task = data["accuracy"].values, data["kind"].values, data["task"].values
     runs, told = _runs(data, swept), "unlearned" in kind
     rows = (
-        [*runs[run][0], *([kind[event]] if told else []), task[event], tested + 1, accuracy[run, event, tested]]
+        [
+            *runs[run][0],
+            *([kind[event]] if told else []),
+            task[event],
+            tested + 1,
+            accuracy[run, event, tested],
+        ]
         + runs[run][1]
         for run, event, tested in np.argwhere(~np.isnan(accuracy)).tolist()
     )
-    return _csv(["run", "seed", *(["event"] if told else []), "trained", "tested", "accuracy", *swept], rows)
+    return _csv(
+        ["run", "seed", *(["event"] if told else []), "trained", "tested", "accuracy", *swept], rows
+    )
 
 
 def metrics_csv(data: "xarray.Dataset", swept: Sequence[str]) -> str:
@@ -235,11 +275,22 @@ def metrics_csv(data: "xarray.Dataset", swept: Sequence[str]) -> str:
     runs = _runs(data, swept)
 
     def rows() -> Iterable[list[Any]]:
-        for word, steps in (("training", "step"), ("validation", "epoch_step"), ("probe", "probe_step")):
+        for word, steps in (
+            ("training", "step"),
+            ("validation", "epoch_step"),
+            ("probe", "probe_step"),
+        ):
             for name in (n for n in data if str(n).startswith(word + "_") and data[n].ndim == 2):
                 values, step, task = (data[n].values for n in (name, steps, word + "_task"))
                 for run, point in np.ndindex(values.shape):
-                    yield [*runs[run][0], step[point], task[point], name, values[run, point], *runs[run][1]]
+                    yield [
+                        *runs[run][0],
+                        step[point],
+                        task[point],
+                        name,
+                        values[run, point],
+                        *runs[run][1],
+                    ]
 
     return _csv(["run", "seed", "step", "task", "metric", "value", *swept], rows())
 

@@ -79,14 +79,23 @@ def _check_promises(path: Path) -> None:
         for name, held in file.items():
             if not isinstance(held, h5py.Dataset):
                 raise ValueError(f"{name} is not a variable")
-            if held.nbytes > held.id.get_storage_size() and b"not a netCDF variable" not in held.attrs.get("NAME", b""):
-                raise ValueError(f"{name} promises {held.nbytes} bytes and holds {held.id.get_storage_size()}")
+            if (
+                held.nbytes > held.id.get_storage_size()
+                and b"not a netCDF variable" not in held.attrs.get("NAME", b"")
+            ):
+                raise ValueError(
+                    f"{name} promises {held.nbytes} bytes and holds {held.id.get_storage_size()}"
+                )
 
 
 def _check_axes(data: "xarray.Dataset") -> None:
     """Raise ValueError unless the variables that all results have are there, with their axes and kinds."""
     for name, axes in _AXES.items():
-        if name not in data.variables or data[name].dims != axes or not np.issubdtype(data[name].dtype, np.number):
+        if (
+            name not in data.variables
+            or data[name].dims != axes
+            or not np.issubdtype(data[name].dtype, np.number)
+        ):
             raise ValueError(f"{name} must be numbers over {', '.join(axes)}")
         if not data[name].size:
             raise ValueError(f"{name} is empty")
@@ -107,7 +116,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text())
     except FileNotFoundError as error:
-        raise ValueError(f"no {path.name} in {path.parent}: give folders that --out named") from error
+        raise ValueError(
+            f"no {path.name} in {path.parent}: give folders that --out named"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(found, dict):

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from clfunc import amnesiac, finetuning, mlp, run, scenarios, sgd, sweep, tree
-from clfunc.results import merge
 from clfunc.experiments.chunks import run_chunks
 from clfunc.random import key, split
+from clfunc.results import merge
 from clfunc.testing.play import toy_data
 
 QUIET = {"engine": "eager", "progress": False, "batch_size": 8}
@@ -32,13 +32,27 @@ def test_chunks_forget_what_the_sweep_forgets_and_remember_how_they_were():
     asked = {2: [1], 3: [2]}
     whole = run(algorithm, scenario, KEYS, requests=asked, **QUIET)
     merged = run_chunks(algorithm, scenario, KEYS, requests=asked, runs_at_once=3, **QUIET)
-    assert merged.events == whole.events and [len(e.tasks) for e in merged.events] == [0, 0, 4, 0, 4]
-    assert merged.config["requests"] == whole.config["requests"] and len(merged.config["requests"]) == 4
+    assert merged.events == whole.events and [len(e.tasks) for e in merged.events] == [
+        0,
+        0,
+        4,
+        0,
+        4,
+    ]
+    assert (
+        merged.config["requests"] == whole.config["requests"]
+        and len(merged.config["requests"]) == 4
+    )
     for name in ("accuracy", "snapshots", "params", "state"):
         close(getattr(merged, name), getattr(whole, name))
     back = merge.unpack(merge.pack(whole), algorithm)
-    assert back.events == whole.events and tree.structure(back.snapshots) == tree.structure(whole.snapshots)
-    assert all(torch.equal(a, b) for a, b in zip(*map(tree.leaves, (back.snapshots, whole.snapshots)), strict=True))
+    assert back.events == whole.events and tree.structure(back.snapshots) == tree.structure(
+        whole.snapshots
+    )
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(*map(tree.leaves, (back.snapshots, whole.snapshots)), strict=True)
+    )
 
 
 @pytest.mark.parametrize("kept", [[3, 1], [2]])
@@ -47,7 +61,9 @@ def test_runs_that_are_chosen_bring_their_own_requests_and_skipped_tasks(kept):
     asked, skip = [{2: [1]}, {2: [2]}, {3: [3]}, {2: [1, 2]}], [{3}, set(), {2}, set()]
     whole = run(algorithm, scenario, KEYS, requests=asked, skip=skip, **QUIET)
     some = merge.select(whole, algorithm, range(4), kept)
-    assert some.config["requests"] == [{str(t): tasks for t, tasks in asked[i].items()} for i in kept]
+    assert some.config["requests"] == [
+        {str(t): tasks for t, tasks in asked[i].items()} for i in kept
+    ]
     assert some.config["skip"] == [sorted(skip[i]) for i in kept]
     assert some.config["seeds"] == [whole.config["seeds"][i] for i in kept]
     assert [e.tasks for e in some.events if e.kind == "unlearned"] == [

@@ -9,10 +9,9 @@ import torch
 import xarray
 
 from clfunc import finetuning, mlp, run, scenarios, sgd, sweep
-from clfunc.results import files
-from clfunc.results import plots
-from clfunc.results import result as results
 from clfunc.random import key
+from clfunc.results import files, plots
+from clfunc.results import result as results
 from clfunc.testing.play import toy_data
 
 SEEDS, RATES = (5, 6), (0.1, 0.01)
@@ -23,9 +22,15 @@ def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "deep" / "run"
     keys = torch.stack([key(seed) for _ in RATES for seed in SEEDS])
     scenario = scenarios.permuted(toy_data(), 3, keys, valid=0.2)
-    members = [finetuning(mlp(scenario.inputs, (8,), scenario.head()), sgd(lr)) for lr in RATES for _ in SEEDS]
+    members = [
+        finetuning(mlp(scenario.inputs, (8,), scenario.head()), sgd(lr))
+        for lr in RATES
+        for _ in SEEDS
+    ]
     quiet = {"epochs": 2, "batch_size": 8, "engine": "eager", "progress": False}
-    return run(sweep(members), scenario, keys, out=out, config={"arguments": {"note": "kept"}}, **quiet), out
+    return run(
+        sweep(members), scenario, keys, out=out, config={"arguments": {"note": "kept"}}, **quiet
+    ), out
 
 
 def test_a_run_leaves_the_files_of_the_design_and_no_others(finished):
@@ -62,7 +67,9 @@ def test_metrics_csv_is_tidy_and_complete(finished):
     assert {row["metric"] for row in rows if not row["metric"].startswith("probe_")} == told
     losses = [row for row in rows if row["metric"] == "training_loss" and row["run"] == "3"]
     assert [int(row["step"]) for row in losses] == list(range(1, result.steps + 1))
-    np.testing.assert_allclose([float(r["value"]) for r in losses], result.training.values["loss"][:, 3], rtol=1e-6)
+    np.testing.assert_allclose(
+        [float(r["value"]) for r in losses], result.training.values["loss"][:, 3], rtol=1e-6
+    )
     assert {row["task"] for row in losses} == {"1", "2", "3"}
 
 
@@ -71,7 +78,12 @@ def test_results_nc_is_labelled_by_run_event_and_task(finished):
     data = xarray.load_dataset(out / "results.nc", engine="h5netcdf")
     assert data["accuracy"].dims == ("run", "event", "tested")
     assert data["event"].values.tolist() == data["tested"].values.tolist() == [1, 2, 3]
-    assert data["seed"].values.tolist() == [5, 6, 5, 6] and data["lr"].values.tolist() == [0.1, 0.1, 0.01, 0.01]
+    assert data["seed"].values.tolist() == [5, 6, 5, 6] and data["lr"].values.tolist() == [
+        0.1,
+        0.1,
+        0.01,
+        0.01,
+    ]
     np.testing.assert_array_equal(data["accuracy"].values, result.accuracy.movedim(-1, 0).numpy())
     assert float(data["average_accuracy"][2, -1]) == float(result.average_accuracy[2])
 
@@ -93,8 +105,16 @@ def test_config_says_all_that_decides_the_result(finished):
     _, out = finished
     config = json.loads((out / "config.json").read_text())
     assert config["seeds"] == [5, 6, 5, 6] and config["arguments"] == {"note": "kept"}
-    assert [member["tx"]["lr"] for member in config["settings"]["members"]] == [0.1, 0.1, 0.01, 0.01]
-    assert config["versions"]["torch"] == torch.__version__ and config["scenario_settings"]["valid"] == 0.2
+    assert [member["tx"]["lr"] for member in config["settings"]["members"]] == [
+        0.1,
+        0.1,
+        0.01,
+        0.01,
+    ]
+    assert (
+        config["versions"]["torch"] == torch.__version__
+        and config["scenario_settings"]["valid"] == 0.2
+    )
     assert (config["epochs"], config["batch_size"], config["engine"]) == (2, 8, "eager")
 
 
@@ -109,7 +129,10 @@ def test_one_run_without_an_axis_is_written_as_a_run_of_one(tmp_path):
 
 def test_runs_are_grouped_by_their_swept_settings(finished):
     data = results.to_xarray(finished[0])
-    assert [(label, runs.tolist()) for label, runs in plots.groups(data)] == [("lr=0.1", [0, 1]), ("lr=0.01", [2, 3])]
+    assert [(label, runs.tolist()) for label, runs in plots.groups(data)] == [
+        ("lr=0.1", [0, 1]),
+        ("lr=0.01", [2, 3]),
+    ]
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):

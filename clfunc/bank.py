@@ -1,0 +1,111 @@
+"""A bank: one row a task. One row works elsewhere while its task trains, and the others wait here.
+
+Heads, task embeddings, norms of each task, records of updates and stored networks are all kept so. A training step then costs
+the same for 2 tasks and for 200, and a row that waits cannot move under any optimiser.
+
+`BankState` and the functions on it keep any tree. `parked` makes the protocol `Bank` of groups of the parameters:
+their working row is in `params`, so that it trains, and the bank is a state.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from clfunc import tree
+from clfunc.types import Bank, Key, Params, State, TaskId
+
+
+class BankState(NamedTuple):
+    """Rows of all tasks. The row of the current task is out of date, as its values work elsewhere."""
+
+    rows: Params  # leaves [tasks, ...]
+    current: Int[Tensor, ""]  # the task whose row works elsewhere; -1 where none does
+
+
+def filed(rows: Params) -> BankState:
+    """A bank in which every row waits. `rows` has at least one leaf, `[tasks, ...]`."""
+    device = tree.leaves(rows)[0].device
+    return BankState(rows, torch.full((), -1, dtype=torch.int64, device=device))
+
+
+def repeated(row: Params, num_tasks: int) -> BankState:
+    """A bank whose every row is a copy of `row`."""
+    return filed(tree.map(lambda leaf: leaf.expand(num_tasks, *leaf.shape).clone(), row))
+
+
+def look_up(bank: BankState, working: Params, task: TaskId) -> Params:
+    """The row of a task, wherever it is. With `task` `[batch]`, leaves have a batch axis."""
+    return tree.where(task == bank.current, working, tree.take(bank.rows, task))
+
+
+def check_out(bank: BankState, task: Int[Tensor, ""]) -> tuple[Params, BankState]:
+    """The row of a task to work with, and the bank that has lent it. Check in what worked before."""
+    return tree.take(bank.rows, task), bank._replace(current=task.to(torch.int64))
+
+
+def check_in(bank: BankState, working: Params) -> BankState:
+    """The bank with the working row put in its place; unchanged where none works."""
+    return bank._replace(rows=tree.put(bank.rows, bank.current, working))
+
+
+def row_of_current(bank: BankState, working: Params) -> Params:
+    """The current task's row as the bank has it; `working` where no task is current."""
+    return tree.where(bank.current >= 0, tree.take(bank.rows, bank.current), working)
+
+
+def parked(groups: Sequence[str], start: Callable[[Key, Params], Params]) -> Bank:
+    """The bank of some groups of the parameters, which each task has for itself.
+
+    Args:
+        groups: Top-level names in `params`.
+        start: `(key, params) -> rows`: what each task starts from, a tree of these groups with leaves `[tasks, ...]`.
+    """
+
+    def working(params: Params) -> Params:
+        return {group: params[group] for group in groups}
+
+    def init(key: Key, params: Params) -> BankState:
+        return filed(start(key, params))
+
+    def begin_task(
+        params: Params, state: BankState, task: Int[Tensor, ""]
+    ) -> tuple[Params, BankState]:
+        row = look_up(state, working(params), task)
+        return {**params, **row}, state._replace(current=task.to(torch.int64))
+
+    def end_task(params: Params, state: BankState) -> tuple[Params, BankState]:
+        return params, check_in(state, working(params))
+
+    def lookup(params: Params, state: BankState, task: TaskId) -> Params:
+        return {**params, **look_up(state, working(params), task)}
+
+    def rows(params: Params, state: BankState) -> Params:
+        return check_in(state, working(params)).rows
+
+    def restore(
+        params: Params, state: BankState, rows: Params, forgotten: Bool[Tensor, " tasks"]
+    ) -> tuple[Params, BankState]:
+        state = state._replace(rows={group: rows[group] for group in groups})
+        return {**params, **row_of_current(state, working(params))}, state
+
+    return Bank(
+        init=init,
+        begin_task=begin_task,
+        end_task=end_task,
+        lookup=lookup,
+        rows=rows,
+        restore=restore,
+        groups=tuple(groups),
+    )
+
+
+def shared() -> Bank:
+    """The bank of a model whose tasks share all parameters: it keeps nothing."""
+
+    def init(key: Key, params: Params) -> State:
+        return ()
+
+    return Bank(init=init)

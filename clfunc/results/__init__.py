@@ -1,0 +1,1 @@
+"""What a run leaves: the result, its events, files, tables and figures."""
