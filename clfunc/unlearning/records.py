@@ -2,7 +2,7 @@
 
     params after training = params before + sum of all records
 
-Every change of the parameters is added to one record, as it was applied: that of a request declared beforehand whose examples
+Every change of the parameters is added to one record, as it was applied: that of a declared set (`clfunc.unlearning.forget_sets`) whose examples
 were in the batch (`clfunc.unlearning.forget_sets`), or else that of the task being trained. Parameters that each task has for itself (a head,
 an embedding) count by task: a record's entry for them is the change of its own task's.
 
