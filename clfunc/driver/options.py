@@ -33,9 +33,7 @@ class RunOptions:
     engine: str = "auto"
     evaluate: str | int = "seen"
     probe_every: int | None = None
-    requests: Requests = field(
-        default_factory=dict
-    )  # for all runs, or one for each
+    requests: Requests = field(default_factory=dict)  # for all runs, or one for each
     skip: Skip = ()  # for all runs, or one for each
     device: torch.device | str | None = None
     checkpoint_every: int | None = None

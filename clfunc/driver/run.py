@@ -17,6 +17,7 @@ from clfunc.driver import checkpoint
 from clfunc.driver import run_state as standing
 from clfunc.driver.checkpoint import Keeper
 from clfunc.driver.loop import Loop, Trainer, steps_of
+from clfunc.driver.options import RunOptions
 from clfunc.driver.progress import Progress
 from clfunc.driver.timeline import Requests, Skip, Timeline, timeline
 from clfunc.engine import scan as engines
@@ -349,3 +350,33 @@ def _config(
         "scenario_settings": plain(scenario.settings),
         "versions": results.versions(),
     }
+
+
+def run_with(
+    algorithm: Algorithm,
+    scenario: Scenario,
+    key: Keys,
+    options: RunOptions,
+    *,
+    out: str | Path | None = None,
+    resume: bool | Literal["anyway"] = False,
+) -> Result:
+    """`run`, with its options as one value."""
+    return run(algorithm, scenario, key, out=out, resume=resume, **vars(options))
+
+
+def refuse_impossible(
+    algorithm: Algorithm, scenario: Scenario, key: Keys, options: RunOptions
+) -> None:
+    """Raise ValueError, in one line, for what `run` cannot do."""
+    check(
+        algorithm,
+        scenario,
+        key,
+        options.epochs,
+        options.batch_size,
+        options.engine,
+        options.evaluate,
+        options.probe_every,
+        options.checkpoint_every,
+    )
