@@ -16,15 +16,17 @@ from typing import Any
 import torch
 
 from clfunc.cli import build
+from clfunc.driver.options import RunOptions
 from clfunc.driver.progress import say
 from clfunc.driver.run import run
 from clfunc.engine.sweep import members, part, sweep
-from clfunc.experiments import chunks
+from clfunc.experiments import chunks, sizing
 from clfunc.experiments import executors as cluster
-from clfunc.experiments import sizing as rehearsal
+from clfunc.experiments.chunk_store import ChunkStore
+from clfunc.experiments.cutting import ChunkPlan, cut, plan_chunks
 from clfunc.experiments.halving import check_halving, halve
 from clfunc.experiments.until import check_until, run_until
-from clfunc.results.merge import pack, unpack
+from clfunc.results.packing import pack, unpack
 from clfunc.results.result import Result
 
 
@@ -51,7 +53,7 @@ def prepare(args: build.Run, job: build.Job) -> Callable[[], Result]:
         return lambda: halve(*wanted, eta=args.eta, **how)
     if isinstance(args, build.Sweep) and args.until_ci is not None:
         width, batch = args.until_ci, args.seeds
-        check_until(job.scenario, job.key, width, batch, how)
+        check_until(job.scenario, job.key, width, batch, RunOptions(**options(args, job)))
         return lambda: run_until(*wanted, width, batch=batch, runs_at_once=at_once, **how)
     if job.key.ndim == 1:
         return lambda: run(*wanted, **(how | saved))
@@ -138,28 +140,27 @@ def arguments(args: build.Run) -> dict[str, Any]:
 
 
 def _spread(
-    args: build.Run, job: build.Job, at_once: "int | str", machines: cluster.Machines
+    args: build.Run, job: build.Job, at_once: "int | str", machines: cluster.Executor
 ) -> Result:
     """Chunks on many machines, each put in its place as it comes."""
     began, algorithm = time.perf_counter(), job.algorithm
     how = options(args, job)
-    ways = {name: value for name, value in how.items() if name != "config"}
-    shelf = chunks.Shelf(
-        args.out, algorithm, chunks.mark(algorithm, job.scenario, job.key, ways, how["config"])
-    )
+    asked = RunOptions(**how)
+    store = ChunkStore(args.out, algorithm, job.scenario, job.key, asked)
     told, threads = _sent(args), torch.get_num_threads()
-    plan = shelf.plan(len(job.key), at_once)
+    plan = store.saved_plan(len(job.key), at_once)
     if plan is None:
         plan = _planned(args, job, at_once, machines)
     say(plan.why, args.progress)
-    done = {number: shelf.find(runs) for number, runs in enumerate(plan.chunks)}
+    done = {number: store.find(runs) for number, runs in enumerate(plan.chunks)}
     left = [number for number, found in done.items() if found is None]
     jobs = [
-        (told, list(plan.chunks[n]), plan.engine, shelf.name(plan.chunks[n]), threads) for n in left
+        (told, list(plan.chunks[n]), plan.engine, store.label(plan.chunks[n]), threads)
+        for n in left
     ]
-    for number, data in machines.do(chunk, jobs):
+    for number, data in machines.run(chunk, jobs):
         runs = plan.chunks[left[number]]
-        shelf.keep(runs, data, plan)
+        store.keep(runs, data, plan)
         done[left[number]] = unpack(data, algorithm)
         counted = sum(result is not None for result in done.values())
         say(
@@ -167,21 +168,21 @@ def _spread(
             args.progress,
         )
     return chunks.finish(
-        [r for _, r in sorted(done.items()) if r is not None], algorithm, plan, shelf, began
+        [r for _, r in sorted(done.items()) if r is not None], algorithm, plan, store, began
     )
 
 
 def _planned(
-    args: build.Run, job: build.Job, at_once: "int | str", machines: cluster.Machines
-) -> chunks.Plan:
+    args: build.Run, job: build.Job, at_once: "int | str", machines: cluster.Executor
+) -> ChunkPlan:
     """How to cut, and the engine for all: as asked, or as one of the machines finds."""
     if at_once != "auto" and args.engine != "auto":
-        return chunks.plan(job.algorithm, job.scenario, job.key, at_once)._replace(
-            engine=args.engine
-        )
-    asked = (_sent(args), at_once, machines.devices, machines.sharing, torch.get_num_threads())
-    ((_, (size, why, engine)),) = machines.do(survey, [asked])
-    return chunks.Plan(chunks.cut(len(job.key), size), why, engine)
+        asked = RunOptions(**options(args, job))
+        planned = plan_chunks(job.algorithm, job.scenario, job.key, asked, at_once)
+        return planned._replace(engine=args.engine)
+    question = (_sent(args), at_once, machines.slots, machines.sharing, torch.get_num_threads())
+    ((_, (size, why, engine)),) = machines.run(survey, [question])
+    return ChunkPlan(cut(len(job.key), size), why, engine)
 
 
 def _sent(args: build.Run) -> dict[str, Any]:
@@ -236,13 +237,21 @@ def survey(
     device: str,
 ) -> tuple[int, str, str]:
     """Work: the size of chunks that fits here, why, and the engine for them."""
-    args, job, _ = _received(sent, threads, device)
+    args, job, how = _received(sent, threads, device)
     batch = args.batch_size
-    plan = chunks.plan(job.algorithm, job.scenario, job.key, at_once, batch, None, devices, sharing)
+    plan = plan_chunks(
+        job.algorithm,
+        job.scenario,
+        job.key,
+        RunOptions(**how),
+        at_once,
+        devices=devices,
+        sharing=sharing,
+    )
     first, engine = plan.chunks[0], str(args.engine)
     if engine == "auto":
         few = part(job.algorithm, first)
-        engine = rehearsal.choose(
+        engine = sizing.choose(
             few, job.scenario.part(first), job.key[list(first)], batch, args.epochs
         )
     return len(first), plan.why, engine

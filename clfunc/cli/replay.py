@@ -20,7 +20,7 @@ from clfunc.driver.run import loop_of
 from clfunc.driver.run_state import Standing, check
 from clfunc.engine import scan as engines
 from clfunc.experiments import diff as difference
-from clfunc.experiments.diff import Part
+from clfunc.experiments.diff import Difference
 from clfunc.results import store as archive
 
 Held = dict[
@@ -68,7 +68,7 @@ def held(folder: Path) -> Held:
     return found
 
 
-def _first(a: dict[str, Tensor], b: dict[str, Tensor], runs: int, step: int) -> Part | None:
+def _first(a: dict[str, Tensor], b: dict[str, Tensor], runs: int, step: int) -> Difference | None:
     """The first leaf of params and state that differs."""
     left, right = (
         [item for item in sorted(side.items()) if item[0].startswith(("params.", "state."))]

@@ -84,7 +84,7 @@ def timeline(
         forgets = tuple(
             tuple(sorted(request.get(task, ()), key=_order)) for request in each_request
         )
-        if any(forgets):
+        if any(task in request for request in each_request):
             events.append(Event("unlearned", task, forgets))
     return Timeline(tuple(events), skipped[0] if runs is None else skipped, can_forget)
 
@@ -131,7 +131,7 @@ def _refuse_unable(
     skips: Sequence[Collection[int]],
 ) -> None:
     """Raise ValueError where nothing can be forgotten or skipped at all."""
-    forgets = any(wanted for request in requests for wanted in request.values())
+    forgets = any(len(request) > 0 for request in requests)
     if scenario.mixed and (forgets or any(skips)):
         raise ValueError(
             "a joint scenario trains all tasks at once: no task can be forgotten or skipped by itself"

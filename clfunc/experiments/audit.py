@@ -112,9 +112,7 @@ def plan(
         else amnesiac(algorithm, num_tasks=scenario.num_tasks)
     )
     events = [
-        event
-        for event in timeline(scenario, able, None, requests, ()).events
-        if event.kind == "unlearned"
+        event for event in timeline(scenario, able, None, requests, ()).events if any(event.forgets)
     ]
     if not events:
         raise ValueError(

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clfunc.results.plots import _COLOURS, _figure, _legend, _scene, write_all
+from clfunc.results.panels import COLOURS, draw_legend, make_panels, tasks_title
+from clfunc.results.plots import write_all
 
 if TYPE_CHECKING:
     import xarray
@@ -62,7 +63,7 @@ def figure(data: "xarray.Dataset", name: str) -> "Figure":
     """One measure: every run after every unlearning, with the mean over seeds and its standard deviation."""
     panels = _shown(data, name)
     width = max(5.4 if len(panels) == 1 else 4.2, 1.6 * data.sizes["unlearning"] + 1.0)
-    drawn, all_axes = _figure(width, 3.4, len(panels))
+    drawn, all_axes = make_panels(width, 3.4, len(panels))
     for axes, (variable, title) in zip(all_axes, panels.items(), strict=True):
         _panel(
             axes,
@@ -72,10 +73,10 @@ def figure(data: "xarray.Dataset", name: str) -> "Figure":
         )
         axes.set_title(title, fontsize=9)
     all_axes[0].set_ylabel(_LABELS[name])
-    _legend(all_axes[-1])
+    draw_legend(all_axes[-1])
     seeds = len(np.unique(data["seed"].values))
     many = f", {seeds} seeds: mean ± standard deviation" if seeds > 1 else ""
-    drawn.suptitle(f"{data.attrs['algorithm']}, {_scene(data)}{many}", fontsize=10)
+    drawn.suptitle(f"{data.attrs['algorithm']}, {tasks_title(data)}{many}", fontsize=10)
     return drawn
 
 
@@ -96,12 +97,12 @@ def _panel(axes: "Axes", data: "xarray.Dataset", variable: str, factor: float) -
             values.mean(1),
             spread,
             fmt="o",
-            color=_COLOURS[place],
+            color=COLOURS[place],
             capsize=3,
             markersize=5,
             label=member,
         )
-        axes.plot(x + 0.06, values, ".", color=_COLOURS[place], alpha=0.3, markersize=4)
+        axes.plot(x + 0.06, values, ".", color=COLOURS[place], alpha=0.3, markersize=4)
     labels = [
         f"after task {a + 1}\nforgot {labels_from_1(f)}"
         for a, f in zip(data["after"].values, data["forgotten"].values, strict=True)

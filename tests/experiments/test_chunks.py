@@ -3,19 +3,35 @@
 import pytest
 import torch
 
-from clfunc import finetuning, mlp, run, scenarios, sgd, sweep, tree
+from clfunc import (
+    ForgetSet,
+    amnesiac,
+    chain,
+    finetuning,
+    mask_updates,
+    mlp,
+    run,
+    scenarios,
+    sgd,
+    sweep,
+    tree,
+)
+from clfunc.driver.options import RunOptions
 from clfunc.engine.scan import _program
 from clfunc.engine.sweep import part
 from clfunc.experiments import chunks
 from clfunc.experiments import device_memory as memory
-from clfunc.experiments.chunks import Plan, cut, plan, run_chunks
+from clfunc.experiments.chunk_store import ChunkStore, sweep_digest
+from clfunc.experiments.chunks import run_chunks
+from clfunc.experiments.cutting import ChunkPlan, cut, plan_chunks
 from clfunc.experiments.sizing import Need, measure
 from clfunc.random import key, split
-from clfunc.results import merge
+from clfunc.results import packing
 from clfunc.testing import toy_stream
 from clfunc.testing.play import toy_data
 
 QUIET = {"engine": "eager", "progress": False, "batch_size": 8}
+OPTIONS = RunOptions(**QUIET)
 KEYS = split(key(1), 7)
 
 
@@ -23,6 +39,11 @@ def build(scenario, lr=0.1):
     return finetuning(
         mlp(scenario.inputs, (8, 6), scenario.head(), dtype=torch.float64), sgd(lr, 0.9)
     )
+
+
+def chained(scenario, mask):
+    model = mlp(scenario.inputs, (8, 6), scenario.head(), dtype=torch.float64)
+    return finetuning(model, chain(sgd(0.1), mask_updates(mask)))
 
 
 def probed(algorithm):
@@ -126,12 +147,13 @@ def test_the_size_of_a_chunk_is_what_fits_in_half_of_memory(monkeypatch):
     assert Need(100, 10).fit(2 * 145) == 4 and Need(100, 10).fit(0) == 1
     room = 2 * max(need.fixed + 3 * need.each for need in (training, testing))
     monkeypatch.setattr(memory, "available", lambda device: room)
-    found = plan(algorithm, scenario, KEYS, "auto", 8)
+    found = plan_chunks(algorithm, scenario, KEYS, OPTIONS)
     assert [len(chunk) for chunk in found.chunks] == [3, 3, 1]
     assert "7 runs, 3 at a time, the last of 1" in found.why and "that cpu has free" in found.why
     monkeypatch.setattr(memory, "available", lambda device: 1000 * room)
-    assert plan(algorithm, scenario, KEYS, "auto", 8).chunks == [range(7)]
-    assert [len(c) for c in plan(algorithm, scenario, KEYS, "auto", 8, devices=2).chunks] == [4, 3]
+    assert plan_chunks(algorithm, scenario, KEYS, OPTIONS).chunks == [range(7)]
+    found = plan_chunks(algorithm, scenario, KEYS, OPTIONS, devices=2)
+    assert [len(chunk) for chunk in found.chunks] == [4, 3]
 
 
 @pytest.mark.parametrize(
@@ -170,9 +192,9 @@ def test_a_run_takes_what_its_network_and_its_batches_take():
 def test_a_packed_result_is_the_same_result():
     algorithm, scenario = job()
     result = run(algorithm, scenario, KEYS, probe_every=3, **QUIET)
-    data = merge.pack(result, "mine")
-    back = merge.unpack(data, algorithm)
-    assert merge.mark_of(data) == "mine" and tree.structure(tensors(back)) == tree.structure(
+    data = packing.pack(result, "mine")
+    back = packing.unpack(data, algorithm)
+    assert packing.label_of(data) == "mine" and tree.structure(tensors(back)) == tree.structure(
         tensors(result)
     )
     assert same(tensors(back), tensors(result))
@@ -185,14 +207,14 @@ def test_a_packed_result_is_the_same_result():
 )
 def test_bytes_that_are_not_a_whole_result_are_refused(spoil):
     algorithm, scenario = job()
-    data = spoil(merge.pack(run(algorithm, scenario, KEYS, **QUIET), "mine"))
+    data = spoil(packing.pack(run(algorithm, scenario, KEYS, **QUIET), "mine"))
     with pytest.raises(ValueError):
-        merge.unpack(data, algorithm)
+        packing.unpack(data, algorithm)
 
 
 def test_chunks_that_are_done_are_not_run_again(tmp_path, monkeypatch):
     algorithm, scenario = job()
-    ran, real = [], chunks.run
+    ran, real = [], chunks.run_with
     options = {"runs_at_once": 3, "out": tmp_path} | QUIET
 
     def watched(*args, **how):
@@ -201,7 +223,7 @@ def test_chunks_that_are_done_are_not_run_again(tmp_path, monkeypatch):
         ran.append(args[2])
         return real(*args, **how)
 
-    monkeypatch.setattr(chunks, "run", watched)
+    monkeypatch.setattr(chunks, "run_with", watched)
     with pytest.raises(KeyboardInterrupt):
         run_chunks(algorithm, scenario, KEYS, **options)
     kept = sorted(path.name for path in (tmp_path / "chunks").iterdir())
@@ -211,7 +233,7 @@ def test_chunks_that_are_done_are_not_run_again(tmp_path, monkeypatch):
     )
 
     monkeypatch.setattr(
-        chunks, "run", lambda *args, **how: ran.append(args[2]) or real(*args, **how)
+        chunks, "run_with", lambda *args, **how: ran.append(args[2]) or real(*args, **how)
     )
     resumed = run_chunks(algorithm, scenario, KEYS, **options)
     assert [len(keys) for keys in ran] == [3, 3, 1] and not (tmp_path / "chunks").exists()
@@ -221,39 +243,70 @@ def test_chunks_that_are_done_are_not_run_again(tmp_path, monkeypatch):
     assert (tmp_path / "results.nc").exists() and (tmp_path / "figures").is_dir()
 
 
-def test_chunks_of_another_sweep_or_spoilt_ones_are_run_again(tmp_path):
+def test_chunks_of_another_sweep_or_damaged_ones_are_run_again(tmp_path):
     algorithm, scenario = job()
-    shelf = chunks.Shelf(tmp_path, algorithm, chunks.mark(algorithm, scenario, KEYS, QUIET, None))
+    store = ChunkStore(tmp_path, algorithm, scenario, KEYS, OPTIONS)
     result = run(part(algorithm, range(3)), scenario.part(range(3)), KEYS[:3], **QUIET)
-    shelf.keep(range(3), merge.pack(result, shelf.name(range(3))), Plan(cut(7, 3), "", "eager"))
-    assert same(tensors(shelf.find(range(3))), tensors(result)) and shelf.find(range(2)) is None
-    others = {
-        chunks.mark(*args)
-        for args in (
-            (algorithm, scenario, KEYS, QUIET, None),
-            (algorithm, scenario, KEYS + 1, QUIET, None),
-            (algorithm, toy_stream(split(key(3), 7), 2), KEYS, QUIET, None),
-            (
-                algorithm,
-                scenario._replace(data=scenario.data._replace(x=scenario.data.x + 1)),
-                KEYS,
-                QUIET,
-                None,
-            ),
-            (sweep([build(scenario)] * 7), scenario, KEYS, QUIET, None),
-            (algorithm, scenario, KEYS, QUIET | {"batch_size": 9}, None),
-            (algorithm, scenario, KEYS, QUIET, {"arguments": {"seed": 3}}),
-        )
-    }
-    assert len(others) == 7
-    assert chunks.Shelf(tmp_path, algorithm, "another").find(range(3)) is None
-    assert (
-        shelf.plan(7, 3).chunks == shelf.plan(7, "auto").chunks == cut(7, 3)
-        and shelf.plan(7, 4) is None
-    )
+    data = packing.pack(result, store.label(range(3)))
+    store.keep(range(3), data, ChunkPlan(cut(7, 3), "", "eager"))
+    assert same(tensors(store.find(range(3))), tensors(result)) and store.find(range(2)) is None
+    assert store.saved_plan(7, 3).chunks == store.saved_plan(7, "auto").chunks == cut(7, 3)
+    for other_cut in (4, 0, "many"):
+        assert store.saved_plan(7, other_cut) is None
+
+    other = ChunkStore(tmp_path, algorithm, scenario, KEYS, OPTIONS.changed(batch_size=9))
+    assert other.find(range(3)) is None and other.saved_plan(7, 3) is None
     path = tmp_path / "chunks" / "0-2.safetensors"
-    path.write_bytes(path.read_bytes()[:-10])
-    assert shelf.find(range(3)) is None
+    path.write_bytes(data[:-10])
+    assert store.find(range(3)) is None
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
+def test_one_flipped_bit_of_a_chunk_is_noticed(share, tmp_path):
+    """Anywhere in the tensors; in the header too, where a result is read at all."""
+    algorithm, scenario = job(shared=True)
+    store = ChunkStore(tmp_path, algorithm, scenario, KEYS, OPTIONS)
+    result = run(part(algorithm, range(2)), scenario.part(range(2)), KEYS[:2], **QUIET)
+    data = packing.pack(result, store.label(range(2)))
+    header = 8 + int.from_bytes(data[:8], "little")
+    for first in (8, header):
+        flipped = bytearray(data)
+        flipped[int(first + share * (len(data) - first))] ^= 8
+        store.keep(range(2), bytes(flipped), ChunkPlan(cut(7, 2), "", "eager"))
+        assert store.find(range(2)) is None
+
+
+def test_the_digest_of_a_sweep_changes_with_everything_that_decides_a_result():
+    algorithm, scenario = job()
+    shifted = scenario._replace(data=scenario.data._replace(x=scenario.data.x + 1))
+    frozen = [
+        sweep([chained(scenario, {name: False}) for _ in range(7)])
+        for name in ("hidden1", "hidden2")
+    ]
+    cases = [
+        (algorithm, scenario, KEYS, OPTIONS),
+        (algorithm, scenario, KEYS + 1, OPTIONS),
+        (algorithm, toy_stream(split(key(3), 7), 2), KEYS, OPTIONS),
+        (algorithm, shifted, KEYS, OPTIONS),
+        (sweep([build(scenario)] * 7), scenario, KEYS, OPTIONS),
+        (algorithm, scenario, KEYS, OPTIONS.changed(batch_size=9)),
+        (algorithm, scenario, KEYS, OPTIONS.changed(skip={1})),
+        (algorithm, scenario, KEYS, OPTIONS.changed(requests={0: [ForgetSet(task=0)]})),
+        (algorithm, scenario, KEYS, OPTIONS.changed(config={"arguments": {"seed": 3}})),
+        (algorithm, scenario, KEYS, OPTIONS.changed(config={"arguments": ["mine.py", "--fast"]})),
+        (frozen[0], scenario, KEYS, OPTIONS),
+    ]
+    digests = [sweep_digest(*case) for case in cases]
+    assert len(set(digests)) == len(cases)
+    elsewhere = {"out": "a", "device": "cpu", "runs_at_once": "2"}
+    for same_runs in (
+        OPTIONS.changed(progress=True, checkpoint_every=5),
+        OPTIONS.changed(config={"arguments": elsewhere}),
+    ):
+        expected = OPTIONS.changed(config={"arguments": {}} if same_runs.config else None)
+        assert sweep_digest(algorithm, scenario, KEYS, same_runs) == sweep_digest(
+            algorithm, scenario, KEYS, expected
+        )
 
 
 @pytest.mark.parametrize(

@@ -36,24 +36,24 @@ def here(stop_after=None):
     """A cluster that is this process; it is shut off after so many chunks."""
     done = []
 
-    def do(work, jobs):
+    def run(work, jobs):
         for number, job in enumerate(jobs):
             if work is many.chunk and len(done) == stop_after:
                 raise KeyboardInterrupt
             done.append(job[1]) if work is many.chunk else None
             yield number, work(*job, "cpu")
 
-    return cluster.Machines(2, 1, do), done
+    return cluster.Executor(2, 1, run), done
 
 
 def test_jobs_on_processes_each_have_a_device_and_all_come_back():
     machines = cluster.processes(["cpu", "cuda:1"])
     assert (
-        machines.devices == 2
+        machines.slots == 2
         and machines.sharing == 1
         and cluster.processes(["cpu"] * 3).sharing == 3
     )
-    found = dict(machines.do(jobs.square, [(n,) for n in range(7)]))
+    found = dict(machines.run(jobs.square, [(n,) for n in range(7)]))
     assert {n: value for n, (value, _, _) in found.items()} == {n: n * n for n in range(7)}
     by_device = {
         device: {pid for _, d, pid in found.values() if d == device} for device in ("cpu", "cuda:1")
@@ -66,15 +66,15 @@ def test_jobs_on_processes_each_have_a_device_and_all_come_back():
 
 def test_a_job_whose_process_dies_is_begun_again_and_its_error_is_raised(tmp_path):
     machines = cluster.processes(["cpu", "cpu"])
-    assert sorted(machines.do(jobs.die_once, [(n, tmp_path) for n in range(3)])) == [
+    assert sorted(machines.run(jobs.die_once, [(n, tmp_path) for n in range(3)])) == [
         (0, 0),
         (1, 1),
         (2, 2),
     ]
     with pytest.raises(ValueError, match="not 4"):
-        list(machines.do(jobs.refuse, [(4,)]))
+        list(machines.run(jobs.refuse, [(4,)]))
     with pytest.raises(ChildProcessError, match="died 3 times"):
-        list(machines.do(jobs.always_die, [(4,)]))
+        list(machines.run(jobs.always_die, [(4,)]))
 
 
 def test_a_restarted_sweep_asks_the_cluster_only_for_what_it_has_not(tmp_path, monkeypatch, capsys):
@@ -96,9 +96,9 @@ def test_chunks_that_a_cluster_has_done_are_not_run_again_without_it(tmp_path, m
     monkeypatch.setattr(cluster, "ray_cluster", lambda *_: machines)
     command = [*SWEEP, "--runs-at-once", "2", "--out", str(tmp_path)]
     assert main([*command, "--cluster", "ray"]) == 1
-    ran, real = [], chunks.run
+    ran, real = [], chunks.run_with
     monkeypatch.setattr(
-        chunks, "run", lambda *args, **how: ran.append(len(args[2])) or real(*args, **how)
+        chunks, "run_with", lambda *args, **how: ran.append(len(args[2])) or real(*args, **how)
     )
     assert main(command) == 0 and ran == [2]
     capsys.readouterr()
@@ -244,9 +244,9 @@ def test_a_sweep_on_a_ray_cluster_loses_nothing_when_workers_and_a_node_die(
 def test_what_goes_wrong_on_a_ray_cluster_is_one_line(ray_nodes):
     found, _ = ray_nodes
     machines = cluster.ray_cluster(found.address)
-    assert machines.devices == 3
+    assert machines.slots == 3
     sent = {"command": "Run", "algorithm": "nonsense", "out": None, "data_root": None}
     with pytest.raises(ValueError, match="--algorithm must be one of"):
-        list(machines.do(many.chunk, [(sent, [0], "eager", "", 1)]))
+        list(machines.run(many.chunk, [(sent, [0], "eager", "", 1)]))
     with pytest.raises(ValueError, match=r"no node of the Ray cluster has 2 CPU"):
         cluster.ray_cluster(found.address, threads=2)

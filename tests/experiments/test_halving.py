@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from clfunc import finetuning, l2_init, mlp, run, scenarios, sgd, sweep, tree
+from clfunc import ForgetSet, finetuning, l2_init, mlp, run, scenarios, sgd, sweep, tree
 from clfunc.cli import main
 from clfunc.engine.sweep import configurations
 from clfunc.experiments.halving import halve, rungs
@@ -112,7 +112,7 @@ def test_the_configuration_tells_what_each_rung_found():
     about = halve(algorithm, scenario, KEYS, eta=2, **QUIET).config["halving"]
     assert about["eta"] == 2 and about["by"] == "valid"
     first, second = about["rungs"]
-    assert (first["task"], second["task"]) == (1, 2)
+    assert (first["tasks"], second["tasks"]) == (1, 2)
     assert [one["settings"]["lr"] for one in first["configurations"]] == list(RATES)
     assert first["configurations"][2] == {"settings": {"lr": 1e300}, "score": None, "kept": False}
     assert [sum(one["kept"] for one in rung["configurations"]) for rung in (first, second)] == [
@@ -204,6 +204,8 @@ def test_configurations_differ_where_any_of_their_numbers_does():
         ({"algorithm": build(job()[1], 0.1)}, "needs a sweep of 3 configurations or more, given 1"),
         ({"scenario": toy_stream(split(key(2), 8), 1)}, "needs two tasks or more"),
         ({"key": KEYS[:3]}, "a sweep of 8 needs a key"),
+        ({"skip": [1]}, "halve takes no skip"),
+        ({"requests": {0: [ForgetSet(task=0)]}}, "halve takes no requests"),
     ],
 )
 def test_what_cannot_be_halved_is_refused_in_one_line(change, message):
@@ -229,7 +231,7 @@ def test_the_command_halves_a_grid(tmp_path, capsys):
     ]
     assert main(["sweep", *grid, "--seeds", "2", "--halving", "--out", str(tmp_path)]) == 0
     about = json.loads((tmp_path / "config.json").read_text())
-    assert [rung["task"] for rung in about["halving"]["rungs"]] == [1] and about["seeds"] == [0, 1]
+    assert [rung["tasks"] for rung in about["halving"]["rungs"]] == [1] and about["seeds"] == [0, 1]
     said = capsys.readouterr()
     assert "after task 1: 1 of 3 configurations go on; best lr=0.03 (valid 0." in said.err
     assert "left of 3 configurations, by valid examples: lr=0.03\n" in said.out
@@ -243,7 +245,7 @@ def test_in_regression_the_configuration_of_the_lowest_error_goes_on():
     result = halve(algorithm, scenario, KEYS[:2], eta=2, **QUIET)
     first, second = result.config["halving"]["rungs"][0]["configurations"]
     assert first["score"] < second["score"] < 0 and (first["kept"], second["kept"]) == (False, True)
-    assert result.config["halving"]["rungs"][0]["task"] == 2
+    assert result.config["halving"]["rungs"][0]["tasks"] == 2
     for lr, start, found in ((1e-9, KEYS[0], first), (0.01, KEYS[1], second)):
         member, errors = build(scenario, lr), []
         at = run(member, scenario._replace(phases=(1, 2)), start, **QUIET)

@@ -92,6 +92,7 @@ def test_an_algorithm_by_itself_takes_seeds_too_and_leaves_a_folder(tmp_path):
         ({"batch": 0}, "batch must be at least 1, given 0"),
         ({"evaluate": "none"}, "a confidence interval needs accuracies"),
         ({"key": KEYS[:3]}, "a sweep of 12 needs a key"),
+        ({"key": KEYS[[0, 1, 2, 0, 4, 5, 6, 7, 8, 9, 10, 11]]}, "given one key for runs 0 and 3"),
     ],
 )
 def test_what_has_no_interval_is_refused_in_one_line(change, message):
