@@ -1,5 +1,7 @@
 """Chunks of a sweep: run one after the other they leave what the sweep leaves; how large they are; what is kept of them."""
 
+from functools import cache
+
 import pytest
 import torch
 
@@ -54,6 +56,7 @@ def probed(algorithm):
     return algorithm._replace(probe=probe)
 
 
+@cache
 def job(shared=False):
     """Seven runs, each with its own learning rate and, unless shared, its own tasks."""
     scenario = scenarios.permuted(toy_data(), 2, key(2) if shared else split(key(2), 7), valid=0.25)
@@ -72,11 +75,41 @@ def same(a, b):
     )
 
 
-@pytest.mark.parametrize("shared", [True, False], ids=["shared tasks", "tasks of its own"])
-@pytest.mark.parametrize("size", [1, 3, 7])
+@cache
+def swept(shared):
+    algorithm, scenario = job(shared)
+    return run(algorithm, scenario, KEYS, epochs=2, probe_every=5, **QUIET)
+
+
+@cache
+def small(tasks=2):
+    """Seven runs without probes, and without examples held out."""
+    scenario = scenarios.permuted(toy_data(), tasks, key(2))
+    return sweep([build(scenario, 0.02 * (i + 1)) for i in range(7)]), scenario
+
+
+@cache
+def packed():
+    """Two runs, and the bytes of their result."""
+    algorithm, scenario = small()
+    result = run(part(algorithm, range(2)), scenario, KEYS[:2], **QUIET)
+    return packing.pack(result, "mine")
+
+
+CUTS = [
+    pytest.param(1, True, marks=pytest.mark.long),
+    (1, False),
+    (3, True),
+    (3, False),
+    (7, True),
+    pytest.param(7, False, marks=pytest.mark.long),
+]
+
+
+@pytest.mark.parametrize(("size", "shared"), CUTS)
 def test_the_chunks_of_a_sweep_leave_what_the_sweep_leaves(size, shared):
     algorithm, scenario = job(shared)
-    whole = run(algorithm, scenario, KEYS, epochs=2, probe_every=5, **QUIET)
+    whole = swept(shared)
     merged = run_chunks(
         algorithm, scenario, KEYS, runs_at_once=size, epochs=2, probe_every=5, **QUIET
     )
@@ -88,7 +121,14 @@ def test_the_chunks_of_a_sweep_leave_what_the_sweep_leaves(size, shared):
     assert merged.coordinates == whole.coordinates and merged.steps == whole.steps
 
 
-@pytest.mark.parametrize("rates", [(1e300, 0.1, 1e300), (0.1, 1e300, 0.1), (1e300, 1e301, 1e302)])
+RATES = [
+    (1e300, 0.1, 1e300),
+    pytest.param((0.1, 1e300, 0.1), marks=pytest.mark.long),
+    (1e300, 1e301, 1e302),
+]
+
+
+@pytest.mark.parametrize("rates", RATES)
 def test_a_chunk_whose_runs_all_diverge_ends_early_and_is_padded_with_nan(rates):
     scenario = scenarios.permuted(toy_data(), 2, key(2), valid=0.25)
     algorithm = sweep([probed(build(scenario, lr)) for lr in rates])
@@ -105,6 +145,61 @@ def test_a_chunk_whose_runs_all_diverge_ends_early_and_is_padded_with_nan(rates)
             check_dtype=False,
         )
     assert torch.equal(merged.probes.step, whole.probes.step)
+
+
+def forgetful():
+    """Four runs that can unlearn, of three tasks."""
+    scenario = scenarios.permuted(toy_data(), 3, key(2), valid=0.25)
+    members = [amnesiac(build(scenario, lr), num_tasks=3) for lr in (0.05, 0.1, 0.15, 0.2)]
+    return sweep(members), scenario
+
+
+FIRST, SECOND = ForgetSet(task=0), ForgetSet(task=1)
+REQUESTS = [{1: [FIRST]}, {}, {}, {0: [FIRST], 2: [SECOND]}]
+SKIP = [set(), {0}, {0, 1}, set()]
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_requests_and_skipped_tasks_of_each_run_are_cut_with_the_runs(size):
+    algorithm, scenario = forgetful()
+    options = {"requests": REQUESTS, "skip": SKIP, "evaluate": "current"} | QUIET
+    whole = run(algorithm, scenario, KEYS[:4], **options)
+    merged = run_chunks(algorithm, scenario, KEYS[:4], runs_at_once=size, **options)
+    assert merged.events == whole.events and merged.steps == whole.steps
+    assert merged.config == whole.config | {"chunks": [size] * (4 // size)}
+    for name in ("accuracy", "training", "validation", "params", "state", "snapshots"):
+        torch.testing.assert_close(
+            getattr(merged, name), getattr(whole, name), rtol=0, atol=1e-10, equal_nan=True
+        )
+
+
+def test_a_chunk_that_trains_nothing_has_nan_where_the_others_have_points():
+    algorithm, scenario = job(shared=True)
+    three, keys = part(algorithm, range(3)), KEYS[:3]
+    options = {"skip": [{1}, {0, 1}, {0}]} | QUIET
+    whole = run(three, scenario, keys, **options)
+    merged = run_chunks(three, scenario, keys, runs_at_once=1, **options)
+    assert merged.steps == whole.steps and merged.config["skip"] == whole.config["skip"]
+    for name in ("accuracy", "training", "validation", "params"):
+        torch.testing.assert_close(
+            getattr(merged, name), getattr(whole, name), rtol=0, atol=1e-10, equal_nan=True
+        )
+    assert torch.equal(merged.probes.step, whole.probes.step)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"requests": REQUESTS[:2]}, "one for each of 4 run.s., given 2"),
+        ({"skip": SKIP[:3]}, "one for each of 4 run.s., given 3"),
+        ({"requests": {0: [SECOND]}}, "it is not trained yet"),
+    ],
+)
+def test_requests_are_checked_for_all_runs_before_the_first_chunk(change, message, monkeypatch):
+    algorithm, scenario = forgetful()
+    monkeypatch.setattr(chunks, "run_with", lambda *args, **keywords: pytest.fail("it has begun"))
+    with pytest.raises(ValueError, match=message):
+        run_chunks(algorithm, scenario, KEYS[:4], runs_at_once=2, **change, **QUIET)
 
 
 def test_an_algorithm_by_itself_is_cut_along_its_keys():
@@ -206,14 +301,23 @@ def test_a_packed_result_is_the_same_result():
     "spoil", [lambda d: d[:100], lambda d: d[:-1], lambda d: b"", lambda d: b"\xff" * 50 + d]
 )
 def test_bytes_that_are_not_a_whole_result_are_refused(spoil):
-    algorithm, scenario = job()
-    data = spoil(packing.pack(run(algorithm, scenario, KEYS, **QUIET), "mine"))
     with pytest.raises(ValueError):
-        packing.unpack(data, algorithm)
+        packing.unpack(spoil(packed()), small()[0])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
+def test_one_flipped_bit_of_a_packed_result_is_noticed_wherever_it_is(share):
+    data, algorithm = packed(), small()[0]
+    header = 8 + int.from_bytes(data[:8], "little")
+    for first, stop in ((0, header), (header, len(data))):
+        flipped = bytearray(data)
+        flipped[int(first + share * (stop - first))] ^= 8
+        with pytest.raises(ValueError):
+            packing.unpack(bytes(flipped), algorithm)
 
 
 def test_chunks_that_are_done_are_not_run_again(tmp_path, monkeypatch):
-    algorithm, scenario = job()
+    algorithm, scenario = small(tasks=1)
     ran, real = [], chunks.run_with
     options = {"runs_at_once": 3, "out": tmp_path} | QUIET
 
@@ -244,7 +348,7 @@ def test_chunks_that_are_done_are_not_run_again(tmp_path, monkeypatch):
 
 
 def test_chunks_of_another_sweep_or_damaged_ones_are_run_again(tmp_path):
-    algorithm, scenario = job()
+    algorithm, scenario = small()
     store = ChunkStore(tmp_path, algorithm, scenario, KEYS, OPTIONS)
     result = run(part(algorithm, range(3)), scenario.part(range(3)), KEYS[:3], **QUIET)
     data = packing.pack(result, store.label(range(3)))
@@ -257,36 +361,21 @@ def test_chunks_of_another_sweep_or_damaged_ones_are_run_again(tmp_path):
     other = ChunkStore(tmp_path, algorithm, scenario, KEYS, OPTIONS.changed(batch_size=9))
     assert other.find(range(3)) is None and other.saved_plan(7, 3) is None
     path = tmp_path / "chunks" / "0-2.safetensors"
-    path.write_bytes(data[:-10])
-    assert store.find(range(3)) is None
-
-
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
-def test_one_flipped_bit_of_a_chunk_is_noticed(share, tmp_path):
-    """Anywhere in the tensors; in the header too, where a result is read at all."""
-    algorithm, scenario = job(shared=True)
-    store = ChunkStore(tmp_path, algorithm, scenario, KEYS, OPTIONS)
-    result = run(part(algorithm, range(2)), scenario.part(range(2)), KEYS[:2], **QUIET)
-    data = packing.pack(result, store.label(range(2)))
-    header = 8 + int.from_bytes(data[:8], "little")
-    for first in (8, header):
-        flipped = bytearray(data)
-        flipped[int(first + share * (len(data) - first))] ^= 8
-        store.keep(range(2), bytes(flipped), ChunkPlan(cut(7, 2), "", "eager"))
-        assert store.find(range(2)) is None
+    flipped = bytearray(data)
+    flipped[-10] ^= 8
+    for damaged in (data[:-10], bytes(flipped)):
+        path.write_bytes(damaged)
+        assert store.find(range(3)) is None
 
 
 def test_the_digest_of_a_sweep_changes_with_everything_that_decides_a_result():
-    algorithm, scenario = job()
+    algorithm, scenario = small()
     shifted = scenario._replace(data=scenario.data._replace(x=scenario.data.x + 1))
-    frozen = [
-        sweep([chained(scenario, {name: False}) for _ in range(7)])
-        for name in ("hidden1", "hidden2")
-    ]
+    frozen = chained(scenario, {"hidden1": False})
     cases = [
         (algorithm, scenario, KEYS, OPTIONS),
         (algorithm, scenario, KEYS + 1, OPTIONS),
-        (algorithm, toy_stream(split(key(3), 7), 2), KEYS, OPTIONS),
+        (algorithm, toy_stream(key(3), 2), KEYS, OPTIONS),
         (algorithm, shifted, KEYS, OPTIONS),
         (sweep([build(scenario)] * 7), scenario, KEYS, OPTIONS),
         (algorithm, scenario, KEYS, OPTIONS.changed(batch_size=9)),
@@ -294,7 +383,7 @@ def test_the_digest_of_a_sweep_changes_with_everything_that_decides_a_result():
         (algorithm, scenario, KEYS, OPTIONS.changed(requests={0: [ForgetSet(task=0)]})),
         (algorithm, scenario, KEYS, OPTIONS.changed(config={"arguments": {"seed": 3}})),
         (algorithm, scenario, KEYS, OPTIONS.changed(config={"arguments": ["mine.py", "--fast"]})),
-        (frozen[0], scenario, KEYS, OPTIONS),
+        (sweep([frozen] * 7), scenario, KEYS, OPTIONS),
     ]
     digests = [sweep_digest(*case) for case in cases]
     assert len(set(digests)) == len(cases)

@@ -28,6 +28,14 @@ SMALL = [
 SWEEP = ["sweep", *SMALL, "--seeds", "3", "--grid", "lr=0.03,0.01"]
 
 
+QUICK = [*SWEEP, "--batch-size", "512"]
+
+
+@pytest.fixture(autouse=True)
+def _no_figures(monkeypatch):
+    monkeypatch.setattr("clfunc.results.plots.save", lambda *_: [])
+
+
 def load(folder):
     return xarray.load_dataset(folder / "results.nc", engine="h5netcdf")
 
@@ -79,10 +87,10 @@ def test_a_job_whose_process_dies_is_begun_again_and_its_error_is_raised(tmp_pat
 
 def test_a_restarted_sweep_asks_the_cluster_only_for_what_it_has_not(tmp_path, monkeypatch, capsys):
     local, out = tmp_path / "local", tmp_path / "out"
-    assert main([*SWEEP, "--runs-at-once", "2", "--out", str(local)]) == 0
+    assert main([*QUICK, "--runs-at-once", "2", "--out", str(local)]) == 0
     machines, first = here(stop_after=2)
     monkeypatch.setattr(cluster, "ray_cluster", lambda *_: machines)
-    command = [*SWEEP, "--cluster", "ray", "--runs-at-once", "2", "--out", str(out)]
+    command = [*QUICK, "--cluster", "ray", "--runs-at-once", "2", "--out", str(out)]
     assert main(command) == 1 and not (out / "results.nc").exists()
     machines, second = here()
     assert main(command) == 0
@@ -94,7 +102,7 @@ def test_a_restarted_sweep_asks_the_cluster_only_for_what_it_has_not(tmp_path, m
 def test_chunks_that_a_cluster_has_done_are_not_run_again_without_it(tmp_path, monkeypatch, capsys):
     machines, _ = here(stop_after=2)
     monkeypatch.setattr(cluster, "ray_cluster", lambda *_: machines)
-    command = [*SWEEP, "--runs-at-once", "2", "--out", str(tmp_path)]
+    command = [*QUICK, "--runs-at-once", "2", "--out", str(tmp_path)]
     assert main([*command, "--cluster", "ray"]) == 1
     ran, real = [], chunks.run_with
     monkeypatch.setattr(
@@ -109,7 +117,7 @@ def test_a_machine_of_the_cluster_says_how_to_cut_and_which_engine_pays(
 ):
     machines, asked = here()
     monkeypatch.setattr(cluster, "ray_cluster", lambda *_: machines)
-    command = [word for word in SWEEP if word not in ("--engine", "eager", "--no-progress")]
+    command = [word for word in QUICK if word not in ("--engine", "eager", "--no-progress")]
     assert main([*command, "--cluster", "ray", "--out", str(tmp_path)]) == 0
     assert asked == [[0, 1, 2], [3, 4, 5]] and load(tmp_path).sizes["run"] == 6
     assert "6 runs, 3 at a time" in capsys.readouterr().err
@@ -145,7 +153,7 @@ def test_every_chunk_is_told_all_that_was_asked():
     ],
 )
 def test_wrong_ways_to_cut_are_refused_in_one_line(flags, message, tmp_path, capsys):
-    assert main([*SWEEP, "--out", str(tmp_path / "out"), *flags.split()]) == 2
+    assert main([*QUICK, "--out", str(tmp_path / "out"), *flags.split()]) == 2
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1 and not (tmp_path / "out").exists()
 
@@ -153,7 +161,7 @@ def test_wrong_ways_to_cut_are_refused_in_one_line(flags, message, tmp_path, cap
 @pytest.mark.long
 def test_a_sweep_on_two_processes_is_the_sweep_in_chunks(tmp_path, capsys):
     for name, flags in (("one", []), ("two", ["--devices", "cpu,cpu"])):
-        assert main([*SWEEP, "--runs-at-once", "3", "--out", str(tmp_path / name), *flags]) == 0
+        assert main([*QUICK, "--runs-at-once", "3", "--out", str(tmp_path / name), *flags]) == 0
     assert load(tmp_path / "two").identical(load(tmp_path / "one"))
     capsys.readouterr()
 

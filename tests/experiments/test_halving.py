@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import cache
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ def build(scenario, lr):
     )
 
 
+@cache
 def job(valid=0.25, tasks=4):
     """Four learning rates, one of which diverges, with two seeds each that have tasks of their own."""
     scenario = scenarios.permuted(toy_data(), tasks, split(key(2), 8), valid=valid)
@@ -216,7 +218,8 @@ def test_what_cannot_be_halved_is_refused_in_one_line(change, message):
     assert "\n" not in str(error.value)
 
 
-def test_the_command_halves_a_grid(tmp_path, capsys):
+def test_the_command_halves_a_grid(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("clfunc.results.plots.save", lambda *_: [])
     grid = [
         "--grid",
         "lr=0.0001,0.003,0.03",
