@@ -8,8 +8,8 @@ import gzip
 import math
 import struct
 import zlib
+from io import BufferedReader
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -54,7 +54,9 @@ def read_idx(path: Path) -> np.ndarray:
     return np.frombuffer(data, kind).reshape(shape).astype(native)
 
 
-def _read_header(path: Path, file: IO[bytes]) -> tuple[np.dtype, tuple[int, ...]]:
+def _read_header(
+    path: Path, file: "gzip.GzipFile | BufferedReader"
+) -> tuple[np.dtype, tuple[int, ...]]:
     """The type of the entries and the shape; `file` then stands at the first entry."""
     magic = file.read(4)
     is_idx = len(magic) == 4 and magic[:2] == b"\0\0" and magic[2] in _TYPES
@@ -79,7 +81,7 @@ def _refuse_impossible_size(path: Path, shape: tuple[int, ...], size: int, is_gz
         raise ValueError(f"{path} is truncated: its header promises {size} bytes of shape {shape}")
 
 
-def _read_up_to(file: IO[bytes], size: int) -> bytes:
+def _read_up_to(file: "gzip.GzipFile | BufferedReader", size: int) -> bytes:
     """At most `size` bytes of a file.
 
     They are read in pieces: one read of all would allocate them before the first is there.
