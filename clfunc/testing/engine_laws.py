@@ -34,7 +34,7 @@ class Way(NamedTuple):
 def tracing_changes_no_bit(case: Case) -> None:
     """A traced step computes the bits of the eager step, alone and as a sweep."""
     members = case.members()[:2]
-    settings: dict[str, Any] = {"epochs": 1, "batch_size": BATCH_SIZE, "progress": False}
+    settings: dict[str, Any] = {"epochs": 1, "batch_size": 20, "progress": False}
     alone = (members[0], key(6))
     together = (sweep(members), split(key(6), 2))
     for algorithm, keys in (alone, together):

@@ -1,4 +1,4 @@
-"""The run-time type checker of the tests: beartype, with an int welcome where a float is."""
+"""The type checker of the tests: beartype, which takes an int where a float is declared."""
 
 from beartype import BeartypeConf, beartype
 
