@@ -60,10 +60,7 @@ def rotated(
     [0.0, 45.0, 90.0, 135.0]
     """
     require_possible(num_tasks, paradigm, valid)
-    if isinstance(degrees, (int, float)):
-        angles = [task * degrees / num_tasks for task in range(num_tasks)]
-    else:
-        angles = list(degrees)
+    angles = _angles(degrees, num_tasks)
     if len(angles) != num_tasks:
         raise ValueError(
             f"degrees must be one number or one for each of {num_tasks} tasks, given {len(angles)}"
@@ -110,6 +107,13 @@ def rotated(
         runs=runs,
         settings=settings,
     )
+
+
+def _angles(degrees: "float | Sequence[float]", num_tasks: int) -> list[float]:
+    """The angle of each task, in degrees."""
+    if isinstance(degrees, (int, float)):
+        return [task * degrees / num_tasks for task in range(num_tasks)]
+    return list(degrees)
 
 
 def _beside_channels(table: Tensor) -> Tensor:
