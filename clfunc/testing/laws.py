@@ -170,7 +170,7 @@ def learns_two_real_tasks(case: Case) -> None:
     model = mlp(scenario.inputs, (64,), scenario.head())
     algorithm = case.make(model, sgd(0.1, 0.9))
     settings: dict[str, Any] = {
-        "epochs": 4,
+        "epochs": 3,
         "batch_size": 64,
         "engine": "eager",
         "progress": False,

@@ -10,7 +10,7 @@ check = beartype(conf=BeartypeConf(is_pep484_tower=True))
 
 @contextlib.contextmanager
 def without_type_checks():
-    """Call functions without type checks, which take more than half of the time of a small step."""
+    """Call functions without type checks, which take a quarter of the time of a small step."""
     before = config.jaxtyping_disable
     config.update("jaxtyping_disable", True)
     try:
