@@ -28,6 +28,7 @@ from clfunc.testing.engine_laws import (
     engines_agree_in_every_way,
     one_program_for_all_tasks,
     tracing_changes_no_bit,
+    tracing_changes_no_bit_of_a_run_alone,
 )
 from clfunc.testing.play import play
 from clfunc.transforms import sgd
@@ -105,7 +106,8 @@ def calls_are_pure(case: Case) -> None:
         assert is_untouched, f"{name} used torch's global random numbers"
         return first
 
-    play(case.build(case.make, sgd(0.1, 0.9)), case.scenario(), key(1), call)
+    algorithm = case.build(case.make, sgd(0.1, 0.9))
+    play(algorithm, case.scenario(), key(1), call, epochs=2)
 
 
 def members_of_a_sweep_equal_themselves_alone(case: Case) -> None:
@@ -146,7 +148,7 @@ def members_share_one_program(case: Case) -> None:
             assert identical(of_other, result), f"{name} closes over a number"
         return result
 
-    play(first, case.scenario(), key(1), call)
+    play(first, case.scenario(), key(1), call, epochs=2)
 
 
 def neutral_is_finetuning(case: Case) -> None:
@@ -251,4 +253,4 @@ laws: tuple[Law, ...] = (
     a_resumed_run_is_the_run_never_stopped,
 )
 compiled_laws: tuple[Law, ...] = (engines_agree, one_program_for_all_tasks)
-long_laws: tuple[Law, ...] = (engines_agree_in_every_way,)
+long_laws: tuple[Law, ...] = (engines_agree_in_every_way, tracing_changes_no_bit_of_a_run_alone)
