@@ -39,6 +39,11 @@ def map_items(f: Callable[..., Any], tree: Any, *rest: Any) -> Any:
     )
 
 
+def names(tree: Any) -> Any:
+    """The tree with each leaf's dotted name in its place."""
+    return map_items(lambda name, _: name, tree)
+
+
 def _segment(step: Any) -> str:
     for attribute in ("name", "key", "idx"):
         if hasattr(step, attribute):

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from clfunc import tree
-from clfunc.compose import lift
+from clfunc.compose import bank_of, lift
 from clfunc.types import (
     Algorithm,
     Batch,
@@ -93,6 +93,7 @@ def amnesiac(
     if not record:
         return inner._replace(unlearn=None, settings=settings)
     lifted = lift(inner)
+    bank = bank_of(lifted)
 
     def init(key: Key) -> tuple[Params, AmnesiacState]:
         params, state = inner.init(key)
@@ -116,9 +117,8 @@ def amnesiac(
     def begin_task(
         params: Params, state: AmnesiacState, task: Task
     ) -> tuple[Params, AmnesiacState]:
-        before = params | tree.take(
-            lifted.own(params, state), task.id
-        )  # another's own is parked, which is no change
+        # the groups of another task are parked, which is no change
+        before = params | tree.take(bank.rows(params, state), task.id)
         params, state = lifted.begin_task(params, state, task)
         told = records.add(records.check_out(state.records, task.id), before, params)
         again = torch.arange(num_tasks + len(named), device=task.id.device) == task.id
@@ -145,8 +145,9 @@ def amnesiac(
             [gone, *(gone[task, None] for task in tasks)]
         )  # a task takes its requests along
 
-        less, own = records.subtract(state.records, params, lifted.own(params, state), asked, tasks)
-        less, after = lifted.restore(less, state, own, gone)
+        rows = bank.rows(params, state)
+        less, rows = records.subtract(state.records, params, rows, asked, tasks)
+        less, after = bank.restore(less, state, rows, gone)
 
         if optimizer_state == "reset":
             after = after._replace(inner=_with_memory(after.inner, state.start))

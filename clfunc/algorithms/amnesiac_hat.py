@@ -24,10 +24,10 @@ from torch import Tensor
 from clfunc import tree
 from clfunc.algorithms.amnesiac import AmnesiacState, amnesiac
 from clfunc.algorithms.hat import hat
-from clfunc.compose import lift
+from clfunc.compose import bank_of, lift
 from clfunc.hard_attention import gates as attention
 from clfunc.random import fold_in
-from clfunc.transforms.chain import RESETS
+from clfunc.settings import declares
 from clfunc.types import (
     Algorithm,
     Batch,
@@ -98,7 +98,7 @@ def amnesiac_hat(
 
     def init(key: Key) -> tuple[Params, AmnesiacHATState]:
         params, state = inner.init(key)
-        common, bank, inputs = shared(params), state.inner.attention.bank, model.settings["inputs"]
+        common, bank, inputs = shared(params), state.inner.attention.rows, model.settings["inputs"]
         shape = (inputs,) if isinstance(inputs, int) else tuple(inputs)
         backups = repair.no_backups(tx, fold_in(key, 1), common, bank) if compensate else ()
         memory = (
@@ -158,7 +158,7 @@ def amnesiac_hat(
     ) -> tuple[Params, AmnesiacHATState]:
         asked = filled(asked, num_tasks)
         undone, after = undo(params, state, asked)
-        own, left = inner.own(undone, after.inner), after.inner.inner
+        own, left = bank_of(inner).rows(undone, after.inner), after.inner.inner
         masks = tree.map(lambda e: (e > 0) & left.attention.met[:, None], own["embedding"])
         reach, users = (
             shared(repair.movable(model, params, state.before)),
@@ -192,9 +192,10 @@ def amnesiac_hat(
 
 
 def _check(tx: Transform, compensate: bool, repair_steps: int, buffer_size: int) -> None:
-    if compensate and tx.settings.get("name") in RESETS:
+    resets = declares(tx.settings, "place", "last")
+    if compensate and resets is not None:
         raise ValueError(
-            f"amnesiac_hat cannot train backups with what resets units, given {tx.settings['name']}"
+            f"amnesiac_hat cannot train backups with what resets units, given {resets}"
         )
     if not isinstance(repair_steps, int) or repair_steps < 0 or buffer_size < 1:
         raise ValueError(

@@ -9,14 +9,15 @@ own head, with `cil` and `dil` all tasks train one (see `clfunc.models.heads`).
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 from torch.func import grad
 
 from clfunc import tree
+from clfunc.bank import in_fields
+from clfunc.compose import forget_groups
 from clfunc.losses import descend
-from clfunc.models.heads import forget
 from clfunc.random import split
 from clfunc.types import (
     Algorithm,
@@ -56,7 +57,11 @@ def finetuning(
     def init(key: Key) -> tuple[Params, FinetuningState]:
         draw, start, park, noise = split(key, 4)
         params = model.init(draw)
-        return params, FinetuningState(tx.init(start, params), model.head.park(park, params), noise)
+        return params, FinetuningState(
+            opt=tx.init(start, params),
+            head=model.head.bank.init(park, params),
+            key=noise,
+        )
 
     def step(
         params: Params, state: FinetuningState, batch: Batch
@@ -74,21 +79,21 @@ def finetuning(
         return tree.add(params, updates), state._replace(opt=opt, key=key), metrics
 
     def predict(params: Params, state: FinetuningState, x: Inputs, task: TaskId) -> Logits:
-        logits = model.apply(model.head.lookup(params, state.head, task), x, task).logits
+        logits = model.apply(model.head.bank.lookup(params, state.head, task), x, task).logits
         return model.head.mask(state.head, logits, task)
 
     def features(params: Params, state: FinetuningState, x: Inputs, task: TaskId) -> Tensor:
-        return model.apply(model.head.lookup(params, state.head, task), x, task).last
+        return model.apply(model.head.bank.lookup(params, state.head, task), x, task).last
 
     def begin_task(
         params: Params, state: FinetuningState, task: Task
     ) -> tuple[Params, FinetuningState]:
-        params, head = model.head.begin_task(params, state.head, task.id)
-        opt = forget(tx.begin_task(state.opt, params), params, model.head.owns)
+        params, head = model.head.bank.begin_task(params, state.head, task.id)
+        opt = forget_groups(tx, tx.begin_task(state.opt, params), model.head.owns)
         return params, state._replace(opt=opt, head=head)
 
     def end_task(params: Params, state: FinetuningState) -> tuple[Params, FinetuningState]:
-        params, head = model.head.end_task(params, state.head)
+        params, head = model.head.bank.end_task(params, state.head)
         return params, state._replace(head=head)
 
     def probe(params: Params, state: FinetuningState, batch: Batch) -> dict[str, Tensor]:
@@ -106,16 +111,15 @@ def finetuning(
             "gradient_norm": plasticity.gradient_norm(gradient)
         }
 
-    def own(params: Params, state: FinetuningState) -> Params:
-        return model.head.own(params, state.head)
-
-    def restore(
-        params: Params, state: FinetuningState, own: Params, gone: Tensor
-    ) -> tuple[Params, FinetuningState]:
-        params, head = model.head.restore(params, state.head, own, gone)
-        return params, state._replace(head=head)
-
     settings = {"name": "finetuning", "model": model.settings, "tx": tx.settings}
-    hooks: dict[str, Any] = {"end_task": end_task, "probe": probe, "own": own, "restore": restore}
-    hooks |= {"features": features}
-    return Algorithm(init, step, predict, begin_task, **hooks, settings=settings)
+    return Algorithm(
+        init=init,
+        step=step,
+        predict=predict,
+        begin_task=begin_task,
+        end_task=end_task,
+        probe=probe,
+        settings=settings,
+        features=features,
+        bank=in_fields({"head": model.head.bank}),
+    )

@@ -23,6 +23,7 @@ from torch.func import vmap
 
 from clfunc import tree
 from clfunc.algorithms import amnesiac
+from clfunc.compose import bank_of
 from clfunc.driver.evaluate import AT_ONCE, bare, with_runs
 from clfunc.driver.loop import start_and_order
 from clfunc.driver.run import run
@@ -311,7 +312,8 @@ def _residuals(shown: _Snapshot, begun: tuple[Params, State]) -> dict[str, Tenso
             return {}
         state = state.inner
     bank = vmap(records.every)(state.records)
-    now, start = (shown.algorithm.own(*of) for of in ((shown.params, shown.state), begun))
+    bank_rows = bank_of(shown.algorithm).rows
+    now, start = bank_rows(shown.params, shown.state), bank_rows(*begun)
     kept = {
         g: tree.map(lambda every: every.sum(1), part) for g, part in bank.items() if g not in now
     }

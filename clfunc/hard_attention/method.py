@@ -26,10 +26,11 @@ from torch import Tensor
 from torch.func import grad_and_value
 
 from clfunc import tree
+from clfunc.bank import in_fields
+from clfunc.compose import forget_groups
 from clfunc.hard_attention import gates as attention
 from clfunc.hard_attention import rates as adjustment
-from clfunc.hard_attention.embeddings import Embeddings, EmbeddingsState, gated, own_and_restore
-from clfunc.models.heads import forget
+from clfunc.hard_attention.embeddings import Embeddings, EmbeddingsState, gated
 from clfunc.random import split
 from clfunc.types import (
     Algorithm,
@@ -84,9 +85,13 @@ def hard_attention(
         draw, start, park, noise, embed = split(key, 5)
         params = model.init(draw)
         attend = embeddings.init(embed, model.units, params["head"]["weight"].dtype)
-        params = params | {"embedding": tree.index(attend.bank, 0)}
+        params = params | {"embedding": tree.index(attend.rows, 0)}
         return params, HATState(
-            inner.init(start, params), model.head.park(park, params), noise, factor, attend
+            opt=inner.init(start, params),
+            head=model.head.bank.init(park, params),
+            key=noise,
+            mask_sparsity_reg_factor=factor,
+            attention=attend,
         )
 
     def step(params: Params, state: HATState, batch: Batch) -> tuple[Params, HATState, Metrics]:
@@ -136,17 +141,16 @@ def hard_attention(
         return forward(params, state, x, task).last
 
     def begin_task(params: Params, state: HATState, task: Task) -> tuple[Params, HATState]:
-        params, head = model.head.begin_task(params, state.head, task.id)
-        own, attend = embeddings.begin_task(params["embedding"], state.attention, task)
-        params = params | {"embedding": own}
-        opt = forget(inner.begin_task(state.opt, params), params, ("embedding", *model.head.owns))
+        params, head = model.head.bank.begin_task(params, state.head, task.id)
+        params, attend = embeddings.begin_task(params, state.attention, task)
+        opt = inner.begin_task(state.opt, params)
+        opt = forget_groups(inner, opt, ("embedding", *model.head.owns))
         return params, state._replace(opt=opt, head=head, attention=attend)
 
     def end_task(params: Params, state: HATState) -> tuple[Params, HATState]:
-        params, head = model.head.end_task(params, state.head)
-        return params, state._replace(
-            head=head, attention=embeddings.end_task(params["embedding"], state.attention)
-        )
+        params, head = model.head.bank.end_task(params, state.head)
+        params, attend = embeddings.end_task(params, state.attention)
+        return params, state._replace(head=head, attention=attend)
 
     def probe(params: Params, state: HATState, batch: Batch) -> dict[str, Tensor]:
         attend, own = state.attention, embeddings.masks(params["embedding"], state.attention)
@@ -165,9 +169,14 @@ def hard_attention(
     settings = inner.settings | embeddings.settings | {"name": "hat", "model": model.settings}
     settings |= {"mask_sparsity_reg_factor": factor}
     settings |= {"gate_position": gate_position, "freeze_head_after": freeze_head_after}
-    hooks = own_and_restore(model.head, embeddings) | {
-        "end_task": end_task,
-        "probe": probe,
-        "features": features,
-    }
-    return Algorithm(init, step, predict, begin_task, settings=settings, **hooks)
+    return Algorithm(
+        init=init,
+        step=step,
+        predict=predict,
+        begin_task=begin_task,
+        end_task=end_task,
+        probe=probe,
+        settings=settings,
+        features=features,
+        bank=in_fields({"head": model.head.bank, "attention": embeddings.bank}),
+    )

@@ -27,7 +27,7 @@ from clfunc.hard_attention.gates import Units
 from clfunc.losses import weighted_mean
 from clfunc.types import Batch, Context, Key, Model, Params, Scalar, State, Transform
 from clfunc.units import masks
-from clfunc.unlearning.records import Records, check_in
+from clfunc.unlearning.records import Records, check_in, in_place
 
 
 class Backups(NamedTuple):
@@ -103,7 +103,7 @@ def begin(
     task: Tensor,
 ) -> Backups:
     """Backups as a task begins: their optimisers restart, and what may move is what no other task has claimed."""
-    own = tree.map(lambda e: (e > 0) & attend.met[:, None], attend.bank)
+    own = tree.map(lambda e: (e > 0) & attend.met[:, None], attend.rows)
     apart = ~torch.eye(len(attend.met), dtype=torch.bool, device=task.device)[:, :, None]
     others = tree.map(lambda m: (m & apart).any(1), own)
     waiting = attend.met & (torch.arange(len(attend.met), device=task.device) != task)
@@ -170,9 +170,9 @@ def credited(records: Records, change: Params, users: Params) -> Records:
     def one(row: Tensor, c: Tensor, u: Tensor) -> Tensor:
         return row + torch.where(u & (u.cumsum(0) == 1), c.to(row.dtype), 0)
 
-    bank = check_in(records).bank
-    bank = bank | tree.map(one, {group: bank[group] for group in change}, change, users)
-    return records._replace(bank=bank, working=tree.take(bank, records.current))
+    rows = check_in(records).bank.rows
+    rows = rows | tree.map(one, {group: rows[group] for group in change}, change, users)
+    return in_place(records, rows)
 
 
 def no_examples(

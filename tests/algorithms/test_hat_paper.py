@@ -261,7 +261,9 @@ def live(s_max, scale_at, settings):
     }
     algorithm = hat(model, cl.sgd(LR), num_tasks=TASKS, scale_at=scale_at, **numbers, **settings)
     params, state = algorithm.init(key(1))
-    official = Official(params, state.attention.bank, state.head.bank, s_max, scale_at, settings)
+    official = Official(
+        params, state.attention.rows, state.head.bank.rows["head"], s_max, scale_at, settings
+    )
     for task in range(TASKS):
         about = Task(torch.tensor(task), torch.tensor(PER_EPOCH), torch.tensor(STEPS // PER_EPOCH))
         params, state = algorithm.begin_task(params, state, about)

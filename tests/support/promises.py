@@ -50,7 +50,7 @@ class Promise:
             assert (used >= before.attention.used[group]).all() and (used <= 1).all()
             rows = torch.arange(TASKS) != current
             assert torch.equal(
-                before.attention.bank[group][rows], state.attention.bank[group][rows]
+                before.attention.rows[group][rows], state.attention.rows[group][rows]
             )
         for task in torch.nonzero(done).flatten().tolist():
             logits = self.algorithm.predict(params, state, self.x, torch.tensor(task))
