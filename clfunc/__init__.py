@@ -51,6 +51,7 @@ from clfunc.models.heads import mtl as mtl
 from clfunc.models.heads import stl as stl
 from clfunc.models.heads import til as til
 from clfunc.results.result import Result as Result
+from clfunc.settings import named as named
 from clfunc.transforms import adam as adam
 from clfunc.transforms import adamw as adamw
 from clfunc.transforms import add_decayed_weights as add_decayed_weights
@@ -79,6 +80,6 @@ from clfunc.types import Wire as Wire
 from clfunc.types import scalar as scalar
 from clfunc.units import plasticity as plasticity
 from clfunc.unlearning import forget_sets as forget_sets
-from clfunc.unlearning.forget_sets import Request as Request
+from clfunc.unlearning.forget_sets import ForgetSet as ForgetSet
 
 __version__ = "0.1.0"

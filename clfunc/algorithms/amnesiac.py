@@ -3,8 +3,8 @@
     at each step of task t:   record[t] <- record[t] + (params after - params before)
     unlearn(u):               params <- params - record[u];   record[u] <- 0
 
-or, below the task, by request: `requests` declares what may have to be forgotten (`clfunc.unlearning.forget_sets`), and a step on a batch
-that holds an example of a request is recorded for it instead. A task is then its own record and those of its requests.
+or, for some examples of a task: `forget_sets` declares which may have to be forgotten (`clfunc.unlearning.forget_sets`), and a step
+on a batch that holds one of them is recorded for its set. The record of a task is then its own and those of its sets.
 
 What is recorded is what was applied, after masks, resets and clamps, so that the start plus all records is the parameters, and
 to unlearn every task gives the start, but for rounding (see `clfunc.unlearning.records`). What a task has for itself goes with it: its
@@ -19,6 +19,7 @@ request for a task changes nothing.
 [1] Graves et al. 2021, arXiv:2010.10981   [2] CLArena's AmnesiacFinetuning
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -39,14 +40,14 @@ from clfunc.types import (
     nested,
 )
 from clfunc.unlearning import records
-from clfunc.unlearning.forget_sets import Requests, declared, filled, tasks_of, touched
+from clfunc.unlearning.forget_sets import ForgetSet, declared, filled, tasks_of, touched
 from clfunc.unlearning.records import Records
 
 
 class AmnesiacState(NamedTuple):
     inner: State
     records: Records
-    forgotten: Tensor  # Bool[tasks + requests]; what is trained again is no longer
+    forgotten: Tensor  # Bool[tasks + sets]; a task that trains again is no longer forgotten
     start: State  # the optimiser's memory at the start; () where it is kept
 
 
@@ -54,31 +55,31 @@ def amnesiac(
     inner: Algorithm,
     *,
     num_tasks: int,
-    requests: Requests | None = None,
+    forget_sets: Sequence[ForgetSet] = (),
     record: bool = True,
     optimizer_state: str = "keep",
     precision: str = "params",
 ) -> Algorithm:
     """`inner`, which can also `unlearn(params, state, asked)`; it trains as `inner` does, bit for bit.
 
-    `asked` has an entry for each task and then for each request (`requests.asked` makes one); it may stop short.
+    `asked` has an entry for each task and then for each declared set (`forget_sets.mask` makes one); it may stop short.
 
     Args:
         inner: Any algorithm that trains on one task at a time.
         num_tasks: Tasks to keep a record of, >= 1, as many as `inner` has heads for. A record is as large as the parameters.
-        requests: By name, what may have to be forgotten below the task; each costs a record, and an addition at every step.
+        forget_sets: Examples that may have to be forgotten without their task; each set costs a record, and an
+            addition at every step.
         record: False keeps no records, and nothing can be unlearned.
         optimizer_state: On unlearning, `keep` the optimiser's memory, or `reset` it to the start's, all but its rates. A
             task that begins restarts it anyway, unless it is carried.
         precision: Of the records: `params`, the number type of the parameters, or `float64`.
 
     Raises:
-        ValueError: A wrong word or count, an `inner` that mixes tasks or can unlearn, a request that cannot be met.
+        ValueError: A wrong word or count, an `inner` that mixes tasks or can unlearn, a forget set that does not exist.
     """
     choice(optimizer_state, "optimizer_state", ("keep", "reset"))
     choice(precision, "precision", records.PRECISIONS)
     head = _head(inner, num_tasks)
-    named = requests or {}
     settings: Settings = {
         "name": "amnesiac",
         "inner": inner.settings,
@@ -88,7 +89,7 @@ def amnesiac(
     settings |= {
         "optimizer_state": optimizer_state,
         "precision": precision,
-        "requests": declared(named, num_tasks, head),
+        "forget_sets": declared(forget_sets, num_tasks, head),
     }
     if not record:
         return inner._replace(unlearn=None, settings=settings)
@@ -97,8 +98,8 @@ def amnesiac(
 
     def init(key: Key) -> tuple[Params, AmnesiacState]:
         params, state = inner.init(key)
-        blank = records.blank(params, num_tasks, len(named), precision)
-        forgotten = torch.zeros(num_tasks + len(named), dtype=torch.bool, device=key.device)
+        blank = records.blank(params, num_tasks, len(forget_sets), precision)
+        forgotten = torch.zeros(num_tasks + len(forget_sets), dtype=torch.bool, device=key.device)
         return params, AmnesiacState(
             state, blank, forgotten, _memory(state) if optimizer_state == "reset" else ()
         )
@@ -107,9 +108,9 @@ def amnesiac(
         params: Params, state: AmnesiacState, batch: Batch
     ) -> tuple[Params, AmnesiacState, Metrics]:
         moved, state, metrics = lifted.step(params, state, batch)
-        if not named:
+        if not forget_sets:
             return moved, state._replace(records=records.add(state.records, params, moved)), metrics
-        hit = touched(named, batch)
+        hit = touched(forget_sets, batch)
         told = records.add_step(state.records, params, moved, hit)
         again = torch.cat([torch.zeros_like(state.forgotten[:num_tasks]), hit])
         return moved, state._replace(records=told, forgotten=state.forgotten & ~again), metrics
@@ -121,7 +122,7 @@ def amnesiac(
         before = params | tree.take(bank.rows(params, state), task.id)
         params, state = lifted.begin_task(params, state, task)
         told = records.add(records.check_out(state.records, task.id), before, params)
-        again = torch.arange(num_tasks + len(named), device=task.id.device) == task.id
+        again = torch.arange(num_tasks + len(forget_sets), device=task.id.device) == task.id
         return params, state._replace(records=told, forgotten=state.forgotten & ~again)
 
     def end_epoch(
@@ -139,11 +140,11 @@ def amnesiac(
     def unlearn(
         params: Params, state: AmnesiacState, asked: Tensor
     ) -> tuple[Params, AmnesiacState]:
-        asked = filled(asked, num_tasks + len(named))
-        gone, tasks = asked[:num_tasks], tasks_of(named)
+        asked = filled(asked, num_tasks + len(forget_sets))
+        gone, tasks = asked[:num_tasks], tasks_of(forget_sets)
         asked = asked | torch.cat(
             [gone, *(gone[task, None] for task in tasks)]
-        )  # a task takes its requests along
+        )  # a task takes its sets along
 
         rows = bank.rows(params, state)
         less, rows = records.subtract(state.records, params, rows, asked, tasks)

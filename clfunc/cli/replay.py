@@ -128,7 +128,7 @@ class _Way:
         loop = loop_of(
             algorithm, job.scenario, job.key, args.epochs, args.batch_size, "none", save_every=1
         )
-        check(about, len(loop.course.events), loop.epochs, max(loop.steps))
+        check(about, len(loop.timeline.events), loop.epochs, max(loop.steps))
         start, self.order = start_and_order(job.key.to(job.device))
         self.trainer = _Stepper(loop, "eager", Progress(False, 0, 0, 0), None, {})
         self.start = self.trainer.resumed(loop.begin(start), tensors, about)
@@ -137,7 +137,7 @@ class _Way:
     def steps(self) -> Iterator[Standing]:
         """The standings after each step, and after each event."""
         at = self.start
-        while at.event < len(self.trainer.loop.course.events):
+        while at.event < len(self.trainer.loop.timeline.events):
             with torch.no_grad():
                 try:
                     self.trainer.live(at, self.order)

@@ -10,7 +10,7 @@ from rich.table import Table
 from clfunc.cli import build
 from clfunc.cli.requests import requests
 from clfunc.experiments.audit import audit, to_xarray
-from clfunc.experiments.audit_plots import MEMBERS, by_member
+from clfunc.experiments.audit_plots import MEMBERS, by_member, labels_from_1
 from clfunc.unlearning import measures as unlearning
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ def _known(data: "xarray.Dataset", name: str) -> bool:
 def _accuracies(data: "xarray.Dataset", spread: str) -> Table:
     tasks = data["tested"].values
     table = _table(
-        f"accuracy (%), {spread}; forgotten tasks in brackets", [f"task {task}" for task in tasks]
+        f"accuracy (%), {spread}; forgotten tasks in brackets",
+        [f"task {task + 1}" for task in tasks],
     )
     for stage, forgotten in enumerate(data["forgotten"].values):
         gone = {int(task) for task in str(forgotten).split(", ")}
@@ -118,11 +119,11 @@ def _table(title: str, columns: Sequence[str]) -> Table:
 
 
 def _place(data: "xarray.Dataset", stage: int, member: str) -> tuple[str, str, str]:
-    first = member == MEMBERS[0]
-    after, forgotten = (
-        str(data[name].values[stage]) if first else "" for name in ("after", "forgotten")
-    )
-    return after, forgotten, member
+    """After which task, what is forgotten by then, and by which network; the first two are said once a stage."""
+    if member != MEMBERS[0]:
+        return "", "", member
+    after = int(data["after"].values[stage])
+    return str(after + 1), labels_from_1(data["forgotten"].values[stage]), member
 
 
 def _number(values: np.ndarray, digits: int) -> str:

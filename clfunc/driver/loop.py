@@ -21,7 +21,7 @@ from clfunc.driver.checkpoint import About, Keeper
 from clfunc.driver.evaluate import bare, over_runs, score, with_runs
 from clfunc.driver.progress import Progress
 from clfunc.driver.run_state import Standing, begun, extended, no_points, packed, settled, unpacked
-from clfunc.driver.timeline import Course
+from clfunc.driver.timeline import Timeline
 from clfunc.engine import scan as engines
 from clfunc.random import fold_in, split
 from clfunc.results.events import Event
@@ -44,28 +44,31 @@ class Loop(NamedTuple):
     batch_size: int
     evaluate: str | int
     steps: list[int]  # of an epoch, for each phase
-    course: Course
-    width: int  # tasks that the algorithm has room for
+    timeline: Timeline
     probe_every: int | None = None
     save_every: int | None = None
 
     def begin(self, start: Keys) -> Standing:
         """Before the first event."""
-        shape = (len(self.course.events), self.scenario.num_tasks, *self.course.skipped.shape[:-1])
+        shape = (
+            len(self.timeline.events),
+            self.scenario.num_tasks,
+            *self.timeline.skipped.shape[:-1],
+        )
         return begun(tree.to(self.algorithm.init(start), start.device), shape)
 
     def phase(self, event: Event) -> int | None:
         """The phase that ends with this many tasks seen; a mixture has one for all."""
-        known = event.kind == "trained" and event.task in self.scenario.phases
-        return self.scenario.phases.index(event.task) if known else None
+        known = event.kind == "trained" and event.task + 1 in self.scenario.phases
+        return self.scenario.phases.index(event.task + 1) if known else None
 
     def wanted(self, event: Event) -> Tensor:
         """Which runs are to train a task, `Bool[*runs]` on the CPU."""
-        return ~self.course.skipped[..., event.task - 1]
+        return ~self.timeline.skipped[..., event.task]
 
     def planned_steps(self) -> int:
         """How many steps are to be done, if nothing goes wrong."""
-        events = ((e, self.phase(e)) for e in self.course.events)
+        events = ((e, self.phase(e)) for e in self.timeline.events)
         return self.epochs * sum(
             self.steps[p] for e, p in events if p is not None and self.wanted(e).any()
         )
@@ -90,11 +93,11 @@ class Loop(NamedTuple):
 
     def tested(self, event: Event) -> range:
         """The tasks to test after an event."""
-        phase, last = self.phase(event), event.task == self.scenario.phases[-1]
+        phase, last = self.phase(event), event.task + 1 == self.scenario.phases[-1]
         if self.evaluate == "none" or (phase is None and event.kind == "trained"):
             return range(0)
         if self.evaluate == "current" and phase is not None:
-            return range(0 if self.scenario.mixed else event.task - 1, event.task)
+            return range(0 if self.scenario.mixed else event.task, event.task + 1)
         if (
             isinstance(self.evaluate, int)
             and phase is not None
@@ -102,7 +105,7 @@ class Loop(NamedTuple):
             and (phase + 1) % self.evaluate
         ):
             return range(0)
-        return range(event.task)
+        return range(event.task + 1)
 
 
 class Trainer:
@@ -134,7 +137,7 @@ class Trainer:
 
     def live(self, at: Standing, order: Keys) -> Standing:
         """The events that are left; `order` is the key of the order of examples."""
-        for event in self.loop.course.events[at.event :]:
+        for event in self.loop.timeline.events[at.event :]:
             phase, under_way = self.loop.phase(event), at.epoch or at.step
             if event.kind == "unlearned":
                 at = self.unlearn(at, event)
@@ -160,7 +163,7 @@ class Trainer:
         """Where a run may be saved, and taken up again: nothing but the standing goes from here to what follows."""
         at = settled(at)
         if self.keeper is not None:
-            last = at.event == len(self.loop.course.events)
+            last = at.event == len(self.loop.timeline.events)
             self.keeper.offer(at.done, ended, last, lambda: self.packed(at))
         return at
 
@@ -322,8 +325,8 @@ class Trainer:
     def unlearn(self, at: Standing, event: Event) -> Standing:
         """Forget what is asked, run by run."""
         assert self.loop.algorithm.unlearn is not None
-        self.bar.note(f"unlearning after task {event.task}")
-        asked = self.loop.course.forgotten(event, self.loop.width)
+        self.bar.note(f"unlearning after task {event.task + 1}")
+        asked = self.loop.timeline.forgotten(event)
         mask = asked.to(tree.leaves(at.params)[0].device)
         at = apply(at, asked.any(-1) & (at.diverged < 0), self.loop.algorithm.unlearn, mask)
         return at._replace(snapshots=(*at.snapshots, (at.params, at.state)))
@@ -332,7 +335,9 @@ class Trainer:
         """Note the accuracy on the tasks that are tested after an event."""
         loop, accuracy = self.loop, at.accuracy.clone()
         for tested in loop.tested(event):
-            self.bar.note(f"task {event.task}/{loop.scenario.phases[-1]} testing task {tested + 1}")
+            self.bar.note(
+                f"task {event.task + 1}/{loop.scenario.phases[-1]} testing task {tested + 1}"
+            )
             stream = loop.test_stream(tested)
             found = score(
                 loop.algorithm, loop.scenario, at.params, at.state, stream, runs=loop.runs

@@ -17,8 +17,9 @@ from clfunc.driver import checkpoint
 from clfunc.driver import run_state as standing
 from clfunc.driver.checkpoint import Keeper
 from clfunc.driver.loop import Loop, Trainer, steps_of
+from clfunc.driver.options import RunOptions
 from clfunc.driver.progress import Progress
-from clfunc.driver.timeline import Course, Requests, Skip, course
+from clfunc.driver.timeline import Requests, Skip, Timeline, timeline
 from clfunc.engine import scan as engines
 from clfunc.engine.sweep import coordinates, members, plain, sweep
 from clfunc.results import plots
@@ -61,9 +62,9 @@ def run(
         evaluate: After each task, test all tasks `seen`, the `current` one, all seen ones every n tasks (and at the end), or
             `none`.
         probe_every: Call the algorithm's `probe`, if it has one, about every so many steps too, not just after each task.
-        requests: What to unlearn and when, `{2: [1], 4: [2, 3]}` to forget task 1 after task 2 and so on (from 1, as in all
-            labels); shared by all runs, or a list with a mapping for each. All tasks seen are tested after it.
-        skip: Tasks that are never trained, from 1; shared by all runs, or a list with a set for each.
+        requests: What to unlearn and when: `{1: [ForgetSet(task=0)]}` forgets task 0 after task 1. Tasks count from 0. One
+            mapping that all runs share, or a list with a mapping for each. All tasks seen are tested after it.
+        skip: Tasks that are never trained, counted from 0; one set that all runs share, or a list with a set for each.
         device: Where to run; the key's device if not given.
         out: A folder for results, figures and checkpoints; nothing is written without. SIGTERM and Ctrl-C then leave a
             checkpoint before they stop the run (a second one stops it at once).
@@ -98,7 +99,7 @@ def run(
         raise ValueError("resume needs out, the folder of the run to go on with")
     if out is not None:
         check_writable(Path(out))
-    events = course(scenario, algorithm, runs, requests, skip)
+    events = timeline(scenario, algorithm, runs, requests, skip)
     about = _config(algorithm, scenario, key, epochs, batch_size, engine) | events.plain()
     about |= {
         "evaluate": evaluate,
@@ -156,7 +157,7 @@ def loop_of(
     epochs: int,
     batch_size: int,
     evaluate: str | int,
-    events: Course | None = None,
+    events: Timeline | None = None,
     probe_every: int | None = None,
     save_every: int | None = None,
 ) -> Loop:
@@ -164,8 +165,7 @@ def loop_of(
     runs = key.shape[0] if key.ndim == 2 else None
     many = algorithm if runs is None or members(algorithm) else sweep([algorithm] * runs)
     steps = steps_of(scenario, batch_size)
-    width = nested(algorithm.settings, "num_tasks") or scenario.num_tasks
-    course_ = events or course(scenario, algorithm, runs, (), ())
+    events = events or timeline(scenario, algorithm, runs, {}, ())
     return Loop(
         many,
         scenario,
@@ -174,8 +174,7 @@ def loop_of(
         batch_size,
         evaluate,
         steps,
-        course_,
-        width,
+        events,
         probe_every,
         save_every,
     )
@@ -188,7 +187,7 @@ def _saved(
     if not resume:
         checkpoint.clear(out)
         return None
-    here, events = json.loads(json.dumps(about)), len(loop.course.events)
+    here, events = json.loads(json.dumps(about)), len(loop.timeline.events)
 
     def same(found: dict[str, Any]) -> None:
         held = found.get("config")
@@ -351,3 +350,33 @@ def _config(
         "scenario_settings": plain(scenario.settings),
         "versions": results.versions(),
     }
+
+
+def run_with(
+    algorithm: Algorithm,
+    scenario: Scenario,
+    key: Keys,
+    options: RunOptions,
+    *,
+    out: str | Path | None = None,
+    resume: bool | Literal["anyway"] = False,
+) -> Result:
+    """`run`, with its options as one value."""
+    return run(algorithm, scenario, key, out=out, resume=resume, **vars(options))
+
+
+def refuse_impossible(
+    algorithm: Algorithm, scenario: Scenario, key: Keys, options: RunOptions
+) -> None:
+    """Raise ValueError, in one line, for what `run` cannot do."""
+    check(
+        algorithm,
+        scenario,
+        key,
+        options.epochs,
+        options.batch_size,
+        options.engine,
+        options.evaluate,
+        options.probe_every,
+        options.checkpoint_every,
+    )

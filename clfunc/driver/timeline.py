@@ -1,104 +1,112 @@
-"""What happens in a run, in order: tasks are trained, and after some of them tasks are unlearned on request.
+"""The timeline of a run: tasks are trained in order, and after some of them forget sets are unlearned on request.
 
-Tasks have the numbers that a person gives them, from 1. A request `{2: [1], 4: [2, 3]}` forgets task 1 after task 2 has been
-trained, and tasks 2 and 3 after task 4. A run that skips a task never trains it: with the tasks skipped that another run
-forgets, it is what that one is compared with.
+Task numbers count from 0. A request `{1: [ForgetSet(task=0)]}` forgets task 0 after task 1 has been trained. A run that skips a task
+never trains it: a run that skips what another run forgets is what the other is compared with.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from clfunc.results.events import Event
 from clfunc.scenarios import Scenario
-from clfunc.types import Algorithm
+from clfunc.settings import find
+from clfunc.types import Algorithm, Settings
+from clfunc.unlearning.forget_sets import ForgetSet, plain, settings_mask
 
-Request: TypeAlias = Mapping[int, Sequence[int]]  # after which task -> what to forget
+Request: TypeAlias = Mapping[int, Sequence[ForgetSet]]  # after which task -> what to forget
 Requests: TypeAlias = Request | Sequence[Request]  # shared by all runs, or one for each
-Skip: TypeAlias = Collection[int] | Sequence[Collection[int]]
+Skip: TypeAlias = Collection[int] | Sequence[Collection[int]]  # likewise
 
 
-class Course(NamedTuple):
+class Timeline(NamedTuple):
     """The events of some runs, and what each of them leaves out."""
 
     events: tuple[Event, ...]
-    skipped: Tensor  # Bool[*runs, tasks]
+    skipped: Bool[Tensor, "*runs tasks"]
+    can_forget: tuple[
+        Settings, ...
+    ]  # every task that the algorithm has room for, then every declared set
 
-    def forgotten(self, event: Event, tasks: int) -> Tensor:
-        """What each run forgets in an event, `Bool[*runs, tasks]`."""
-        mask = torch.zeros(*self.skipped.shape[:-1], tasks, dtype=torch.bool)
-        for row, asked in zip(mask.view(-1, tasks), event.tasks, strict=True):
-            row[[task - 1 for task in asked]] = True
-        return mask
+    def forgotten(self, event: Event) -> Bool[Tensor, "*runs n"]:
+        """What each run forgets in an event: the mask that `unlearn` takes."""
+        rows = [settings_mask(self.can_forget, forget_sets) for forget_sets in event.forgets]
+        return torch.stack(rows).reshape(*self.skipped.shape[:-1], -1)
 
     def plain(self) -> dict[str, Any]:
-        """Requests and tasks skipped, one entry a run, as JSON can hold them; empty where there are none."""
-        asked = [e for e in self.events if e.kind == "unlearned"]
-        runs = range(len(asked[0].tasks)) if asked else range(0)
-        requests = [
-            {str(e.task): list(e.tasks[run]) for e in asked if e.tasks[run]} for run in runs
-        ]
-        rows = self.skipped.view(-1, self.skipped.shape[-1]) if self.skipped.any() else ()
-        return {"requests": requests, "skip": [[int(t) + 1 for t in row.nonzero()] for row in rows]}
+        """Requests and skipped tasks, one entry a run, as JSON can hold them; empty where there are none."""
+        requests = []
+        unlearnings = [event for event in self.events if event.kind == "unlearned"]
+        for run in range(len(unlearnings[0].forgets) if unlearnings else 0):
+            by_task = {}
+            for event in unlearnings:
+                if event.forgets[run]:
+                    by_task[str(event.task)] = [plain(wanted) for wanted in event.forgets[run]]
+            requests.append(by_task)
+        skip = []
+        if self.skipped.any():
+            for row in self.skipped.view(-1, self.skipped.shape[-1]):
+                skip.append(row.nonzero().flatten().tolist())
+        return {"requests": requests, "skip": skip}
 
 
-def course(
+def timeline(
     scenario: Scenario, algorithm: Algorithm, runs: int | None, requests: Requests, skip: Skip
-) -> Course:
+) -> Timeline:
     """The events of `runs` runs.
 
     Raises:
-        ValueError: A request that cannot be met, a task to skip that there is not.
+        ValueError: A request that cannot be met, or a task to skip that does not exist.
     """
-    asked = (
-        _each(requests, runs, "requests", "mapping", Mapping) if requests else [{}] * (runs or 1)
-    )
-    skips = (
-        _each(skip, runs, "skip", "set of tasks", Collection)
-        if _given(skip)
-        else [()] * (runs or 1)
-    )
-    some = any(tasks for request in asked for tasks in request.values())
-    if scenario.mixed and (some or any(skips)):
-        raise ValueError(
-            "a joint scenario trains all tasks at once: none of them can be forgotten or skipped by itself"
-        )
-    if some and algorithm.unlearn is None:
-        raise ValueError(
-            "requests need an algorithm that can unlearn, given one that cannot: wrap it in amnesiac"
-        )
-    skipped = torch.zeros(len(skips), scenario.num_tasks, dtype=torch.bool)
-    for row, tasks in zip(skipped, skips, strict=True):
+    each_request: list[Request] = [{}] * (runs or 1)
+    if requests:
+        each_request = _one_a_run(requests, runs, "requests", "mapping", Mapping)
+    each_skip: list[Collection[int]] = [()] * (runs or 1)
+    if len(skip) > 0:
+        each_skip = _one_a_run(skip, runs, "skip", "set of tasks", Collection)
+    can_forget = _can_forget(algorithm, scenario)
+    _refuse_unable(scenario, algorithm, each_request, each_skip)
+
+    skipped = torch.zeros(len(each_skip), scenario.num_tasks, dtype=torch.bool)
+    for row, tasks in zip(skipped, each_skip, strict=True):
         for task in tasks:
-            _refuse_unless(
-                _counts(task, scenario),
-                f"cannot skip task {task!r}",
-                f"tasks are 1..{scenario.num_tasks}",
-            )
-            row[task - 1] = True
-    for request, left_out in zip(asked, skips, strict=True):
-        _refuse_unmet(request, set(left_out), scenario)
+            _refuse_unless(_is_task(task, scenario), f"cannot skip task {task!r}", _range(scenario))
+            row[task] = True
+    for request, left_out in zip(each_request, each_skip, strict=True):
+        _refuse_unmet(request, set(left_out), scenario, can_forget)
+
     events: list[Event] = []
-    for task in range(1, scenario.phases[-1] + 1):
+    for task in range(scenario.phases[-1]):
         events.append(Event("trained", task))
-        forgotten = tuple(tuple(sorted(request.get(task, ()))) for request in asked)
-        if any(forgotten):
-            events.append(Event("unlearned", task, forgotten))
-    return Course(tuple(events), skipped[0] if runs is None else skipped)
+        forgets = tuple(
+            tuple(sorted(request.get(task, ()), key=_order)) for request in each_request
+        )
+        if any(forgets):
+            events.append(Event("unlearned", task, forgets))
+    return Timeline(tuple(events), skipped[0] if runs is None else skipped, can_forget)
 
 
-def _given(skip: Skip) -> bool:
-    return len(skip) > 0
+def _order(forget_set: ForgetSet) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+    return forget_set.task, forget_set.classes, forget_set.rows
 
 
-def _each(value: Any, runs: int | None, name: str, what: str, kind: Any) -> list[Any]:
-    """One entry for each run, of what they share or of a list of their own."""
-    own = isinstance(value, Sequence) and all(isinstance(entry, kind) for entry in value)
-    if not own and not isinstance(value, kind):
+def _can_forget(algorithm: Algorithm, scenario: Scenario) -> tuple[Settings, ...]:
+    """The settings of every forget set that the algorithm can unlearn."""
+    num_tasks = find(algorithm.settings, "num_tasks") or scenario.num_tasks
+    tasks = [ForgetSet(task=task).settings() for task in range(num_tasks)]
+    declared = find(algorithm.settings, "forget_sets") or []
+    return (*tasks, *declared)
+
+
+def _one_a_run(value: Any, runs: int | None, name: str, what: str, kind: Any) -> list[Any]:
+    """One entry for each run: of an entry that all share, or of a list with an entry for each."""
+    is_list = isinstance(value, Sequence) and all(isinstance(entry, kind) for entry in value)
+    if not is_list and not isinstance(value, kind):
         raise ValueError(f"{name} must be a {what}, or one for each run, given {value!r}")
-    if not own:
+    if not is_list:
         return [value] * (runs or 1)
     if len(value) != (runs or 1):
         raise ValueError(
@@ -107,28 +115,90 @@ def _each(value: Any, runs: int | None, name: str, what: str, kind: Any) -> list
     return list(value)
 
 
-def _counts(task: Any, scenario: Scenario) -> bool:
-    return isinstance(task, int) and not isinstance(task, bool) and 1 <= task <= scenario.num_tasks
+def _is_task(task: Any, scenario: Scenario) -> bool:
+    is_number = isinstance(task, int) and not isinstance(task, bool)
+    return is_number and 0 <= task < scenario.num_tasks
 
 
-def _refuse_unmet(request: Request, skipped: set[int], scenario: Scenario) -> None:
-    """Raise ValueError for what one run cannot do."""
-    tasks, gone = f"tasks are 1..{scenario.num_tasks}", set()
-    for after in request:
-        _refuse_unless(_counts(after, scenario), f"cannot forget after task {after!r}", tasks)
-    for after in sorted(request):
-        _refuse_unless(
-            isinstance(request[after], Iterable),
-            f"cannot forget {request[after]!r}",
-            "give a list of tasks",
+def _range(scenario: Scenario) -> str:
+    return f"tasks are 0..{scenario.num_tasks - 1}"
+
+
+def _refuse_unable(
+    scenario: Scenario,
+    algorithm: Algorithm,
+    requests: Sequence[Request],
+    skips: Sequence[Collection[int]],
+) -> None:
+    """Raise ValueError where nothing can be forgotten or skipped at all."""
+    forgets = any(wanted for request in requests for wanted in request.values())
+    if scenario.mixed and (forgets or any(skips)):
+        raise ValueError(
+            "a joint scenario trains all tasks at once: no task can be forgotten or skipped by itself"
         )
-        for task in request[after]:
-            cannot = f"cannot forget task {task!r} after task {after}"
-            _refuse_unless(_counts(task, scenario), cannot, tasks)
-            _refuse_unless(task not in skipped, cannot, "it is skipped")
-            _refuse_unless(task <= after, cannot, "it is not trained yet")
-            _refuse_unless(task not in gone, cannot, "it is forgotten already")
-            gone.add(task)
+    if forgets and algorithm.unlearn is None:
+        raise ValueError(
+            "requests need an algorithm that can unlearn, given one that cannot: wrap it in amnesiac"
+        )
+
+
+def _refuse_unmet(
+    request: Request, skipped: set[int], scenario: Scenario, can_forget: Sequence[Settings]
+) -> None:
+    """Raise ValueError for what one run cannot forget."""
+    for after in request:
+        _refuse_unless(
+            _is_task(after, scenario), f"cannot forget after task {after!r}", _range(scenario)
+        )
+    forgotten: list[Settings] = []
+    for after in sorted(request):
+        for forget_set in _listed(request[after]):
+            cannot = f"cannot forget task {forget_set.task!r} after task {after}"
+            _refuse_unless(_is_task(forget_set.task, scenario), cannot, _range(scenario))
+            _refuse_unless(forget_set.task not in skipped, cannot, "it is skipped")
+            _refuse_unless(forget_set.task <= after, cannot, "it is not trained yet")
+            whole = ForgetSet(task=forget_set.task).settings()
+            known = forget_set.settings()
+            is_forgotten = known in forgotten or whole in forgotten
+            _refuse_unless(not is_forgotten, cannot, "it is forgotten already")
+            _refuse_unless(
+                known in can_forget,
+                f"cannot forget {forget_set.label}",
+                "declare it by amnesiac(..., forget_sets=[...])",
+            )
+            forgotten.append(known)
+        _refuse_shared_batches(forgotten, can_forget)
+
+
+def _listed(forget_sets: Any) -> Sequence[ForgetSet]:
+    """The forget sets of a request; ValueError for anything else, such as the numbers of tasks."""
+    if not isinstance(forget_sets, Sequence) or isinstance(forget_sets, ForgetSet | str):
+        raise ValueError(
+            f"requests list forget sets, such as {{1: [cl.ForgetSet(task=0)]}}, given {forget_sets!r}"
+        )
+    for forget_set in forget_sets:
+        if not isinstance(forget_set, ForgetSet):
+            raise ValueError(
+                "requests take forget sets, and count tasks from 0: write {1: [cl.ForgetSet(task=0)]} to"
+                f" forget the first task after the second, given {forget_set!r}"
+            )
+    return forget_sets
+
+
+def _refuse_shared_batches(forgotten: Sequence[Settings], can_forget: Sequence[Settings]) -> None:
+    """Raise ValueError for a declared set whose batches may be recorded for a set that stays."""
+    for position, known in enumerate(can_forget):
+        whole = ForgetSet(task=known["task"]).settings()
+        if known not in forgotten or known == whole or whole in forgotten:
+            continue
+        for earlier in can_forget[:position]:
+            same_task = earlier["task"] == known["task"] and earlier != whole
+            if same_task and earlier not in forgotten:
+                raise ValueError(
+                    f"cannot forget {ForgetSet(**known).label}: batches that it shares with"
+                    f" {ForgetSet(**earlier).label}, which is declared before it, are recorded for that"
+                    " one; forget both, or declare it first"
+                )
 
 
 def _refuse_unless(fine: bool, cannot: str, why: str) -> None:

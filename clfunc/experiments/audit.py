@@ -27,7 +27,7 @@ from clfunc.compose import bank_of
 from clfunc.driver.evaluate import AT_ONCE, bare, with_runs
 from clfunc.driver.loop import start_and_order
 from clfunc.driver.run import run
-from clfunc.driver.timeline import course
+from clfunc.driver.timeline import timeline
 from clfunc.engine.sweep import members, sweep
 from clfunc.experiments import audit_plots
 from clfunc.losses import cross_entropy_each, squared_error_each
@@ -39,6 +39,7 @@ from clfunc.scenarios import Scenario, Stream
 from clfunc.types import Algorithm, Batch, Keys, Params, Settings, State
 from clfunc.unlearning import measures as unlearning
 from clfunc.unlearning import records
+from clfunc.unlearning.forget_sets import ForgetSet
 
 if TYPE_CHECKING:
     import xarray
@@ -49,10 +50,15 @@ EXAMPLES = (
 
 
 class Stage(NamedTuple):
-    """An unlearning: after which task, and all that has been forgotten when it is done. Tasks count from 1."""
+    """An unlearning: after which task, and all that has been forgotten when it is done. Tasks count from 0."""
 
     after: int
-    forgotten: tuple[int, ...]
+    forgotten: tuple[ForgetSet, ...]
+
+    @property
+    def tasks(self) -> tuple[int, ...]:
+        """The tasks of the sets."""
+        return tuple(forget_set.task for forget_set in self.forgotten)
 
 
 class Plan(NamedTuple):
@@ -63,7 +69,7 @@ class Plan(NamedTuple):
     key: Keys  # [runs, 2]
     seeds: int
     stages: tuple[Stage, ...]
-    requests: dict[int, list[int]]
+    requests: dict[int, list[ForgetSet]]
 
     @property
     def members(self) -> list[str]:
@@ -90,7 +96,7 @@ class Audit(NamedTuple):
 
 
 def plan(
-    algorithm: Algorithm, scenario: Scenario, key: Keys, requests: Mapping[int, Sequence[int]]
+    algorithm: Algorithm, scenario: Scenario, key: Keys, requests: Mapping[int, Sequence[ForgetSet]]
 ) -> Plan:
     """The runs of an audit; arguments and errors as in `audit`."""
     if members(algorithm):
@@ -106,18 +112,23 @@ def plan(
         if algorithm.unlearn is not None
         else amnesiac(algorithm, num_tasks=scenario.num_tasks)
     )
-    events = [e for e in course(scenario, able, None, requests, ()).events if e.kind == "unlearned"]
+    events = [
+        event
+        for event in timeline(scenario, able, None, requests, ()).events
+        if event.kind == "unlearned"
+    ]
     if not events:
         raise ValueError(
-            f"requests must name a task to forget, as {{2: [1]}} does, given {dict(requests)}"
+            "requests must name a task to forget, as {1: [cl.ForgetSet(task=0)]} does,"
+            f" given {dict(requests)}"
         )
-    gone: list[int] = []
+    gone: list[ForgetSet] = []
     stages = []
     for event in events:
-        gone += event.tasks[0]
+        gone += event.forgets[0]
         stages.append(Stage(event.task, tuple(sorted(gone))))
     keys = key.reshape(-1, 2).repeat(2 + len(stages), 1)
-    asked = {event.task: list(event.tasks[0]) for event in events}
+    asked = {event.task: list(event.forgets[0]) for event in events}
     return Plan(
         sweep([able] * len(keys)), scenario, keys, len(key.reshape(-1, 2)), tuple(stages), asked
     )
@@ -127,7 +138,7 @@ def audit(
     algorithm: Algorithm,
     scenario: Scenario,
     key: Keys,
-    requests: Mapping[int, Sequence[int]],
+    requests: Mapping[int, Sequence[ForgetSet]],
     *,
     out: str | Path | None = None,
     config: dict[str, Any] | None = None,
@@ -139,7 +150,7 @@ def audit(
         algorithm: One that can unlearn, or any other, which is then wrapped in `amnesiac`.
         scenario: Shared by all seeds, or with an axis of them.
         key: `[2]`, or `[seeds, 2]`.
-        requests: `{2: [1], 4: [2, 3]}`: after task 2 forget task 1, after task 4 tasks 2 and 3.
+        requests: `{1: [ForgetSet(task=0)]}`: after task 1 forget task 0. Tasks count from 0.
         out: A folder for results and figures; nothing is written without.
         config: What else to record in config.json.
         how: What else `run` takes: epochs, batch_size, engine, evaluate, probe_every, device, progress.
@@ -151,7 +162,7 @@ def audit(
     if out is not None:
         check_writable(Path(out))
     rest = [()] * planned.seeds
-    skip = rest + rest + [stage.forgotten for stage in planned.stages for _ in rest]
+    skip = rest + rest + [stage.tasks for stage in planned.stages for _ in rest]
     asked = [planned.requests if name == "unlearned" else {} for name in planned.member]
     own = scenario.part([seed for _ in planned.members for seed in range(planned.seeds)])
     about = {"algorithm": _named(planned.algorithm.settings["members"][0])} | (config or {})
@@ -229,8 +240,8 @@ def _measured(
     there = rows.to(tree.leaves(params)[0].device)
     params, state = tree.index((params, state), there)
     scenario = planned.scenario.to(there.device).part((rows % planned.seeds).tolist())
-    forgotten = [task - 1 for task in stage.forgotten]
-    remaining = [task for task in range(stage.after) if task not in forgotten]
+    forgotten = list(stage.tasks)
+    remaining = [task for task in range(stage.after + 1) if task not in forgotten]
     shown = _Snapshot(
         planned.algorithm, scenario, params, state, planned.seeds, forgotten, remaining
     )
@@ -335,9 +346,9 @@ def to_xarray(audit: Audit) -> "xarray.Dataset":
     """The labelled Dataset of all runs, with `unlearning_...` over `run, unlearning`, and what each unlearning is."""
     data = results.to_xarray(audit.result)
     data = data.assign_coords(
-        unlearning=range(1, len(audit.stages) + 1),
+        unlearning=range(len(audit.stages)),
         after=("unlearning", [stage.after for stage in audit.stages]),
-        forgotten=("unlearning", [", ".join(map(str, stage.forgotten)) for stage in audit.stages]),
+        forgotten=("unlearning", [", ".join(map(str, stage.tasks)) for stage in audit.stages]),
     )
     variables = {
         f"unlearning_{name}": (("run", "unlearning"), v.T.numpy())
@@ -360,7 +371,7 @@ def unlearning_csv(audit: Audit) -> str:
     lines = ["run,seed,member,after,forgotten,metric,value"]
     for name, values in audit.measures.items():
         for stage, row in zip(audit.stages, values.tolist(), strict=True):
-            gone = " ".join(map(str, stage.forgotten))
+            gone = " ".join(map(str, stage.tasks))
             known = ((run, value) for run, value in enumerate(row) if not math.isnan(value))
             lines += [
                 f"{run},{seeds[run]},{member[run]},{stage.after},{gone},{name},{value!r}"

@@ -103,7 +103,7 @@ def _panel(axes: "Axes", data: "xarray.Dataset", variable: str, factor: float) -
         )
         axes.plot(x + 0.06, values, ".", color=_COLOURS[place], alpha=0.3, markersize=4)
     labels = [
-        f"after {a}\nforgot {f}"
+        f"after task {a + 1}\nforgot {labels_from_1(f)}"
         for a, f in zip(data["after"].values, data["forgotten"].values, strict=True)
     ]
     axes.set_xticks(stages, labels=labels)
@@ -120,3 +120,8 @@ def by_member(data: "xarray.Dataset", variable: str, member: str) -> np.ndarray:
     return np.stack(
         [values[own == name][:, event] for name, event in zip(names, events, strict=True)]
     )
+
+
+def labels_from_1(forgotten: str) -> str:
+    """The tasks of the coordinate `forgotten`, which count from 0, as a person counts them."""
+    return ", ".join(str(int(task) + 1) for task in str(forgotten).split(", "))

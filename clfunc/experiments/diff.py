@@ -135,10 +135,13 @@ def _step(data: "xarray.Dataset", axes: tuple[Any, ...], place: tuple[int, ...])
 
 def _named(data: "xarray.Dataset", axis: Any, i: int) -> str:
     """An entry of an axis, by the word that labels have for it."""
-    words = {"event": "event", "tested": "task", "step": "step"}
+    words = {"event": "event", "tested": "task"}
     if axis in _STEPS and _STEPS[axis] in data.variables:
         return f"step {data[_STEPS[axis]].values[i]}"
-    return f"{words.get(str(axis), axis)} {data[axis].values[i] if axis in data.variables else i}"
+    value = data[axis].values[i] if axis in data.variables else i
+    if axis in words:
+        return f"{words[axis]} {value + 1}"  # a person counts from 1
+    return f"{axis} {value}"
 
 
 def leaves(

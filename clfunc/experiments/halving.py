@@ -41,7 +41,7 @@ class _Race(NamedTuple):
 
     alive: list[list[int]]
     result: Result | None = None
-    task: int = 0  # the last one trained
+    trained: int = 0  # how many tasks are trained
 
     @property
     def runs(self) -> list[int]:
@@ -132,13 +132,13 @@ def _go_on(
         start, how = (before.params, before.state), how | {"engine": before.engine}
         few = few._replace(init=lambda keys: start)
     tasks, gone = (
-        range(1, scenario.num_tasks + 1),
+        range(scenario.num_tasks),
         before.diverged >= 0 if before is not None else [False] * len(race.runs),
     )
-    skip = [[task for task in tasks if out or not race.task < task <= stop] for out in gone]
+    skip = [[task for task in tasks if out or not race.trained <= task < stop] for out in gone]
     result = run(few, scenario.part(race.runs), key[race.runs], skip=skip, **how)
     return race._replace(
-        result=_after(before, result, race.task) if before is not None else result, task=stop
+        result=_after(before, result, race.trained) if before is not None else result, trained=stop
     )
 
 
@@ -171,7 +171,7 @@ def _scores(race: _Race, algorithm: Algorithm, scenario: Scenario, by: Any) -> T
     name, sign = ("loss", -1) if scenario.paradigm == "regression" else ("accuracy", 1)
     found = []
     with torch.no_grad():
-        for task in range(race.task):
+        for task in range(race.trained):
             stream = with_runs(near, near.test(task), runs)
             found.append(sign * score(few, near, params, state, stream, by, runs)[name].cpu())
     return torch.where(race.result.diverged >= 0, torch.nan, torch.stack(found).mean(0))

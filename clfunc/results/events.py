@@ -1,4 +1,4 @@
-"""Events: what happened in a run, in order, and metrics after each of them."""
+"""Events: what happened in a run, in order, and metrics after each of them. Task numbers count from 0."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -6,13 +6,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from clfunc.unlearning.forget_sets import ForgetSet
+
 
 class Event(NamedTuple):
-    """A task trained, or an unlearning."""
+    """A task is trained, or forget sets are unlearned."""
 
-    kind: str  # trained or unlearned
-    task: int  # the one trained; for an unlearning the last one trained before it
-    tasks: tuple[tuple[int, ...], ...] = ()  # for an unlearning what each run forgets
+    kind: str  # "trained" or "unlearned"
+    task: int  # the task trained; for an unlearning, the last task trained before it
+    forgets: tuple[tuple[ForgetSet, ...], ...] = ()  # for an unlearning, what each run forgets
 
 
 def over_events(
@@ -23,10 +25,14 @@ def over_events(
     It is defined over tasks trained. After an unlearning it is that of the same table with the row measured after it in
     place of the last one; later rows do not see it.
     """
-    kept = [row for row, event in enumerate(events) if event.kind == "trained"]
-    trained, after = accuracy[kept], metric(accuracy[kept])
-    rows = []
+    trained_rows = [row for row, event in enumerate(events) if event.kind == "trained"]
+    trained = accuracy[trained_rows]
+    after_training = metric(trained)
+    values = []
     for event, row in zip(events, accuracy, strict=True):
-        table = torch.cat([trained[: event.task - 1], row[None]])
-        rows.append(after[event.task - 1] if event.kind == "trained" else metric(table)[-1])
-    return torch.stack(rows)
+        if event.kind == "trained":
+            values.append(after_training[event.task])
+        else:
+            table = torch.cat([trained[: event.task], row[None]])
+            values.append(metric(table)[-1])
+    return torch.stack(values)

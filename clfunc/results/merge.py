@@ -14,6 +14,8 @@ from clfunc.engine.sweep import coordinates, part, plain
 from clfunc.results.events import Event
 from clfunc.results.result import Curve, Result
 from clfunc.types import Algorithm
+from clfunc.unlearning.forget_sets import from_plain
+from clfunc.unlearning.forget_sets import plain as plain_set
 
 _CURVES = ("training", "validation", "probes")
 _EACH = ("keys", "seeds", "requests", "skip")  # in the configuration, an entry for each run
@@ -29,7 +31,9 @@ def merge(results: Sequence[Result], algorithm: Algorithm, runs: Sequence[Sequen
     merged = _along_runs(lambda axis, *leaves: torch.cat(leaves, axis), results)
     events = [
         event._replace(
-            tasks=tuple(tasks for result in results for tasks in result.events[number].tasks)
+            forgets=tuple(
+                forgets for result in results for forgets in result.events[number].forgets
+            )
         )
         for number, event in enumerate(results[0].events)
     ]
@@ -75,7 +79,8 @@ def select(
     """The entries `kept` of the result of `part(algorithm, runs)`, by number among `runs`."""
     at = torch.tensor(list(kept))
     events = tuple(
-        e._replace(tasks=tuple(e.tasks[i] for i in kept) if e.tasks else ()) for e in result.events
+        e._replace(forgets=tuple(e.forgets[i] for i in kept) if e.forgets else ())
+        for e in result.events
     )
     config = {
         name: [result.config[name][i] for i in kept] for name in _EACH if result.config.get(name)
@@ -119,13 +124,22 @@ def pack(result: Result, mark: str = "") -> bytes:
         name: getattr(result, name) for name in result._fields if name not in (*_PLAIN, "events")
     }
     tensors = {name: leaf.detach().cpu().contiguous().clone() for name, leaf in tree.items(trees)}
-    numbers = {name: getattr(result, name) for name in _PLAIN} | {"events": result.events}
+    numbers = {name: getattr(result, name) for name in _PLAIN} | {"events": _plain_events(result)}
     words = {
         "mark": mark,
         "result": json.dumps(numbers),
         "order": json.dumps(list(tensors)),
     }  # safetensors sorts
     return safe.save(tensors, words)
+
+
+def _plain_events(result: Result) -> list[tuple[str, int, list[Any]]]:
+    """Events as JSON can hold them."""
+    events = []
+    for event in result.events:
+        forgets = [[plain_set(one) for one in forget_sets] for forget_sets in event.forgets]
+        events.append((event.kind, event.task, forgets))
+    return events
 
 
 def unpack(data: bytes, algorithm: Algorithm) -> Result:
@@ -145,8 +159,8 @@ def unpack(data: bytes, algorithm: Algorithm) -> Result:
             "state": _nested(tensors, "state", state),
         }
         events = tuple(
-            Event(kind, task, tuple(map(tuple, tasks)))
-            for kind, task, tasks in numbers.pop("events")
+            Event(kind, task, tuple(tuple(map(from_plain, sets)) for sets in forgets))
+            for kind, task, forgets in numbers.pop("events")
         )
         count = sum(event.kind == "unlearned" for event in events)
         trees |= {

@@ -107,7 +107,7 @@ def over_tasks(results: "dict[str, xarray.Dataset]", variable: str) -> "Figure":
             text = ", ".join(
                 part for part in (name if len(results) > 1 or not label else "", label) if part
             )
-            x, marker = data["event"].values[known], "o"
+            x, marker = data["event"].values[known] + 1, "o"
             if (
                 known.sum() == 1 and data.sizes["event"] > 1
             ):  # one phase for all tasks: a level to compare with
@@ -140,12 +140,12 @@ def _only_trained(data: "xarray.Dataset") -> bool:
 def _event_labels(data: "xarray.Dataset") -> np.ndarray:
     """The number of each task trained; for an unlearning what any run forgets."""
     if _only_trained(data):
-        return data["event"].values
+        return data["event"].values + 1
     gone = [np.flatnonzero(tasks) + 1 for tasks in np.any(data["unlearned"].values, axis=0)]
     pairs = zip(data["kind"].values, data["task"].values, gone, strict=True)
     return np.array(
         [
-            str(t) if kind == "trained" else "forget " + ", ".join(map(str, g))
+            str(t + 1) if kind == "trained" else "forget " + ", ".join(map(str, g))
             for kind, t, g in pairs
         ]
     )
@@ -169,7 +169,7 @@ def _curve(axes: "Axes", data: "xarray.Dataset", name: str) -> None:
     values = percent * np.where(np.abs(data[name].values) < _ABSURD, data[name].values, np.nan)
     axis = str(data[name].dims[1])
     steps = data[{"step": "step", "epoch": "epoch_step", "probe": "probe_step"}[axis]].values
-    task = data[name.split("_")[0] + "_task"].values
+    task = data[name.split("_")[0] + "_task"].values + 1
     by_task = axis == "probe" and len(np.unique(task)) == len(
         task
     )  # a point after each task, none within
@@ -202,7 +202,7 @@ def units(data: "xarray.Dataset", names: Sequence[str]) -> "Figure":
         np.diff(data["probe_task"].values, append=-1)
     )  # the last probe of each task is after it
     for axes in figure.axes[: len(names)]:
-        _task_ticks(axes.set_yticks, len(ends), data["probe_task"].values[ends], at=ends)
+        _task_ticks(axes.set_yticks, len(ends), data["probe_task"].values[ends] + 1, at=ends)
     return figure
 
 

@@ -1,6 +1,6 @@
 """What a run leaves: `Result`, its labelled form (xarray), its summary, and the files of its folder.
 
-Arrays in Python count tasks from 0; every label that a person reads (columns, coordinates, tables, figures) counts from 1.
+Arrays and files count tasks, events and epochs from 0. Tables and figures, which a person reads, count from 1.
 """
 
 import csv
@@ -143,7 +143,7 @@ def to_xarray(result: Result) -> "xarray.Dataset":
             variables |= {
                 f"{word}_{name}": (("run", axis), runs_first(v)) for name, v in curve.values.items()
             }
-            variables |= {f"{word}_task": (axis, curve.task.numpy() + 1)}
+            variables |= {f"{word}_task": (axis, curve.task.numpy())}
     for name, values in result.probes.values.items():
         probe_axes = ("run", "probe", f"{name}_unit")[: values.ndim + alone]
         variables |= {f"probe_{name}": (probe_axes, probed(values))}
@@ -153,36 +153,36 @@ def to_xarray(result: Result) -> "xarray.Dataset":
     if any(event.kind == "unlearned" for event in result.events):
         variables |= {"unlearned": (("run", "event", "tested"), _unlearned(result))}
     variables |= {"diverged": ("run", result.diverged.reshape(-1).numpy())}
-    phases = result.config["phases"]
     coordinates: dict[str, Any] = {
         "run": np.arange(len(variables["accuracy"][1])),
         "seed": ("run", np.asarray(result.config["seeds"], dtype=np.uint64)),
-        "event": np.arange(1, len(result.accuracy) + 1),
+        "event": np.arange(len(result.accuracy)),
         "kind": ("event", [event.kind for event in result.events]),
         "task": ("event", [event.task for event in result.events]),
-        "tested": np.arange(1, result.accuracy.shape[1] + 1),
+        "tested": np.arange(result.accuracy.shape[1]),
     } | {name: ("run", np.asarray(values)) for name, values in result.coordinates.items()}
     if len(result.training.step):
         coordinates["step"] = result.training.step.numpy()
     if len(result.validation.step):
-        coordinates["epoch"] = np.arange(1, len(result.validation.step) + 1)
+        coordinates["epoch"] = np.arange(len(result.validation.step))
         coordinates["epoch_step"] = ("epoch", result.validation.step.numpy())
     if result.probes.values:
-        coordinates |= {"probe": np.arange(1, len(result.probes.step) + 1)}
+        coordinates |= {"probe": np.arange(len(result.probes.step))}
         coordinates |= {"probe_step": ("probe", result.probes.step.numpy())}
-        variables |= {"probe_task": ("probe", result.probes.task.numpy() + 1)}
+        variables |= {"probe_task": ("probe", result.probes.task.numpy())}
     described = {
         key: result.config[key] for key in ("algorithm", "scenario", "dataset", "paradigm")
     }
-    return xarray.Dataset(variables, coordinates, described | {"trained_events": list(phases)})
+    return xarray.Dataset(variables, coordinates, described)
 
 
 def _unlearned(result: Result) -> np.ndarray:
     """Which tasks each run was asked to forget at each event."""
     asked = np.zeros((len(result.config["seeds"]), *result.accuracy.shape[:2]), dtype=bool)
-    for event, what in enumerate(result.events):
-        for run, tasks in enumerate(what.tasks):
-            asked[run, event, [task - 1 for task in tasks]] = True
+    for row, event in enumerate(result.events):
+        for run, forget_sets in enumerate(event.forgets):
+            for forget_set in forget_sets:
+                asked[run, row, forget_set.task] = True
     return asked
 
 
@@ -258,7 +258,7 @@ def accuracy_csv(data: "xarray.Dataset", swept: Sequence[str]) -> str:
             *runs[run][0],
             *([kind[event]] if told else []),
             task[event],
-            tested + 1,
+            tested,
             accuracy[run, event, tested],
         ]
         + runs[run][1]

@@ -1,18 +1,20 @@
-"""Requests below the task, declared beforehand [1]: examples of a task that may have to be forgotten, and the task not.
+"""Forget sets: what may be forgotten, a task or some examples of a task.
 
-A batch that holds an example of a request is that request's: its update is recorded for the request, instead of for the task.
-So every update is recorded once, and a task is its own record and those of its requests: to forget a request and then its task
-takes nothing off twice.
+A task can be forgotten wherever training on it is recorded. Examples of a task must be declared before training [1]: a batch that
+holds an example of a declared set is recorded for that set, in place of the task. So every update is recorded once, and the record
+of a task is its own record and those of its sets: to forget a set and then its task subtracts nothing twice.
 
-A batch of several requests is recorded for the first declared. Then the others cannot be forgotten without that one: `check`
-refuses it, and `Records.held` counts such batches. Ask for all of them, or declare them as one.
+A batch that holds examples of several sets is recorded for the first of them. A set can then be forgotten only together with the
+sets of its task that are declared before it, or after them: so declare first what is to be forgotten first.
+
+When a set is forgotten is a request (`clfunc.run(..., requests={1: [ForgetSet(task=0)]})`). Task numbers count from 0.
 
 [1] Graves et al. 2021, arXiv:2010.10981
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
@@ -21,154 +23,235 @@ from torch import Tensor
 from clfunc.types import Batch, Settings
 
 
-class Request(NamedTuple):
-    """Examples of one task: of these classes, or of these rows of the data set, or those that a function says."""
+class ForgetSet(NamedTuple):
+    """A task, or examples of a task: those of some classes, some rows, or those that a function marks.
 
-    task: int  # its id, from 0
-    classes: tuple[int, ...] = ()  # as in `batch.y`
-    examples: tuple[int, ...] = ()  # as in `batch.rows`
+    >>> ForgetSet(task=0).label, ForgetSet(task=0, classes=(3,)).label
+    ('task 1', 'task 1 classes 3')
+    """
+
+    task: int  # from 0
+    classes: tuple[int, ...] = ()  # labels, as in `batch.y`
+    rows: tuple[int, ...] = ()  # rows of the data set, as in `batch.rows`
     concerns: Callable[[Batch], Tensor] | None = None  # batch -> Bool[batch]
 
+    @property
+    def is_whole_task(self) -> bool:
+        """Whether the set is the task itself."""
+        return not (self.classes or self.rows) and self.concerns is None
 
-Requests = Mapping[str, Request]
+    @property
+    def label(self) -> str:
+        """The set as a person reads it; the task's number counts from 1."""
+        words = f"task {self.task + 1}"
+        for name, numbers in (("classes", self.classes), ("rows", self.rows)):
+            if numbers:
+                few = ",".join(str(number) for number in numbers[:6])
+                more = f",... ({len(numbers)})" if len(numbers) > 6 else ""
+                words += f" {name} {few}{more}"
+        if self.concerns is not None:
+            words += f" where {getattr(self.concerns, '__name__', 'a function')} holds"
+        return words
+
+    def settings(self) -> Settings:
+        """The set as settings: two sets with equal settings hold the same examples."""
+        return {
+            "task": self.task,
+            "classes": list(self.classes),
+            "rows": list(self.rows),
+            "concerns": self.concerns,
+        }
 
 
-def declared(requests: Requests, num_tasks: int, head: Settings | None = None) -> Settings:
-    """The requests as settings; `head` is the settings of the model's, if there is one.
+def declared(
+    forget_sets: Sequence[ForgetSet], num_tasks: int, head: Settings | None = None
+) -> list[Settings]:
+    """The sets of examples as settings.
+
+    Args:
+        forget_sets: To declare; a whole task needs no declaration.
+        num_tasks: Tasks that can be forgotten.
+        head: The settings of the model's head, if there is one, to check classes by.
 
     Raises:
-        ValueError: A task or class there is not, examples not said in exactly one way, or two requests for the same ones.
+        ValueError: A task or class that does not exist, a set not given in exactly one way, or two sets of the same examples.
     """
-    for name, request in requests.items():
-        if isinstance(request.classes, int) or isinstance(request.examples, int):
-            raise ValueError(
-                f"request {name!r} must list classes or examples, such as classes=(3,), given {request}"
-            )
-        if not 0 <= request.task < num_tasks:
-            raise ValueError(
-                f"request {name!r} must be of a task in 0..{num_tasks - 1}, given {request.task}"
-            )
-        if sum(map(bool, request[1:])) != 1:
-            raise ValueError(
-                f"request {name!r} must name either classes, examples or a function, given {request[1:]}"
-            )
+    for forget_set in forget_sets:
+        _refuse_unsound(forget_set, num_tasks)
         if head is not None:
-            _check_classes(name, request, head)
-    for (a, first), (b, second) in combinations(requests.items(), 2):
-        both = set(first.classes) & set(second.classes) or set(first.examples) & set(
-            second.examples
-        )
-        if both and first.task == second.task:
-            raise ValueError(
-                f"requests {a!r} and {b!r} both concern {min(both)} of task {first.task}: declare one"
-            )
-    return {name: _settings(request) for name, request in requests.items()}
+            _refuse_other_classes(forget_set, head)
+    for first, second in combinations(forget_sets, 2):
+        _refuse_overlap(first, second)
+    return [forget_set.settings() for forget_set in forget_sets]
 
 
-def _check_classes(name: str, request: Request, head: Settings) -> None:
-    """Raise ValueError for a class that no example of the task is of."""
-    counts, task = head["classes"], request.task
-    if head["name"] == "regression" and request.classes:
+def _refuse_unsound(forget_set: ForgetSet, num_tasks: int) -> None:
+    """Raise ValueError for a set that names no examples of a task, or names them in two ways."""
+    if not isinstance(forget_set, ForgetSet):
+        raise ValueError(f"forget_sets takes cl.ForgetSet(task=..., ...), given {forget_set!r}")
+    if isinstance(forget_set.classes, int) or isinstance(forget_set.rows, int):
         raise ValueError(
-            f"request {name!r} names classes, and a regression head has none: name examples"
+            f"a forget set lists its classes or rows, such as classes=(3,), given {forget_set}"
         )
+    if not 0 <= forget_set.task < num_tasks:
+        raise ValueError(
+            f"a forget set must be of a task in 0..{num_tasks - 1}, given task={forget_set.task}"
+        )
+    ways = [bool(forget_set.classes), bool(forget_set.rows), forget_set.concerns is not None]
+    if sum(ways) != 1:
+        raise ValueError(
+            "a declared forget set must name either classes, rows or a function (a whole task needs"
+            f" no declaration), given {forget_set}"
+        )
+
+
+def _refuse_other_classes(forget_set: ForgetSet, head: Settings) -> None:
+    """Raise ValueError for a class that no example of the task has."""
+    counts, task = head["classes"], forget_set.task
+    if head["name"] == "regression" and forget_set.classes:
+        raise ValueError("a forget set names classes, and a regression head has none: name rows")
     start = sum(counts[:task]) if head["name"] == "cil" else 0
-    for label in request.classes:
+    for label in forget_set.classes:
         if label not in range(start, start + counts[task]):
             there = f"{start}..{start + counts[task] - 1}"
             raise ValueError(
-                f"request {name!r} must name classes of task {task}, {there}, given {label!r}"
+                f"a forget set must name classes of task {task}, {there}, given {label!r}"
             )
 
 
-def touched(requests: Requests, batch: Batch) -> Bool[Tensor, " requests"]:
-    """Whether the batch holds an example of each request."""
-
-    def one(name: str, request: Request) -> Tensor:
-        values, wanted = (
-            (batch.y, request.classes) if request.classes else (batch.rows, request.examples)
+def _refuse_overlap(first: ForgetSet, second: ForgetSet) -> None:
+    """Raise ValueError for two sets that name the same example."""
+    if first.task != second.task:
+        return
+    if first.concerns is not None and first.concerns is second.concerns:
+        raise ValueError(f"two forget sets of task {first.task} have one function: declare one")
+    both = set(first.classes) & set(second.classes) or set(first.rows) & set(second.rows)
+    if both:
+        raise ValueError(
+            f"two forget sets of task {first.task} both hold {min(both)}: declare one set"
         )
-        if request.concerns is not None:
-            found = request.concerns(batch)
-        elif isinstance(values, tuple):
+
+
+def touched(forget_sets: Sequence[ForgetSet], batch: Batch) -> Bool[Tensor, " sets"]:
+    """Whether the batch holds an example of each set."""
+
+    def holds(forget_set: ForgetSet) -> Tensor:
+        if forget_set.concerns is not None:
+            found = forget_set.concerns(batch)
+        elif forget_set.classes:
+            found = _is_one_of(batch.y, forget_set.classes)
+        elif isinstance(batch.rows, tuple):
             raise ValueError(
-                f"request {name!r} names examples, given a batch without `rows`: use scenario.batch"
+                "a forget set names rows, given a batch without `rows`: use scenario.batch"
             )
         else:
-            found = (values[:, None] == torch.tensor(wanted, device=values.device)).any(1)
-        return (found & (batch.weight > 0)).any() & (batch.task == request.task)
+            found = _is_one_of(batch.rows, forget_set.rows)
+        counts = found & (batch.weight > 0)
+        return counts.any() & (batch.task == forget_set.task)
 
-    return torch.stack([one(name, request) for name, request in requests.items()])
-
-
-def tasks_of(requests: Requests) -> tuple[int, ...]:
-    """Each request's task."""
-    return tuple(request.task for request in requests.values())
+    return torch.stack([holds(forget_set) for forget_set in forget_sets])
 
 
-def asked(
-    num_tasks: int, requests: Requests, tasks: Iterable[int] = (), names: Iterable[str] = ()
+def _is_one_of(values: Tensor, wanted: tuple[int, ...]) -> Tensor:
+    return (values[:, None] == torch.tensor(wanted, device=values.device)).any(1)
+
+
+def tasks_of(forget_sets: Sequence[ForgetSet]) -> tuple[int, ...]:
+    """The task of each set."""
+    return tuple(forget_set.task for forget_set in forget_sets)
+
+
+def mask(
+    num_tasks: int, forget_sets: Sequence[ForgetSet], wanted: Iterable[ForgetSet]
 ) -> Bool[Tensor, " n"]:
-    """What `unlearn` takes: an entry for each task, then one for each request.
+    """The mask that `unlearn` takes: an entry for each task, then one for each declared set.
+
+    >>> threes = ForgetSet(task=0, classes=(3,))
+    >>> mask(2, [threes], [threes, ForgetSet(task=1)]).tolist()
+    [False, True, True]
 
     Raises:
-        ValueError: A task or a request that there is not.
+        ValueError: A task that does not exist, or a set that is not declared.
     """
-    known = (*range(num_tasks), *requests)
-    wanted = (*tasks, *names)
-    for one in wanted:
-        if one not in known:
-            raise ValueError(f"there is no {one!r} to forget: one of {', '.join(map(str, known))}")
-    return torch.tensor([one in wanted for one in known])
+    known = [ForgetSet(task=task).settings() for task in range(num_tasks)]
+    known += [forget_set.settings() for forget_set in forget_sets]
+    return settings_mask(known, wanted)
 
 
-def filled(asked: Bool[Tensor, " n"], count: int) -> Bool[Tensor, " count"]:
-    """`asked`, and False for what it stops short of.
+def settings_mask(known: Sequence[Settings], wanted: Iterable[ForgetSet]) -> Bool[Tensor, " n"]:
+    """`mask`, by the settings of every task and of every declared set."""
+    entries = torch.zeros(len(known), dtype=torch.bool)
+    for forget_set in wanted:
+        if not isinstance(forget_set, ForgetSet):
+            raise ValueError(
+                f"requests take forget sets, such as cl.ForgetSet(task=0), given {forget_set!r}"
+            )
+        if forget_set.settings() not in known:
+            raise ValueError(
+                f"{forget_set.label} is not declared: give it to amnesiac(..., forget_sets=[...])"
+            )
+        entries[known.index(forget_set.settings())] = True
+    return entries
+
+
+def filled(mask: Bool[Tensor, " n"], count: int) -> Bool[Tensor, " count"]:
+    """`mask` with False for the entries that it lacks.
 
     Raises:
-        ValueError: It has more entries than there are tasks and requests.
+        ValueError: It has more entries than there are tasks and declared sets.
     """
-    if asked.shape[0] > count:
+    if mask.shape[0] > count:
         raise ValueError(
-            f"there are {count} tasks and requests to forget, given a mask of {asked.shape[0]}"
+            f"there are {count} tasks and declared sets to forget, given a mask of {mask.shape[0]}"
         )
-    return torch.nn.functional.pad(asked, (0, count - asked.shape[0]))
+    return torch.nn.functional.pad(mask, (0, count - mask.shape[0]))
 
 
-def check(
-    requests: Requests,
-    held: Int[Tensor, "*runs requests requests"],
+def refuse_shared(
+    forget_sets: Sequence[ForgetSet],
+    held: Int[Tensor, "*runs sets sets"],
     wanted: Bool[Tensor, "*runs n"],
 ) -> None:
-    """Raise ValueError if a request cannot be forgotten by what is asked, since its batches are recorded for another too.
+    """Raise ValueError if a set cannot be forgotten by `wanted` alone, since its batches are recorded for another set too.
 
-    It reads values, so call it outside a step. `held` is a state's `records.held`, `wanted` as `asked` makes it.
+    It reads values, so call it outside a step.
+
+    Args:
+        forget_sets: As declared.
+        held: `records.held` of the state: batches that touch a set (row) and are recorded for a set (column).
+        wanted: As `mask` makes it.
     """
-    names, tasks = list(requests), tasks_of(requests)
-    for counts, mask in zip(
-        held.reshape(-1, len(names), len(names)), wanted.reshape(-1, wanted.shape[-1]), strict=True
-    ):
-        named = mask[len(mask) - len(names) :].tolist()
-        goes = [one or bool(mask[task]) for one, task in zip(named, tasks, strict=True)]
-        for i, j in (
-            (i, j) for i in range(len(names)) for j in range(len(names)) if goes[i] and not goes[j]
-        ):
-            if counts[i, j] > 0:
-                raise ValueError(
-                    f"{names[i]!r} shares {int(counts[i, j])} batch(es) with {names[j]!r}: ask for both, or declare one"
-                )
+    count, tasks = len(forget_sets), tasks_of(forget_sets)
+    masks = wanted.reshape(-1, wanted.shape[-1])
+    for counts, entries in zip(held.reshape(-1, count, count), masks, strict=True):
+        of_sets = entries[len(entries) - count :].tolist()
+        goes = [one or bool(entries[task]) for one, task in zip(of_sets, tasks, strict=True)]
+        for i in range(count):
+            for j in range(count):
+                if goes[i] and not goes[j] and counts[i, j] > 0:
+                    first, second = forget_sets[i].label, forget_sets[j].label
+                    raise ValueError(
+                        f"{first} shares {int(counts[i, j])} batch(es) with {second}:"
+                        " forget both, or declare one set"
+                    )
 
 
-def _settings(request: Request) -> Settings:
-    of = request.concerns
-    told = (
-        None
-        if of is None
-        else f"{getattr(of, '__module__', '')}.{getattr(of, '__qualname__', repr(of))}"
+def plain(forget_set: ForgetSet) -> dict[str, Any]:
+    """The set as JSON can hold it; a function by its name."""
+    words: dict[str, Any] = {"task": forget_set.task}
+    if forget_set.classes:
+        words["classes"] = list(forget_set.classes)
+    if forget_set.rows:
+        words["rows"] = list(forget_set.rows)
+    if forget_set.concerns is not None:
+        words["concerns"] = getattr(forget_set.concerns, "__qualname__", "function")
+    return words
+
+
+def from_plain(words: Mapping[str, Any]) -> ForgetSet:
+    """The set that `plain` wrote; its function, if it has one, is not kept."""
+    return ForgetSet(
+        task=int(words["task"]),
+        classes=tuple(words.get("classes", ())),
+        rows=tuple(words.get("rows", ())),
     )
-    return {
-        "task": request.task,
-        "classes": list(request.classes),
-        "examples": list(request.examples),
-        "concerns": told,
-    }
