@@ -85,3 +85,19 @@ def forget_groups(tx: Transform, state: State, groups: Sequence[str]) -> State:
         return torch.zeros_like(leaf) if name.split(".")[0] in groups else leaf
 
     return tree.map(clear, state, tx.follows(state))
+
+
+def optimizer_of(state: State) -> State:
+    """The optimiser's state (the field `opt`), however deep in the states of wrappers (their field `inner`)."""
+    return state.opt if hasattr(state, "opt") else optimizer_of(state.inner)
+
+
+def with_optimizer(state: State, opt: State, keep: str) -> State:
+    """`state` with `opt` in place of the optimiser's state, but for its leaves whose name ends in `keep`."""
+    if not hasattr(state, "opt"):
+        return state._replace(inner=with_optimizer(state.inner, opt, keep))
+
+    def chosen(name: str, given: Tensor, now: Tensor) -> Tensor:
+        return now if name.split(".")[-1] == keep else given
+
+    return state._replace(opt=tree.map_items(chosen, opt, state.opt))

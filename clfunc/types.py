@@ -48,7 +48,7 @@ class Batch(NamedTuple):
 
 
 class Task(NamedTuple):
-    """What `begin_task` is told."""
+    """A task as `begin_task` gets it."""
 
     id: Int[Tensor, ""]
     steps_per_epoch: Int[Tensor, ""]
@@ -255,16 +255,6 @@ def choice(value: str, name: str, options: Iterable[str]) -> str:
     if value not in options:
         raise ValueError(f"{name} must be one of {', '.join(options)}, given {value!r}")
     return value
-
-
-def nested(settings: Any, name: str) -> Any:
-    """The first setting of this name, however deep in wrappers or in the members of a sweep; None where there is none."""
-    if isinstance(settings, dict):
-        if name in settings:
-            return settings[name]
-        settings = list(settings.values())
-    found = [nested(value, name) for value in settings] if isinstance(settings, list) else []
-    return next((value for value in found if value is not None), None)
 
 
 def scalar(

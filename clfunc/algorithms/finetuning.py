@@ -5,7 +5,8 @@
 The lower reference of continual learning, and the step that most methods add to. With a `til` head each task trains its
 own head, with `cil` and `dil` all tasks train one (see `clfunc.models.heads`).
 
-`probe` measures plasticity on a batch (see `clfunc.units.plasticity`), without dropout, and the norm of the gradient of `loss` there.
+`probe` measures plasticity on a batch (see `clfunc.units.plasticity`), without dropout, and the norm of the gradient of
+`loss` there.
 """
 
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from clfunc.bank import in_fields
 from clfunc.compose import forget_groups
 from clfunc.losses import descend
 from clfunc.random import split
+from clfunc.settings import of_part
 from clfunc.types import (
     Algorithm,
     Batch,
@@ -27,7 +29,9 @@ from clfunc.types import (
     Logits,
     Metrics,
     Model,
+    Output,
     Params,
+    Settings,
     State,
     Task,
     TaskId,
@@ -49,10 +53,16 @@ def finetuning(
 
     Args:
         model: Its head decides the paradigm.
-        tx: What makes updates of gradients; restarts at each task unless wrapped in `carry`.
-        loss: `(logits, y, weight) -> 0-d`; the head's own if not given.
+        tx: The optimiser; it restarts at each task unless wrapped in `carry`.
+        loss: `(logits, y, weight) -> 0-d`; None for the head's own.
+
+    >>> from clfunc import finetuning, mlp, random, sgd, til
+    >>> algorithm = finetuning(mlp(64, (16,), til(5, classes=10)), sgd(0.1))
+    >>> params, state = algorithm.init(random.key(0))
+    >>> list(params)
+    ['hidden1', 'head']
     """
-    loss = loss or model.head.loss
+    loss_of = loss or model.head.loss
 
     def init(key: Key) -> tuple[Params, FinetuningState]:
         draw, start, park, noise = split(key, 4)
@@ -71,19 +81,21 @@ def finetuning(
         def loss_fn(params):
             output = model.apply(params, batch.x, batch.task, key=noise)
             logits = model.head.mask(state.head, output.logits, batch.task)
-            told = model.head.measure(logits, batch.y, batch.weight)
-            return loss(logits, batch.y, batch.weight), (output.features, told)
+            metrics = model.head.measure(logits, batch.y, batch.weight)
+            return loss_of(logits, batch.y, batch.weight), (output.features, metrics)
 
         updates, opt, metrics = descend(tx, loss_fn, params, state.opt, batch.task)
 
         return tree.add(params, updates), state._replace(opt=opt, key=key), metrics
 
+    def forward(params: Params, state: FinetuningState, x: Inputs, task: TaskId) -> Output:
+        return model.apply(model.head.bank.lookup(params, state.head, task), x, task)
+
     def predict(params: Params, state: FinetuningState, x: Inputs, task: TaskId) -> Logits:
-        logits = model.apply(model.head.bank.lookup(params, state.head, task), x, task).logits
-        return model.head.mask(state.head, logits, task)
+        return model.head.mask(state.head, forward(params, state, x, task).logits, task)
 
     def features(params: Params, state: FinetuningState, x: Inputs, task: TaskId) -> Tensor:
-        return model.apply(model.head.bank.lookup(params, state.head, task), x, task).last
+        return forward(params, state, x, task).last
 
     def begin_task(
         params: Params, state: FinetuningState, task: Task
@@ -100,18 +112,20 @@ def finetuning(
         def loss_fn(params):
             output = model.apply(params, batch.x, batch.task)
             logits = model.head.mask(state.head, output.logits, batch.task)
-            return loss(logits, batch.y, batch.weight), output.features
+            return loss_of(logits, batch.y, batch.weight), output.features
 
         gradient, features = grad(loss_fn, has_aux=True)(params)
-        seen = tree.where(
-            batch.weight > 0, features, tree.zeros_like(features)
-        )  # rows of zeros change no measure
+        # rows of zeros change no measure
+        seen = tree.where(batch.weight > 0, features, tree.zeros_like(features))
+        norm = plasticity.gradient_norm(gradient)
+        return plasticity.measure(seen, params) | {"gradient_norm": norm}
 
-        return plasticity.measure(seen, params) | {
-            "gradient_norm": plasticity.gradient_norm(gradient)
-        }
-
-    settings = {"name": "finetuning", "model": model.settings, "tx": tx.settings}
+    settings: Settings = {
+        "name": "finetuning",
+        "model": of_part(model, model.apply),
+        "tx": of_part(tx, tx.update),
+        "loss": loss or "head",
+    }
     return Algorithm(
         init=init,
         step=step,

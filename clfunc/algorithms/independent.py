@@ -1,7 +1,7 @@
 """Independent learning: a fresh network for every task, so nothing is forgotten and nothing is shared.
 
-The reference of forward transfer (`metrics.forward_transfer`). Each task's network is kept, and answers for its task: it is
-told which task an example is of, also under `cil` and `dil`, where no other algorithm is.
+The reference of forward transfer (`metrics.forward_transfer`). Each task's network is kept, and answers for its task: the
+algorithm knows which task an example is of, also under `cil` and `dil`, where no other algorithm does.
 """
 
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from clfunc import tree
 from clfunc.algorithms.finetuning import FinetuningState, finetuning
-from clfunc.bank import BankState, in_fields, lend, parked
+from clfunc.bank import BankState, in_fields, lend, parked, repeated
 from clfunc.compose import lift
 from clfunc.random import fold_in, split
 from clfunc.types import (
@@ -35,9 +35,18 @@ class IndependentState(NamedTuple):
 
 
 def independent(model: Model, tx: Transform, *, num_tasks: int) -> Algorithm:
-    """Train a network of its own for each of `num_tasks` (>= 1) tasks; memory grows with their number.
+    """Train a network of its own for each task. A task that returns starts afresh.
 
-    A task met again starts afresh. The optimiser restarts with the network, unless wrapped in `carry`.
+    Args:
+        model: Drawn anew for each task.
+        tx: The optimiser, which restarts with the network unless wrapped in `carry`.
+        num_tasks: Number of tasks, >= 1; the state holds a network for each.
+
+    Raises:
+        ValueError: No task.
+
+    >>> from clfunc import independent, mlp, sgd, til
+    >>> algorithm = independent(mlp(64, (16,), til(5, classes=10)), sgd(0.1), num_tasks=5)
     """
     if num_tasks < 1:
         raise ValueError(f"num_tasks must be at least 1, given {num_tasks}")
@@ -45,7 +54,7 @@ def independent(model: Model, tx: Transform, *, num_tasks: int) -> Algorithm:
     lifted = lift(inner)
 
     def blank(key: Key, params: Params) -> Params:
-        return tree.map(lambda p: p.new_zeros((num_tasks, *p.shape)), params)
+        return repeated(tree.zeros_like(params), num_tasks)
 
     networks = parked(None, blank)
 
@@ -65,7 +74,8 @@ def independent(model: Model, tx: Transform, *, num_tasks: int) -> Algorithm:
         return model.head.mask(head, model.apply(network, x, task).logits, task)
 
     def features(params: Params, state: IndependentState, x: Inputs, task: TaskId) -> Tensor:
-        return model.apply(networks.lookup(params, state.bank, task), x, task).last
+        network = networks.lookup(params, state.bank, task)
+        return model.apply(network, x, task).last
 
     def begin_task(
         params: Params, state: IndependentState, task: Task
@@ -81,12 +91,7 @@ def independent(model: Model, tx: Transform, *, num_tasks: int) -> Algorithm:
         params, bank = networks.end_task(params, state.bank)
         return params, state._replace(bank=bank)
 
-    settings = {
-        "name": "independent",
-        "model": model.settings,
-        "tx": tx.settings,
-        "num_tasks": num_tasks,
-    }
+    settings = inner.settings | {"name": "independent", "num_tasks": num_tasks}
     return lifted._replace(
         init=init,
         predict=predict,

@@ -36,6 +36,7 @@ from clfunc.results import result as results
 from clfunc.results.files import check_writable, write_text
 from clfunc.results.result import Result
 from clfunc.scenarios import Scenario, Stream
+from clfunc.settings import declares
 from clfunc.types import Algorithm, Batch, Keys, Params, Settings, State
 from clfunc.unlearning import measures as unlearning
 from clfunc.unlearning import records
@@ -103,7 +104,7 @@ def plan(
         raise ValueError(
             "audit takes one algorithm and as many keys as there are seeds, given a sweep"
         )
-    if algorithm.unlearn is None and algorithm.settings.get("name") == "amnesiac":
+    if algorithm.unlearn is None and declares(algorithm.settings, "records", False):
         raise ValueError(
             "audit subtracts what amnesiac recorded, given one that keeps no records: leave out record=False"
         )

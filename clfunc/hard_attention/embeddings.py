@@ -14,7 +14,7 @@ from torch import Tensor
 from clfunc import tree
 from clfunc.bank import BankState, filed, in_fields, parked
 from clfunc.hard_attention import gates as attention
-from clfunc.hard_attention.gates import Units
+from clfunc.hard_attention.gates import Gating, Units
 from clfunc.types import (
     Bank,
     Inputs,
@@ -77,30 +77,22 @@ class Embeddings(NamedTuple):
 
 
 def task_embeddings(
-    num_tasks: int,
-    s_max: Number,
-    clamp_threshold: Number,
-    embedding_clamp: Number,
-    init_mode: str,
-    anneal: str,
-    test_mask: str,
-    no_sum: bool = False,
+    num_tasks: int, s_max: Number, gating: Gating, no_sum: bool = False
 ) -> Embeddings:
-    """Embeddings for `num_tasks` (>= 1) tasks.
+    """Embeddings of tasks.
 
     Args:
         num_tasks: Number of tasks, >= 1.
         s_max: Largest scale of the gates, > 0.
-        clamp_threshold: Bound on |s e| where the gradient of e is compensated, > 0.
-        embedding_clamp: Bound on |e|, > 0.
-        init_mode: How embeddings start, see `gates.draw_embedding`.
-        anneal: How the gates harden, see `gates.gate_scale`.
-        test_mask: What a trained task uses, see `gates.masks`.
+        gating: How the gates start, harden and act.
         no_sum: `claims` count all tasks trained, rather than the tasks that use the unit.
 
     Raises:
         ValueError: A number out of range, an unknown mode.
     """
+    init_mode = gating.task_embedding_init_mode
+    anneal = gating.anneal
+    test_mask = gating.test_mask
     if not isinstance(num_tasks, int) or num_tasks < 1:
         raise ValueError(f"num_tasks must be a whole number of at least 1, given {num_tasks}")
     choice(init_mode, "task_embedding_init_mode", attention.INIT_MODES)
@@ -108,8 +100,8 @@ def task_embeddings(
     choice(test_mask, "test_mask", attention.TEST_MASKS)
     numbers = {
         "s_max": scalar(s_max, "s_max", 0, above=True),
-        "clamp_threshold": scalar(clamp_threshold, "clamp_threshold", 0, above=True),
-        "embedding_clamp": scalar(embedding_clamp, "embedding_clamp", 0, above=True),
+        "clamp_threshold": scalar(gating.clamp_threshold, "clamp_threshold", 0, above=True),
+        "embedding_clamp": scalar(gating.embedding_clamp, "embedding_clamp", 0, above=True),
     }
 
     def init(key: Key, units: dict[str, int], dtype: torch.dtype) -> EmbeddingsState:
@@ -225,7 +217,7 @@ def check_gates(
     model: Model, num_tasks: int, gate_position: str, freeze_head_after: int | None
 ) -> None:
     """Raise ValueError, in one line, for a model whose earlier tasks gates cannot protect; warn of a head that they share."""
-    choice(gate_position, "gate_position", ("post_act", "pre_act"))
+    choice(gate_position, "gate_position", attention.POSITIONS)
     head = model.head
     if head.spec.together:
         raise ValueError(

@@ -186,7 +186,7 @@ def reinit(
     )
 
 
-def told(state: ReinitState) -> dict[str, Tensor]:
+def measures(state: ReinitState) -> dict[str, Tensor]:
     """Ages, utilities and the number of resets so far, by group, for a probe."""
     fields = ("age", "utility", "replaced")
     return {

@@ -5,6 +5,7 @@ from functools import cache
 import pytest
 import torch
 from support.forgetting import each_run_forgets_its_own
+from support.hats import parts_of
 
 from clfunc import (
     adam,
@@ -46,7 +47,7 @@ OPTIMIZERS = {
 
 def _hat(model, tx, **settings):
     shared = {} if model.head.paradigm == "til" else {"freeze_head_after": 2}
-    return hat(model, tx, num_tasks=TASKS, s_max=20.0, **shared, **settings)
+    return hat(model, tx, num_tasks=TASKS, s_max=20.0, **shared, **parts_of(settings))
 
 
 INNER = {
@@ -359,7 +360,7 @@ def test_each_run_of_a_sweep_forgets_its_own_tasks(inner):
 def test_without_records_it_is_the_inner_algorithm():
     algorithm = make("finetuning", record=False)
     assert algorithm.unlearn is None and identical(train(algorithm), train(plain("finetuning")))
-    assert algorithm.settings["record"] is False
+    assert algorithm.settings["records"] is False
 
 
 def test_what_no_update_can_do_to_hat_it_does_not_undo():

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clfunc.hard_attention import Gating
 from clfunc.hard_attention import gates as attention
 from clfunc.hard_attention import rates as adjustment
 from clfunc.hard_attention import regularisers as sparsity
@@ -94,7 +95,7 @@ def test_a_normal_start_is_standard_normal_and_never_below_float32(mode):
 
 
 def test_last_starts_a_task_where_the_one_before_ended_unless_it_was_met():
-    own = task_embeddings(3, 400.0, 50.0, 6.0, "last", "paper", "step")
+    own = task_embeddings(3, 400.0, Gating(task_embedding_init_mode="last"))
     state = own.init(key(0), {"a": 4}, F64)
     ended = []
     for task in (1, 0, 1):

@@ -1,6 +1,7 @@
 """HAT's promise, asserted after every call of a run."""
 
 import torch
+from support.hats import parts_of
 
 from clfunc import tree
 from clfunc.algorithms import hat
@@ -58,7 +59,8 @@ class Promise:
 
 
 def lived_by(model, scenario, tx, seed=0, **settings):
-    algorithm = hat(model, tx, num_tasks=TASKS, **({"s_max": 20.0} | settings))
+    given = {"num_tasks": TASKS, "s_max": 20.0} | settings
+    algorithm = hat(model, tx, **parts_of(given))
     promise = Promise(algorithm, model)
     _, state = play(algorithm, scenario, key(seed), promise, epochs=1, steps=3)
     promise.resets = sum(

@@ -111,6 +111,17 @@ def gradient_like(params, k):
     )
 
 
+def cleared(state, params, touched):
+    """`state` with zeros where `touched`, in every subtree that is shaped like the parameters."""
+    if tree.structure(state) == tree.structure(params):
+        return tree.map(lambda m, near: torch.where(near, 0, m), state, touched)
+    if isinstance(state, tuple) and hasattr(state, "_fields"):
+        return type(state)(*(cleared(part, params, touched) for part in state))
+    if isinstance(state, tuple):
+        return tuple(cleared(part, params, touched) for part in state)
+    return state
+
+
 def live(tx, model, steps, seed=0, used=None, start=None):
     """(params, state) before and after each of some steps along random gradients, and what was reset by them."""
     params = model.init(key(seed)) if start is None else start

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.hats import parts_of
 
 from clfunc import algorithms, mlp, scenarios, upgd
 from clfunc.testing import Case
@@ -23,7 +24,8 @@ def amnesiac(model, inner, **numbers):
 def hat(model, tx, make=algorithms.hat, **settings):
     """HAT at a scale that a few steps can anneal; its head is frozen after two tasks where tasks share it."""
     shared = {} if model.head.paradigm in ("til", "stl") else {"freeze_head_after": 2}
-    return make(model, tx, num_tasks=model.head.num_tasks, **({"s_max": 50.0} | shared | settings))
+    given = {"num_tasks": model.head.num_tasks, "s_max": 50.0} | shared | settings
+    return make(model, tx, **(parts_of(given) if make is algorithms.hat else given))
 
 
 def each_step(model, tx, shrink, sigma):
