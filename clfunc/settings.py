@@ -80,7 +80,8 @@ def declares(settings: Any, name: str, value: Any = True) -> str | None:
     'fix'
     """
     if isinstance(settings, dict):
-        if settings.get(name) == value:
+        declared = settings.get(name)
+        if type(declared) is type(value) and declared == value:
             return str(settings.get("name", name))
         settings = list(settings.values())
     if isinstance(settings, list | tuple):

@@ -39,28 +39,16 @@ def map_items(f: Callable[..., Any], tree: Any, *rest: Any) -> Any:
     )
 
 
+def names(tree: Any) -> Any:
+    """The tree with each leaf's dotted name in its place."""
+    return map_items(lambda name, _: name, tree)
+
+
 def _segment(step: Any) -> str:
     for attribute in ("name", "key", "idx"):
         if hasattr(step, attribute):
             return str(getattr(step, attribute))
     return str(step)
-
-
-def map_like(f: Callable[..., Any], params: Any, state: Any, *rest: Any) -> Any:
-    """Apply `f(entry, *rest_leaves)` within every subtree of `state` that is shaped like `params`; keep all else.
-
-    This is how a transform reaches into the memory of an optimiser it does not know: momentum, both of Adam's moments
-    and whatever comes next are trees shaped like the parameters.
-    """
-    shape, sizes = structure(params), [leaf.shape for leaf in leaves(params)]
-
-    def matches(subtree: Any) -> bool:
-        return structure(subtree) == shape and [leaf.shape for leaf in leaves(subtree)] == sizes
-
-    def visit(subtree: Any) -> Any:
-        return map(f, subtree, *rest) if matches(subtree) else subtree
-
-    return _pytree.tree_map(visit, state, is_leaf=matches)
 
 
 def add(a: Any, b: Any) -> Any:

@@ -16,6 +16,10 @@ from clfunc.types import Algorithm, Model, Number, Transform
 def redo(
     model: Model, tx: Transform, *, period: Number = 1000, threshold: Number = 0.025
 ) -> Algorithm:
-    """Finetuning with `reset_dormant` around its optimiser: arguments and errors as there."""
+    """Finetuning with `reset_dormant` around its optimiser: arguments and errors as there.
+
+    >>> from clfunc import mlp, redo, sgd, til
+    >>> algorithm = redo(mlp(64, (16,), til(5, classes=10)), sgd(0.1), period=500)
+    """
     inner = finetuning(model, reset_dormant(model, tx, period=period, threshold=threshold))
     return inner._replace(settings=inner.settings | {"name": "redo"})

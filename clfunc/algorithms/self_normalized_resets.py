@@ -22,7 +22,11 @@ def self_normalized_resets(
     refresh_period: Number = 1,
     max_threshold: int = 1000,
 ) -> Algorithm:
-    """Finetuning with `reset_silent` around its optimiser: arguments and errors as there."""
+    """Finetuning with `reset_silent` around its optimiser: arguments and errors as there.
+
+    >>> from clfunc import mlp, self_normalized_resets, sgd, til
+    >>> algorithm = self_normalized_resets(mlp(64, (16,), til(5, classes=10)), sgd(0.1))
+    """
     resetting = reset_silent(
         model,
         tx,

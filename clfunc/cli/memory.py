@@ -8,7 +8,8 @@ from clfunc import tree
 from clfunc.experiments.device_memory import total
 from clfunc.random import key
 from clfunc.scenarios import Scenario
-from clfunc.types import Algorithm, nested
+from clfunc.settings import find
+from clfunc.types import Algorithm
 
 MOST_RUNS = 100_000  # of one program
 
@@ -44,7 +45,7 @@ def _generous(algorithm: Algorithm, scenario: Scenario) -> int:
 
     Where even these fit, the two seconds are saved that torch 2.13 takes to import what computes on `meta`.
     """
-    model = nested(algorithm.settings, "model")
+    model = find(algorithm.settings, "model")
     channels = sum(model.get("channels", ())) * 2 * model.get("blocks", 1)
     units = math.prod(scenario.inputs) + sum(scenario.classes) + sum(model["hidden"]) + channels
     return 8 * 4 * scenario.num_tasks * max(3, model.get("kernel", 3)) ** 2 * units**2

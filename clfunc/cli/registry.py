@@ -61,8 +61,24 @@ def named(kind: str, name: str, table: Mapping[str, Factory]) -> Factory:
 
 def options(factory: Factory) -> dict[str, Any]:
     """The settings of a factory with their defaults, as `--set` names them."""
-    parameters = inspect.signature(factory).parameters.values()
-    return {p.name: p.default for p in parameters if p.name not in _GIVEN}
+    return {name: parameter.default for name, (_, parameter) in _parameters(factory).items()}
+
+
+def _parameters(factory: Factory) -> dict[str, tuple[str, inspect.Parameter]]:
+    """Each setting of a factory: the argument that has it, and how it is declared.
+
+    An argument whose default is a tuple with named fields (the `gates` of `hat`) has its fields as settings.
+    """
+    found: dict[str, tuple[str, inspect.Parameter]] = {}
+    for name, parameter in inspect.signature(factory).parameters.items():
+        if name in _GIVEN or parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            continue
+        if hasattr(parameter.default, "_fields"):
+            fields = inspect.signature(type(parameter.default)).parameters
+            found |= {field: (name, declared) for field, declared in fields.items()}
+        else:
+            found[name] = (name, parameter)
+    return found
 
 
 def route(
@@ -83,9 +99,14 @@ def route(
                 {option for factory in factories.values() for option in options(factory)}
             )
             raise ValueError(f"cannot set {setting!r} here: one of {', '.join(known)}")
-        routed[owner][setting] = _fitting(
-            value, inspect.signature(factories[owner]).parameters[setting]
-        )
+        argument, parameter = _parameters(factories[owner])[setting]
+        fitting = _fitting(value, parameter)
+        if argument == setting:
+            routed[owner][setting] = fitting
+        else:
+            default = inspect.signature(factories[owner]).parameters[argument].default
+            part = routed[owner].get(argument, default)
+            routed[owner][argument] = part._replace(**{setting: fitting})
     return routed
 
 

@@ -27,7 +27,8 @@ from clfunc.results import result as results
 from clfunc.results.files import check_writable, tidy
 from clfunc.results.result import Result
 from clfunc.scenarios import Scenario
-from clfunc.types import Algorithm, Keys, nested
+from clfunc.settings import find
+from clfunc.types import Algorithm, Keys
 
 
 def run(
@@ -289,12 +290,12 @@ def check(
         raise ValueError(
             f"the scenario has {scenario.runs} runs, so key must be [{scenario.runs}, 2], given {list(key.shape)}"
         )
-    room = nested(algorithm.settings, "num_tasks")
+    room = find(algorithm.settings, "num_tasks")
     if room is not None and room < scenario.num_tasks:
         raise ValueError(
             f"the scenario has {scenario.num_tasks} tasks, given an algorithm for num_tasks={room}"
         )
-    _check_head(nested(algorithm.settings, "head"), scenario)
+    _check_head(find(algorithm.settings, "head"), scenario)
 
 
 def _check_head(head: dict[str, Any] | None, scenario: Scenario) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from clfunc import tree
+from clfunc.settings import of_part
 from clfunc.types import Algorithm, Keys, Params, Settings, State
 
 
@@ -28,9 +29,12 @@ def sweep(algorithms: Sequence[Algorithm]) -> Algorithm:
         raise ValueError("sweep needs at least one algorithm, given none")
     first = algorithms[0]
     for member in algorithms[1:]:
-        _refuse_static_difference(first.settings, member.settings)
+        _refuse_static_difference(of_part(first, first.step), of_part(member, member.step))
 
     fields: dict[str, Any] = {name: vmap(f) for name, f in first._asdict().items() if callable(f)}
+    if first.bank is not None:
+        hooks = {name: vmap(f) for name, f in first.bank._asdict().items() if callable(f)}
+        fields["bank"] = first.bank._replace(**hooks)
     return _of(first._replace(**fields), tuple(algorithms))
 
 

@@ -23,6 +23,7 @@ from torch.func import vmap
 
 from clfunc import tree
 from clfunc.algorithms import amnesiac
+from clfunc.compose import bank_of
 from clfunc.driver.evaluate import AT_ONCE, bare, with_runs
 from clfunc.driver.loop import start_and_order
 from clfunc.driver.run import run
@@ -35,6 +36,7 @@ from clfunc.results import result as results
 from clfunc.results.files import check_writable, write_text
 from clfunc.results.result import Result
 from clfunc.scenarios import Scenario, Stream
+from clfunc.settings import declares
 from clfunc.types import Algorithm, Batch, Keys, Params, Settings, State
 from clfunc.unlearning import measures as unlearning
 from clfunc.unlearning import records
@@ -102,7 +104,7 @@ def plan(
         raise ValueError(
             "audit takes one algorithm and as many keys as there are seeds, given a sweep"
         )
-    if algorithm.unlearn is None and algorithm.settings.get("name") == "amnesiac":
+    if algorithm.unlearn is None and declares(algorithm.settings, "records", False):
         raise ValueError(
             "audit subtracts what amnesiac recorded, given one that keeps no records: leave out record=False"
         )
@@ -322,7 +324,8 @@ def _residuals(shown: _Snapshot, begun: tuple[Params, State]) -> dict[str, Tenso
             return {}
         state = state.inner
     bank = vmap(records.every)(state.records)
-    now, start = (shown.algorithm.own(*of) for of in ((shown.params, shown.state), begun))
+    bank_rows = bank_of(shown.algorithm).rows
+    now, start = bank_rows(shown.params, shown.state), bank_rows(*begun)
     kept = {
         g: tree.map(lambda every: every.sum(1), part) for g, part in bank.items() if g not in now
     }

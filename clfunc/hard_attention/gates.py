@@ -3,18 +3,42 @@
 Serra et al. 2018, arXiv:1801.01423, section 2. An embedding is one number a unit, held by unit group.
 """
 
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from clfunc.random import fold_in, normal, uniform
-from clfunc.types import Key, Scalar, choice
+from clfunc.types import Key, Number, Scalar, choice
 
 Units: TypeAlias = dict[str, Tensor]  # unit group -> one value a unit
 ANNEALS = ("paper", "official", "constant")
 INIT_MODES = ("N01", "U-11", "U01", "U-10", "last", "dense", "sparse")
 TEST_MASKS = ("step", "sigmoid")
+POSITIONS = ("post_act", "pre_act")
+
+
+class Gating(NamedTuple):
+    """How gates start, harden and act. The defaults are the paper's; `hat` takes one as `gates`.
+
+    Args:
+        anneal: `paper`, `official` or `constant`, see `gate_scale`.
+        test_mask: `step` or `sigmoid`, see `masks`.
+        clamp_threshold: Bound on |s e| in eq. 4, > 0; 50 is the paper's.
+        embedding_clamp: Bound on |e| after a step, > 0; 6 is the authors'.
+        task_embedding_init_mode: See `draw_embedding`.
+        gate_position: The gate multiplies the activation (`post_act`) or the input of the activation (`pre_act`).
+
+    >>> Gating(test_mask="sigmoid").clamp_threshold
+    50.0
+    """
+
+    anneal: str = "paper"
+    test_mask: str = "step"
+    clamp_threshold: Number = 50.0
+    embedding_clamp: Number = 6.0
+    task_embedding_init_mode: str = "N01"
+    gate_position: str = "post_act"
 
 
 def gate_scale(anneal: str, step: Tensor, steps_per_epoch: Tensor, s_max: Scalar) -> Scalar:
@@ -25,7 +49,8 @@ def gate_scale(anneal: str, step: Tensor, steps_per_epoch: Tensor, s_max: Scalar
     """
     if anneal == "constant":
         return s_max
-    batch, whole = (step % steps_per_epoch).to(torch.float64), steps_per_epoch.to(torch.float64)
+    batch = (step % steps_per_epoch).to(torch.float64)
+    whole = steps_per_epoch.to(torch.float64)
     reaches = torch.where(whole > 1, batch / torch.clamp(whole - 1, min=1), 1.0)
     share = reaches if anneal == "paper" else batch / whole
     return 1 / s_max + (s_max - 1 / s_max) * share
@@ -63,7 +88,10 @@ def clamped(x: Tensor, bound: Scalar) -> Tensor:
 
 def sharpness(embedding: Units, s_max: Scalar) -> Scalar:
     """How decided the gates are at s_max: the mean of |2 gate - 1|, from 0 (all half open) to 1 (all open or shut)."""
-    return torch.cat([(2 * gate - 1).abs() for gate in gates(embedding, s_max).values()]).mean()
+    decided = []
+    for gate in gates(embedding, s_max).values():
+        decided.append((2 * gate - 1).abs())
+    return torch.cat(decided).mean()
 
 
 def draw_embedding(
@@ -86,4 +114,7 @@ def draw_embedding(
         low, high = {"U-11": (-1.0, 1.0), "U01": (0.0, 1.0), "U-10": (-1.0, 0.0)}[mode]
         return uniform(key, shape, low, high, dtype=dtype)
 
-    return {group: draw(fold_in(key, i), width) for i, (group, width) in enumerate(units.items())}
+    drawn = {}
+    for i, (group, width) in enumerate(units.items()):
+        drawn[group] = draw(fold_in(key, i), width)
+    return drawn

@@ -14,16 +14,43 @@ their cumulative masks), 0 where either is free; every function gives 1 on a fre
 [1] Serra et al. 2018, arXiv:1801.01423, eq. 2   [2] Wang et al. 2024, AdaHAT, ECML PKDD
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from clfunc import tree
 from clfunc.hard_attention import regularisers as sparsity
 from clfunc.random import uniform
-from clfunc.types import Context, Key, Model, Params, Scalar, State
+from clfunc.types import Context, Key, Model, Number, Params, Scalar, State
 from clfunc.units import masks
 
 MODES = ("hat", "hat_random", "hat_const_alpha", "hat_const_1", "adahat")
+
+
+class Rates(NamedTuple):
+    """How much weights that earlier tasks use may move. The default is HAT's: not at all; `hat` takes one as `rates`.
+
+    Args:
+        adjustment_mode: `hat`, `hat_random`, `hat_const_alpha`, `hat_const_1` or `adahat`.
+        alpha: The rate of `hat_const_alpha`, in [0, 1]; the strength of `adahat`, > 0. The other modes have none.
+        epsilon: Keeps the rate of `adahat` finite, > 0.
+        no_reg: `adahat` without the free share of a layer.
+        no_sum: Under `adahat`, count every task on every weight rather than the tasks that use it.
+        freeze: A rate of 0 stops `updates` (and gradients), or `gradients` only.
+        scale_at: A rate between 0 and 1 scales `updates` or `gradients`.
+
+    >>> Rates("hat_const_alpha", alpha=0.1).epsilon
+    0.1
+    """
+
+    adjustment_mode: str = "hat"
+    alpha: Number | None = None
+    epsilon: Number = 0.1
+    no_reg: bool = False
+    no_sum: bool = False
+    freeze: str = "updates"
+    scale_at: str = "updates"
 
 
 def hat(used: Tensor) -> Tensor:
@@ -87,17 +114,16 @@ def rates(
             return hat_const_alpha(used[name], alpha)
         return hat(used[name]) if mode == "hat" else hat_const_1(used[name])
 
-    names = [
-        (masks.name_of(wire), wire.post)
-        for wire in model.wires
-        if wire.path[0] not in model.head.owns
-    ]
-    return {
-        name: rate(at, name, group) for at, (name, group) in enumerate(names) if group is not None
-    }
+    found = {}
+    shared = [wire for wire in model.wires if wire.path[0] not in model.head.owns]
+    for at, wire in enumerate(shared):
+        if wire.post is not None:
+            name = masks.name_of(wire)
+            found[name] = rate(at, name, wire.post)
+    return found
 
 
-def told(rates: dict[str, Tensor], params: Params) -> dict[str, Tensor]:
+def measures(rates: dict[str, Tensor], params: Params) -> dict[str, Tensor]:
     """Pictures of the rates, and the capacity, for a probe."""
     return pictures(rates) | {"capacity": capacity(rates, params)}
 

@@ -13,6 +13,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from clfunc.models.heads import settings_of
 from clfunc.models.images import as_images, convolved, image_shape, max_pooled
 from clfunc.models.layers import (
     activation_named,
@@ -124,17 +125,24 @@ def convnet(
         "inputs": list(image),
         "hidden": list(hidden),
         "channels": list(channels),
-    }
-    settings |= {
         "kernel": kernel,
         "activation": activation,
         "norm": norm,
         "per_task_norm": per_task_norm,
+        "dropout_rate": dropout_rate,
+        "dtype": str(dtype),
+        "compute_dtype": compute_dtype,
+        "head": settings_of(head),
     }
-    settings |= {"dropout_rate": dropout_rate, "dtype": str(dtype), "compute_dtype": compute_dtype}
-    settings |= {"head": head.settings}
-    wires = _wires(shapes, head, spread) + norm_wires(norm, {name: name for name in units})
-    return Model(init, apply, wires, units, head, dropout_rate > 0, settings)
+    return Model(
+        init=init,
+        apply=apply,
+        wires=_wires(shapes, head, spread) + norm_wires(norm, {name: name for name in units}),
+        units=units,
+        head=head,
+        stochastic=dropout_rate > 0,
+        settings=settings,
+    )
 
 
 def _pixels_left(image: tuple[int, int, int], pools: int) -> int:

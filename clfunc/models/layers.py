@@ -134,9 +134,14 @@ def layer_wires(
 
 def head_wire(head: Head, pre: str, width: int, spread: int = 1) -> Wire:
     """The wire of the head's weight, fed by `width` units; its bias has no unit at either end, and so none."""
-    axis, bound = 2 if head.paradigm == "mtl" else 1, init_bound((1, width * spread))
     return Wire(
-        ("head", "weight"), pre, None, pre_axis=axis, post_axis=None, spread=spread, bound=bound
+        path=("head", "weight"),
+        pre=pre,
+        post=None,
+        pre_axis=2 if head.spec.together else 1,
+        post_axis=None,
+        spread=spread,
+        bound=init_bound((1, width * spread)),
     )
 
 

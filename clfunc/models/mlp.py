@@ -7,6 +7,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from clfunc.models.heads import settings_of
 from clfunc.models.layers import (
     activation_named,
     check_rate,
@@ -106,26 +107,39 @@ def mlp(
             )
         return Output(head.apply(params["head"], h, task), features)
 
-    settings = {"name": "mlp", "inputs": fan_in, "hidden": list(hidden), "activation": activation}
-    settings |= {
+    settings = {
+        "name": "mlp",
+        "inputs": fan_in,
+        "hidden": list(hidden),
+        "activation": activation,
         "norm": norm,
         "per_task_norm": per_task_norm,
         "weight_init": weight_init,
         "dropout_rate": dropout_rate,
+        "dtype": str(dtype),
+        "compute_dtype": compute_dtype,
+        "head": settings_of(head),
     }
-    settings |= {"dtype": str(dtype), "compute_dtype": compute_dtype, "head": head.settings}
-    wires = _wires(shapes, head, spread, gain) + norm_wires(norm, {name: name for name in units})
-    return Model(init, apply, wires, units, head, dropout_rate > 0, settings)
+    return Model(
+        init=init,
+        apply=apply,
+        wires=_wires(shapes, head, spread, gain) + norm_wires(norm, {name: name for name in units}),
+        units=units,
+        head=head,
+        stochastic=dropout_rate > 0,
+        settings=settings,
+    )
 
 
 def _wires(
     shapes: dict[str, tuple[int, int]], head: Head, spread: int, gain: float | None
 ) -> tuple[Wire, ...]:
-    names = list(shapes)
-    pairs = zip(shapes.items(), [None, *names], strict=False)
-    layers = [
-        wire
-        for (name, shape), pre in pairs
-        for wire in layer_wires(name, pre, name, shape, spread if pre else 1, gain)
-    ]
-    return (*layers, head_wire(head, names[-1], shapes[names[-1]][0], spread))
+    """Wires of all layers, one after the other, and of the head."""
+    wires: list[Wire] = []
+    pre = None
+    width = 0
+    for name, shape in shapes.items():
+        wires += layer_wires(name, pre, name, shape, spread if pre else 1, gain)
+        pre = name
+        width = shape[0]
+    return (*wires, head_wire(head, str(pre), width, spread))

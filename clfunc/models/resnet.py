@@ -20,6 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from clfunc.models.heads import settings_of
 from clfunc.models.images import as_images, convolved, image_shape
 from clfunc.models.layers import (
     activation_named,
@@ -143,18 +144,33 @@ def resnet(
         "inputs": list(image),
         "hidden": list(hidden),
         "channels": list(channels),
-    }
-    settings |= {
         "blocks": blocks,
         "activation": activation,
         "norm": norm,
         "per_task_norm": per_task_norm,
+        "dtype": str(dtype),
+        "compute_dtype": compute_dtype,
+        "head": settings_of(head),
     }
-    settings |= {"dtype": str(dtype), "compute_dtype": compute_dtype, "head": head.settings}
-    weights = tuple(w for name, layer in layers.items() for w in layer_wires(name, *layer))
-    norms = norm_wires(norm, {name: layer.post for name, layer in layers.items()})
-    wires: tuple[Wire, ...] = (*weights, head_wire(head, last, units[last]), *norms)
-    return Model(init, apply, wires, units, head, False, settings)
+    return Model(
+        init=init,
+        apply=apply,
+        wires=_wires(layers, norm, head, last, units[last]),
+        units=units,
+        head=head,
+        settings=settings,
+    )
+
+
+def _wires(
+    layers: dict[str, _Layer], norm: str | None, head: Head, last: str, width: int
+) -> tuple[Wire, ...]:
+    """Wires of all layers, of the head, which `width` units of the group `last` feed, and of the norms."""
+    wires: list[Wire] = []
+    for name, layer in layers.items():
+        wires += layer_wires(name, *layer)
+    posts = {name: layer.post for name, layer in layers.items()}
+    return (*wires, head_wire(head, last, width), *norm_wires(norm, posts))
 
 
 def _blocks(stages: int, blocks: int) -> list[tuple[str, str]]:

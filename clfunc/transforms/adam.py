@@ -18,7 +18,18 @@ from typing import NamedTuple
 import torch
 
 from clfunc import tree
-from clfunc.types import Context, Key, Number, Params, Scalar, State, Transform, Updates, scalar
+from clfunc.types import (
+    Context,
+    Key,
+    Number,
+    Params,
+    Scalar,
+    State,
+    Transform,
+    Updates,
+    follows_nothing,
+    scalar,
+)
 
 
 class AdamState(NamedTuple):
@@ -111,6 +122,16 @@ def _adam(
     def per_element() -> Transform:
         return _adam(name, decoupled, rate, (beta1, beta2), tiny, decay, by_element=True)
 
+    def follows(state: AdamState) -> AdamState:
+        names = follows_nothing(state)
+        if by_element:
+            first, second = state.step
+            names = names._replace(step=(tree.names(first), tree.names(second)))
+        return names._replace(
+            exp_avg=tree.names(state.exp_avg),
+            exp_avg_sq=tree.names(state.exp_avg_sq),
+        )
+
     settings = {
         "name": name,
         "lr": rate,
@@ -118,7 +139,14 @@ def _adam(
         "eps": tiny,
         "weight_decay": decay,
     }
-    return Transform(init, update, begin_task, settings, per_element)
+    return Transform(
+        init=init,
+        update=update,
+        begin_task=begin_task,
+        settings=settings,
+        per_element=per_element,
+        follows=follows,
+    )
 
 
 def _count_together(state: AdamState) -> tuple[Scalar, Params, Params]:

@@ -33,6 +33,7 @@ from torch import Tensor
 
 from clfunc import tree
 from clfunc.random import fold_in
+from clfunc.settings import of_part
 from clfunc.transforms.chain import by_element
 from clfunc.types import (
     Context,
@@ -45,6 +46,7 @@ from clfunc.types import (
     Transform,
     Updates,
     choice,
+    follows_nothing,
     scalar,
 )
 from clfunc.units import resets
@@ -146,7 +148,7 @@ def reinit(
     def update(
         updates: Updates, state: ReinitState, params: Params, context: Context
     ) -> tuple[Updates, ReinitState]:
-        updates, memory = inner.update(updates, state.inner, params, context)
+        updates, new = inner.update(updates, state.inner, params, context)
         moved = tree.add(params, updates)
 
         drawn = draw(rule, model, state, params)
@@ -156,24 +158,35 @@ def reinit(
             units[group], choices[group] = choose(rule, group, state, known, score, context, drawn)
 
         transfer = means if bias_transfer else None
-        updates, memory = resets.rewrite(model, params, updates, memory, choices, drawn, transfer)
+        updates, new = resets.rewrite(model, params, updates, inner, new, choices, drawn, transfer)
 
-        return updates, state._replace(inner=memory, step=state.step + 1, units=units)
+        return updates, state._replace(inner=new, step=state.step + 1, units=units)
 
     def begin_task(state: ReinitState, params: Params) -> ReinitState:
         return state._replace(inner=inner.begin_task(state.inner, params))
 
+    def follows(state: ReinitState) -> ReinitState:
+        return follows_nothing(state)._replace(inner=inner.follows(state.inner))
+
     settings = {
         "name": "reinit",
-        "inner": inner.settings,
+        "place": "last",
+        "model": of_part(model, model.apply),
+        "inner": of_part(inner, inner.update),
         "replacement_rate": rate,
         "maturity_threshold": threshold,
     }
     settings |= {"utility_decay_rate": decay} | rule._asdict()
-    return Transform(init, update, begin_task, settings)
+    return Transform(
+        init=init,
+        update=update,
+        begin_task=begin_task,
+        settings=settings,
+        follows=follows,
+    )
 
 
-def told(state: ReinitState) -> dict[str, Tensor]:
+def measures(state: ReinitState) -> dict[str, Tensor]:
     """Ages, utilities and the number of resets so far, by group, for a probe."""
     fields = ("age", "utility", "replaced")
     return {

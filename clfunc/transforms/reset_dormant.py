@@ -27,6 +27,7 @@ from torch import Tensor
 
 from clfunc import tree
 from clfunc.random import fold_in
+from clfunc.settings import of_part
 from clfunc.types import (
     Context,
     Key,
@@ -37,6 +38,7 @@ from clfunc.types import (
     State,
     Transform,
     Updates,
+    follows_nothing,
     scalar,
 )
 from clfunc.units import resets
@@ -81,7 +83,7 @@ def reset_dormant(
     def update(
         updates: Updates, state: ResetDormantState, params: Params, context: Context
     ) -> tuple[Updates, State]:
-        updates, memory = inner.update(updates, state.inner, params, context)
+        updates, new = inner.update(updates, state.inner, params, context)
 
         due = (state.step > 0) & (state.step % state.period == 0)
         gone = {
@@ -93,16 +95,32 @@ def reset_dormant(
         choices = {group: resets.marked(reset) for group, reset in gone.items()}
         shapes = resets.row_shapes(model, params, model.units)
         rows = resets.noise(state.key, state.step, shapes, tree.leaves(params)[0].dtype)
-        updates, memory = resets.rewrite(model, params, updates, memory, choices, rows)
+        updates, new = resets.rewrite(model, params, updates, inner, new, choices, rows)
 
         replaced = {group: state.replaced[group] + reset.sum() for group, reset in gone.items()}
-        return updates, state._replace(inner=memory, step=state.step + 1, replaced=replaced)
+        return updates, state._replace(inner=new, step=state.step + 1, replaced=replaced)
 
     def begin_task(state: ResetDormantState, params: Params) -> ResetDormantState:
         return state._replace(inner=inner.begin_task(state.inner, params))
 
-    settings = {"name": "reset_dormant", "inner": inner.settings, "period": every, "threshold": tau}
-    return Transform(init, update, begin_task, settings)
+    def follows(state: ResetDormantState) -> ResetDormantState:
+        return follows_nothing(state)._replace(inner=inner.follows(state.inner))
+
+    settings = {
+        "name": "reset_dormant",
+        "place": "last",
+        "model": of_part(model, model.apply),
+        "inner": of_part(inner, inner.update),
+        "period": every,
+        "threshold": tau,
+    }
+    return Transform(
+        init=init,
+        update=update,
+        begin_task=begin_task,
+        settings=settings,
+        follows=follows,
+    )
 
 
 def score(feature: Float[Tensor, "batch units *spatial"]) -> Float[Tensor, " units"]:

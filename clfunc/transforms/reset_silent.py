@@ -37,6 +37,7 @@ from torch import Tensor
 
 from clfunc import tree
 from clfunc.random import fold_in
+from clfunc.settings import of_part
 from clfunc.types import (
     Context,
     Key,
@@ -48,6 +49,7 @@ from clfunc.types import (
     State,
     Transform,
     Updates,
+    follows_nothing,
     scalar,
 )
 from clfunc.units import resets
@@ -115,7 +117,7 @@ def reset_silent(
     def update(
         updates: Updates, state: ResetSilentState, params: Params, context: Context
     ) -> tuple[Updates, State]:
-        updates, memory = inner.update(updates, state.inner, params, context)
+        updates, new = inner.update(updates, state.inner, params, context)
 
         units, choices = {}, {}
         for group, known in state.units.items():
@@ -124,9 +126,9 @@ def reset_silent(
 
         shapes = resets.row_shapes(model, params, model.units)
         rows = resets.noise(state.key, state.step, shapes, tree.leaves(params)[0].dtype)
-        updates, memory = resets.rewrite(model, params, updates, memory, choices, rows)
+        updates, new = resets.rewrite(model, params, updates, inner, new, choices, rows)
 
-        return updates, state._replace(inner=memory, step=state.step + 1, units=units)
+        return updates, state._replace(inner=new, step=state.step + 1, units=units)
 
     def begin_task(state: ResetSilentState, params: Params) -> ResetSilentState:
         due = (state.tasks > 0) & (state.tasks % state.refresh_period == 0)
@@ -139,13 +141,24 @@ def reset_silent(
             inner=inner.begin_task(state.inner, params), tasks=state.tasks + 1, units=units
         )
 
+    def follows(state: ResetSilentState) -> ResetSilentState:
+        return follows_nothing(state)._replace(inner=inner.follows(state.inner))
+
     settings: Settings = {
         "name": "reset_silent",
-        "inner": inner.settings,
+        "place": "last",
+        "model": of_part(model, model.apply),
+        "inner": of_part(inner, inner.update),
         "rejection_percentile": eta,
     }
     settings |= {"first_threshold": first, "refresh_period": every, "max_threshold": max_threshold}
-    return Transform(init, update, begin_task, settings)
+    return Transform(
+        init=init,
+        update=update,
+        begin_task=begin_task,
+        settings=settings,
+        follows=follows,
+    )
 
 
 def _newborn(n: int, longest: int, threshold: Scalar, none: Tensor) -> Silence:

@@ -18,6 +18,7 @@ from torch import Tensor
 from clfunc import tree
 from clfunc.hard_attention import rates as adjustment
 from clfunc.random import split
+from clfunc.settings import of_part
 from clfunc.types import (
     Context,
     Key,
@@ -30,6 +31,7 @@ from clfunc.types import (
     Transform,
     Updates,
     choice,
+    follows_nothing,
     scalar,
 )
 
@@ -107,15 +109,25 @@ def scale_by_adjustment(
     def begin_task(state: AdjustmentState, params: Params) -> AdjustmentState:
         return state._replace(inner=inner.begin_task(state.inner, params))
 
+    def follows(state: AdjustmentState) -> AdjustmentState:
+        return follows_nothing(state)._replace(inner=inner.follows(state.inner))
+
     settings: Settings = {
         "name": "scale_by_adjustment",
-        "tx": inner.settings,
+        "model": of_part(model, model.apply),
+        "tx": of_part(inner, inner.update),
         "adjustment_mode": mode,
         "epsilon": tiny,
     }
     settings |= {"alpha": None if alpha is None else strength}
     settings |= {"no_reg": no_reg, "freeze": freeze, "scale_at": scale_at}
-    return Transform(init, update, begin_task, settings)
+    return Transform(
+        init=init,
+        update=update,
+        begin_task=begin_task,
+        settings=settings,
+        follows=follows,
+    )
 
 
 def _scaled(updates: Updates, rates: dict[str, Tensor], *, stop: bool, scale: bool) -> Updates:

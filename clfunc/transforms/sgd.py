@@ -10,7 +10,18 @@ from typing import NamedTuple
 import torch
 
 from clfunc import tree
-from clfunc.types import Context, Key, Number, Params, Scalar, State, Transform, Updates, scalar
+from clfunc.types import (
+    Context,
+    Key,
+    Number,
+    Params,
+    Scalar,
+    State,
+    Transform,
+    Updates,
+    follows_nothing,
+    scalar,
+)
 
 
 class SGDState(NamedTuple):
@@ -64,7 +75,20 @@ def sgd(
     def begin_task(state: SGDState, params: Params) -> SGDState:
         return state._replace(trace=tree.zeros_like(state.trace))
 
-    settings = {"name": "sgd", "lr": rate, "weight_decay": decay, "nesterov": nesterov}
+    def follows(state: SGDState) -> SGDState:
+        return follows_nothing(state)._replace(trace=tree.names(state.trace))
+
+    settings = {
+        "name": "sgd",
+        "lr": rate,
+        "weight_decay": decay,
+        "nesterov": nesterov,
+        "momentum": None if momentum is None else drag,
+    }
     return Transform(
-        init, update, begin_task, settings | {"momentum": None if momentum is None else drag}
+        init=init,
+        update=update,
+        begin_task=begin_task,
+        settings=settings,
+        follows=follows,
     )

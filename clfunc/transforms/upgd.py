@@ -23,7 +23,18 @@ from torch.nn.functional import normalize
 
 from clfunc import tree
 from clfunc.random import normal_like
-from clfunc.types import Context, Key, Number, Params, Scalar, Transform, Updates, choice, scalar
+from clfunc.types import (
+    Context,
+    Key,
+    Number,
+    Params,
+    Scalar,
+    Transform,
+    Updates,
+    choice,
+    follows_nothing,
+    scalar,
+)
 
 _SCOPES = ("global", "local")
 
@@ -86,14 +97,19 @@ def upgd(
             step=step, utility=utility
         )
 
+    def follows(state: UPGDState) -> UPGDState:
+        return follows_nothing(state)._replace(utility=tree.names(state.utility))
+
     settings = {
         "name": "upgd",
         "lr": rate,
         "beta_utility": beta,
         "sigma": spread,
         "weight_decay": decay,
+        "scope": scope,
+        "protect": protect,
     }
-    return Transform(init, update, settings=settings | {"scope": scope, "protect": protect})
+    return Transform(init=init, update=update, settings=settings, follows=follows)
 
 
 def _scaled(utility: Params, correction: Tensor, scope: str) -> Params:

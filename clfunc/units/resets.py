@@ -20,7 +20,7 @@ from torch import Tensor
 
 from clfunc import tree
 from clfunc.random import uniform
-from clfunc.types import Key, Model, Params, State, Updates, Wire
+from clfunc.types import Key, Model, Params, State, Transform, Updates, Wire
 from clfunc.units.masks import along, name_of
 
 
@@ -134,21 +134,36 @@ def rewrite(
     model: Model,
     params: Params,
     updates: Updates,
-    memory: State,
+    inner: Transform,
+    state: State,
     choices: Mapping[str, Choice],
     rows: Mapping[str, Tensor],
     transfer: Mapping[str, Tensor] | None = None,
 ) -> tuple[Updates, State]:
-    """Updates that also reset the units of `choices`, and the optimiser's memory with what it knew of them cleared."""
+    """Updates that also reset the units of `choices`, and the state of `inner` with zeros in what follows their weights.
+
+    Args:
+        model: Its wires say which weights belong to a unit.
+        params: Before the step.
+        updates: As `inner` made them.
+        inner: The optimiser.
+        state: Its state after the step.
+        choices: By group, the units to reset.
+        rows: Noise in [0, 1), see `row_shapes`.
+        transfer: See `renew`.
+    """
     moved = tree.add(params, updates)
     renewed = renew(model, moved, choices, rows, transfer)
     # where nothing was reset the update is the inner one, to the bit
     updates = tree.map(
         lambda n, m, p, u: torch.where(n == m, u, n - p), renewed, moved, params, updates
     )
-    gone = touched(model, params, choices)
-    memory = tree.map_like(lambda m, reset: torch.where(reset, 0, m), params, memory, gone)
-    return updates, memory
+    reset = dict(tree.items(touched(model, params, choices)))
+
+    def clear(leaf: Tensor, name: str) -> Tensor:
+        return torch.where(reset[name], 0, leaf) if name else leaf
+
+    return updates, tree.map(clear, state, inner.follows(state))
 
 
 def bias_of(name: str) -> str:

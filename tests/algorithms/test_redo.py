@@ -14,7 +14,7 @@ from support.naive_resets import (
     side_by_side,
     steps,
 )
-from support.resetting import NETWORKS, context, every_network
+from support.resetting import NETWORKS, cleared, context, every_network
 
 from clfunc import adam, chain, finetuning, redo, reset_dormant, sgd, tree
 from clfunc.random import key
@@ -99,7 +99,7 @@ def test_every_dormant_unit_that_is_free_is_as_drawn_unheard_and_forgotten_and_n
         touched = resets.touched(model, params, choices)
         for u, p, near in zip(*map(tree.leaves, (updates, plain, touched)), strict=True):
             assert torch.equal(u[~near.expand(u.shape)], p[~near.expand(u.shape)])
-        kept = tree.map_like(lambda m, near: torch.where(near, 0, m), params, memory, touched)
+        kept = cleared(memory, params, touched)
         assert identical(new.inner, kept)
         count += sum(int(mask.sum()) for mask in gone.values())
     assert count > 0 or any((m == 1).any() for m in used.values())
@@ -125,7 +125,7 @@ def test_redo_is_finetuning_with_it_and_names_all_its_settings():
     same = finetuning(MODEL, reset_dormant(MODEL, sgd(0.1), period=5, threshold=0.1))
     assert identical(algorithm.init(key(0)), same.init(key(0)))
     assert algorithm.settings["name"] == "redo" and set(algorithm.settings["tx"]) == {
-        "name", "inner", "period", "threshold"
+        "name", "place", "model", "inner", "period", "threshold"
     }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from support.naive_resets import (
     side_by_side,
     steps,
 )
-from support.resetting import NETWORKS, every_network
+from support.resetting import NETWORKS, cleared, every_network
 
 from clfunc import (
     adam,
@@ -161,7 +161,7 @@ def test_every_unit_silent_for_too_long_is_as_drawn_unheard_and_forgotten_and_no
             assert torch.equal(u[~near.expand(u.shape)], p[~near.expand(u.shape)])
         assert identical(
             new.inner,
-            tree.map_like(lambda m, near: torch.where(near, 0, m), params, memory, touched),
+            cleared(memory, params, touched),
         )
 
 
@@ -228,6 +228,8 @@ def test_it_is_finetuning_with_the_transform_and_names_all_its_settings():
     assert identical(algorithm.init(key(0)), same.init(key(0)))
     names = {
         "name",
+        "place",
+        "model",
         "inner",
         "rejection_percentile",
         "first_threshold",

@@ -1,6 +1,7 @@
 """HAT's promise, asserted after every call: used weights do not move, and no task is forgotten."""
 
 import torch
+from support.hats import parts_of
 
 from clfunc import tree
 from clfunc.algorithms import hat
@@ -59,8 +60,8 @@ class Promise:
         for group, used in state.attention.used.items():
             assert (used >= before.attention.used[group]).all()
             assert (used <= 1).all()
-            parked = before.attention.bank[group][other_tasks]
-            assert torch.equal(parked, state.attention.bank[group][other_tasks])
+            parked = before.attention.rows[group][other_tasks]
+            assert torch.equal(parked, state.attention.rows[group][other_tasks])
         for task in torch.nonzero(state.attention.met).flatten().tolist():
             logits = self.algorithm.predict(params, state, self.x, torch.tensor(task))
             first = self.logits.setdefault(task, logits)
@@ -69,8 +70,8 @@ class Promise:
 
 def play_with_promise(model, scenario, tx, seed=0, **settings):
     """Train HAT on a scenario under the promise; the hook, and how many units were reset."""
-    settings = {"s_max": 20.0} | settings
-    algorithm = hat(model, tx, num_tasks=TASKS, **settings)
+    settings = {"num_tasks": TASKS, "s_max": 20.0} | settings
+    algorithm = hat(model, tx, **parts_of(settings))
     promise = Promise(algorithm, model)
     _, state = play(algorithm, scenario, key(seed), promise, epochs=1, steps=3)
     units = getattr(state.opt.inner[-1], "units", {})

@@ -118,6 +118,17 @@ def gradient_like(params, k):
     return tree.unflatten(drawn, structure)
 
 
+def cleared(state, params, touched):
+    """`state` with zeros where `touched`, in every subtree that is shaped like the parameters."""
+    if tree.structure(state) == tree.structure(params):
+        return tree.map(lambda m, near: torch.where(near, 0, m), state, touched)
+    if isinstance(state, tuple) and hasattr(state, "_fields"):
+        return type(state)(*(cleared(part, params, touched) for part in state))
+    if isinstance(state, tuple):
+        return tuple(cleared(part, params, touched) for part in state)
+    return state
+
+
 def reset_steps(tx, model, steps, seed=0, used=None, start=None):
     """Steps of a transform that resets units, along random gradients.
 

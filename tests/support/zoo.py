@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.hats import parts_of
 
 from clfunc import algorithms, mlp, scenarios, upgd
 from clfunc.testing import Case
@@ -50,7 +51,8 @@ def hat(model, tx, make=algorithms.hat, **settings):
     defaults = {"s_max": 50.0}
     if is_shared:
         defaults["freeze_head_after"] = 2
-    return make(model, tx, num_tasks=model.head.num_tasks, **(defaults | settings))
+    settings = {"num_tasks": model.head.num_tasks} | defaults | settings
+    return make(model, tx, **(parts_of(settings) if make is algorithms.hat else settings))
 
 
 def shrink_and_perturb(model, tx, *numbers, **settings):

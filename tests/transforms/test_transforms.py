@@ -232,13 +232,16 @@ def test_a_chain_gives_every_transform_a_key_of_its_own():
 
 
 def test_a_chain_refuses_reinit_before_its_end():
-    reinit = sgd()._replace(settings={"name": "reinit"})
+    reinit = sgd()._replace(settings={"name": "reinit", "place": "last"})
     for before, after in (((), (scale(2.0),)), ((sgd(),), (scale(2.0), sgd()))):
         with pytest.raises(
             ValueError, match=r"^reinit must come last in a chain, given \[.*'scale'.*$"
         ):
             chain(*before, reinit, *after)
-    assert chain(sgd(), reinit).settings["of"] == [sgd().settings, {"name": "reinit"}]
+    for wrapped in (carry(reinit), chain(sgd(), carry(reinit))):
+        with pytest.raises(ValueError, match=r"^reinit must come last in a chain, given \["):
+            chain(wrapped, sgd())
+    assert chain(sgd(), reinit).settings["of"] == [sgd().settings, reinit.settings]
 
 
 PUSHY = {

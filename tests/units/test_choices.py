@@ -171,10 +171,10 @@ def test_a_parked_head_keeps_what_it_heard_and_the_working_one_does_not():
     model = mlp(5, (6,), til(2, 3), dtype=torch.float64)
     algorithm = cbp(model, sgd(0.1), replacement_rate=1.0, maturity_threshold=1)
     params, state = algorithm.init(key(0))
-    parked = state.head.bank
+    parked = state.head.bank.rows["head"]
     params, state = algorithm.begin_task(params, state, Task(*(torch.tensor(n) for n in (0, 2, 1))))
     x = torch.randn(4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for _ in range(2):
         batch = Batch(x, torch.tensor([0, 1, 2, 0]), TASK, torch.ones(4, dtype=torch.float64))
         params, state, _ = algorithm.step(params, state, batch)
-    assert (params["head"]["weight"] == 0).all() and identical(state.head.bank, parked)
+    assert (params["head"]["weight"] == 0).all() and identical(state.head.bank.rows["head"], parked)

@@ -64,7 +64,7 @@ def begin(algorithm, carry, task):
 
 
 def whole(algorithm, carry):
-    own = algorithm.own(*carry)
+    own = algorithm.bank.rows(*carry)
     return {group: part for group, part in carry[0].items() if group not in own} | own
 
 
@@ -146,7 +146,7 @@ def test_training_is_the_same_and_every_update_is_in_one_record(paradigm):
     start, records, own = (
         whole(algorithm, algorithm.init(key(0))),
         every(state.records),
-        algorithm.own(params, state),
+        algorithm.bank.rows(params, state),
     )
     rows = [of_task(t) - set().union(*TOUCHED.values()) for t in range(TASKS)]
     rows += [TOUCHED["zero"], TOUCHED["one"] - TOUCHED["zero"], TOUCHED["late"], TOUCHED["by hand"]]
