@@ -16,7 +16,7 @@ from clfunc import datasets, scenarios, tree
 from clfunc.algorithms import finetuning
 from clfunc.driver.evaluate import bare, over_runs, with_runs
 from clfunc.driver.run import run
-from clfunc.engine import scan as engine
+from clfunc.engine.programs import programs
 from clfunc.engine.scan import scan
 from clfunc.engine.sweep import sweep
 from clfunc.models import mlp
@@ -298,7 +298,8 @@ def one_program_for_all_tasks(case: Case) -> None:
     seen: set[str] = set()
     play(members[0], case.scenario(), key(6), call)
 
-    engine._program.cache_clear()
+    programs.clear()
+    before = programs.made["compile"]
     keys = split(key(6), 2)
     run(
         sweep(members),
@@ -309,7 +310,7 @@ def one_program_for_all_tasks(case: Case) -> None:
         engine="compile",
         progress=False,
     )
-    found = engine._program.cache_info().misses
+    found = programs.made["compile"] - before
     assert found == 1, f"compiled {found} programs"
 
 

@@ -30,7 +30,7 @@ class Contender(NamedTuple):
     share: int = 1  # it is timed on this part of the steps, where it is slow
 
 
-def own(job: Job, engine: str, unroll: int | None = None) -> tuple[Contender, engines.Plan]:
+def own(job: Job, engine: str, unroll: int | None = None) -> tuple[Contender, engines.EnginePlan]:
     """clfunc with an engine, and how many steps that runs at a time; compiled it is called `clfunc`."""
     step = make_step(job.algorithm, job.scenario, None if job.runs == 1 else job.runs)
 

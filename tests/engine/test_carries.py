@@ -6,7 +6,7 @@ import torch
 from clfunc import finetuning, mlp, scenarios, sgd, tree
 from clfunc.driver.loop import make_step
 from clfunc.engine import cudagraph as graphs
-from clfunc.engine import scan as engine
+from clfunc.engine.compiled import find_moves
 from clfunc.engine.scan import scan
 from clfunc.random import key
 from clfunc.testing import toy_stream
@@ -92,9 +92,9 @@ def test_copies_keep_signs_of_zero_and_numbers_that_are_not():
 
 def test_leaves_that_begin_as_one_tensor_do_not_pass_for_handed_on():
     one = torch.zeros(3)
-    assert engine._moves(lagging, (one, one), XS[0]) == ("computed", "borrowed")
-    assert engine._moves(crossed, (one, one), XS[0]) == ("borrowed", "borrowed")
-    assert engine._moves(told, (one, one), XS[0]) == ("computed", "fixed")
+    assert find_moves(lagging, (one, one), XS[0]) == ("computed", "borrowed")
+    assert find_moves(crossed, (one, one), XS[0]) == ("borrowed", "borrowed")
+    assert find_moves(told, (one, one), XS[0]) == ("computed", "fixed")
 
 
 def test_what_a_step_does_is_found_for_each_shape_and_dtype():
@@ -103,7 +103,7 @@ def test_what_a_step_does_is_found_for_each_shape_and_dtype():
         return (a + x if len(a) > 2 or a.dtype == torch.float64 else a,), {"sum": a.sum()}
 
     found = [
-        engine._moves(step, (torch.zeros(size, dtype=dtype),), XS[0])
+        find_moves(step, (torch.zeros(size, dtype=dtype),), XS[0])
         for size, dtype in ((2, torch.float32), (3, torch.float32), (2, torch.float64))
     ]
     assert found == [("fixed",), ("computed",), ("computed",)]

@@ -1,0 +1,160 @@
+"""Compiled programs: some steps of a scan as one function of bare leaves, which writes the carry.
+
+Inside a compiled chunk the carry is donated: new values are written into the buffers that held the
+old ones, so a step allocates nothing that lasts. The leaves that a step returns untouched (data,
+parked heads) are found by watching one step, and cost nothing.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from clfunc import tree
+from clfunc.engine.cudagraph import Graph
+from clfunc.engine.programs import programs
+from clfunc.engine.trace import keep_copies, traced
+
+StepFunction = Callable[[Any, Any], tuple[Any, Any]]
+Chunk = tuple[Tensor, ...]  # the leaves of the xs of some steps
+
+
+def find_moves(step: StepFunction, carry: Any, x: Any) -> tuple[str, ...]:
+    """What a step does to each leaf of the carry, found by running one step for nothing else.
+
+    `fixed`: the leaf is returned untouched. `borrowed`: it is replaced by another leaf of the old
+    carry or by a view of one, which must be copied before that leaf is written. `computed`: it is
+    replaced by a new tensor.
+    """
+    leaves, structure = tree.flatten(carry)
+    x_leaves, x_structure = tree.flatten(x)
+
+    def find() -> tuple[str, ...]:
+        # two leaves that begin as one tensor would look as if the step returned them untouched
+        apart = without_aliases(leaves, ["fixed"] * len(leaves))
+        storages = {leaf.untyped_storage().data_ptr() for leaf in apart}
+        new, _ = step(tree.unflatten(apart, structure), x)
+        pairs = zip(apart, tree.leaves(new), strict=True)
+        return tuple(_move(before, after, storages) for before, after in pairs)
+
+    key = step, Forms(structure, x_structure), kinds_of([*leaves, *x_leaves])
+    return programs.find("moves", key, find)
+
+
+def _move(before: Tensor, after: Tensor, storages: set[int]) -> str:
+    same_place = before.data_ptr() == after.data_ptr()
+    same_layout = before.shape == after.shape and before.stride() == after.stride()
+    if same_place and same_layout:
+        return "fixed"
+    return "borrowed" if after.untyped_storage().data_ptr() in storages else "computed"
+
+
+def without_aliases(leaves: list[Tensor], moves: Sequence[str]) -> list[Tensor]:
+    """Clones every leaf that the program writes, and every alias of an earlier leaf: compiled code
+    assumes that inputs do not overlap."""
+    seen: set[int] = set()
+    apart = []
+    for leaf, move in zip(leaves, moves, strict=True):
+        written = move != "fixed"
+        alias = leaf.data_ptr() in seen
+        seen.add(leaf.data_ptr())
+        apart.append(leaf.clone() if written or alias else leaf)
+    return apart
+
+
+def kinds_of(leaves: Sequence[Tensor]) -> tuple[Any, ...]:
+    """All that a program depends on in its leaves."""
+    return tuple((leaf.shape, leaf.stride(), leaf.dtype, leaf.device) for leaf in leaves)
+
+
+class Forms(NamedTuple):
+    """How leaves make a carry and xs; two are equal if their trees have one structure."""
+
+    carry: Any
+    xs: Any
+
+    def __hash__(self) -> int:
+        return hash((str(self.carry), str(self.xs)))
+
+
+class Program:
+    """`unroll` steps as one function of all leaves. It is compiled at its first call, and writes
+    the leaves of the carry that move."""
+
+    def __init__(
+        self, step: StepFunction, unroll: int, moves: tuple[str, ...], forms: Forms
+    ) -> None:
+        self.step = step
+        self.unroll = unroll
+        self.moves = moves
+        self.forms = forms
+        self.compiled: Callable[..., list[Tensor]] | None = None
+        self.graph: Graph | None = None
+        self.ys: Any = None  # the structure of the ys, known after the first call
+
+    def run_chunks(self, carry: list[Tensor], chunks: list[Chunk]) -> list[list[Tensor]]:
+        """The leaves of the ys of each chunk; writes the carry."""
+        return [self.run(*carry, *xs) for xs in chunks]
+
+    def replay_chunks(self, carry: list[Tensor], chunks: list[Chunk]) -> list[list[Tensor]]:
+        """`run_chunks` by a CUDA graph, which is captured anew if the data have moved."""
+        if self.graph is None or not self.graph.fits(carry):
+            fixed = [move == "fixed" for move in self.moves]
+            self.graph = Graph(self.run, carry, fixed, chunks[0])
+        return self.graph.run_chunks(carry, chunks)
+
+    def run(self, *leaves: Tensor) -> list[Tensor]:
+        """The leaves of the ys of one chunk, for the leaves of a carry and of xs."""
+        if self.compiled is None:
+            self.compiled = _inductor(self._chunk, leaves, self.unroll)
+        return self.compiled(*leaves)
+
+    def _chunk(self, *leaves: Tensor) -> list[Tensor]:
+        """What is compiled."""
+        count = len(self.moves)
+        carry = tree.unflatten(list(leaves[:count]), self.forms.carry)
+        xs = tree.unflatten(list(leaves[count:]), self.forms.xs)
+        ys = []
+        for i in range(self.unroll):
+            carry, y = self.step(carry, tree.index(xs, i))
+            ys.append(y)
+
+        new = tree.leaves(carry)
+        for i, move in enumerate(self.moves):
+            if move == "borrowed":
+                new[i] = new[i].clone()
+        # stacked before a buffer is written, because a y may be a leaf of the carry
+        y_leaves, self.ys = tree.flatten(tree.stack(ys))
+        for buffer, value, move in zip(leaves[:count], new, self.moves, strict=True):
+            if move != "fixed":
+                # through a view: torch 2.13 loses a write to a 0-d float64 input itself
+                buffer[None].copy_(value[None])
+        return y_leaves
+
+
+def compiled_program(
+    step: StepFunction, unroll: int, moves: tuple[str, ...], forms: Forms, kinds: Any
+) -> Program:
+    def make() -> Program:
+        return Program(step, unroll, moves, forms)
+
+    return programs.find("compile", (step, unroll, moves, forms, kinds), make)
+
+
+def _inductor(
+    chunk: Callable[..., Any], leaves: tuple[Tensor, ...], unroll: int
+) -> Callable[..., Any]:
+    import torch._inductor  # the import takes a second, which an eager run need not spend
+
+    options: dict[str, Any] = {
+        # The machine's vector instructions are taken on trust: Inductor asks the compiler whether
+        # it knows them, which takes 10 s.
+        "cpp.vec_isa_ok": torch._inductor.config.cpp.vec_isa_ok is not False,
+    }
+    if unroll > 1:
+        # A value that several loops read, such as a batch, is computed once, and not in each loop.
+        options["realize_reads_threshold"] = 2
+    graph = keep_copies(traced(chunk, leaves))
+    # Compiled for the fake tensors of the trace: for real tensors Inductor skips its disk cache.
+    inputs = [node.meta["val"] for node in graph.graph.find_nodes(op="placeholder")]
+    return torch._inductor.compile(graph, inputs, options=options)
