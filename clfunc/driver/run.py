@@ -20,12 +20,13 @@ from clfunc.driver.loop import Loop, Trainer, steps_of
 from clfunc.driver.progress import Progress
 from clfunc.driver.timeline import Course, Requests, Skip, course
 from clfunc.engine import scan as engines
-from clfunc.engine.sweep import coordinates, members, plain, sweep
+from clfunc.engine.sweep import coordinates, members, sweep
 from clfunc.results import plots
 from clfunc.results import result as results
 from clfunc.results.files import check_writable, tidy
 from clfunc.results.result import Result
 from clfunc.scenarios import Scenario
+from clfunc.settings import plain
 from clfunc.types import Algorithm, Keys, nested
 
 

@@ -102,10 +102,7 @@ def keep_copies(graph: fx.GraphModule) -> fx.GraphModule:
     for node, operation in _calls(graph):
         if operation is not torch.ops.aten.clone.default or node.kwargs:
             continue
-        if node.meta["val"].is_floating_point():
-            negation = torch.ops.aten.neg.default
-        else:
-            negation = torch.ops.aten.bitwise_not.default
+        negation = _negation(node.meta["val"])
         with graph.graph.inserting_before(node):
             once = graph.graph.call_function(negation, node.args)
             twice = graph.graph.call_function(negation, (once,))
@@ -113,6 +110,13 @@ def keep_copies(graph: fx.GraphModule) -> fx.GraphModule:
         graph.graph.erase_node(node)
     graph.recompile()
     return graph
+
+
+def _negation(value: Tensor) -> torch._ops.OpOverload:
+    """An operation that gives `value` back when it is done twice, whatever the bits are."""
+    if value.is_floating_point():
+        return torch.ops.aten.neg.default
+    return torch.ops.aten.bitwise_not.default
 
 
 def _calls(graph: fx.GraphModule) -> list[tuple[fx.Node, torch._ops.OpOverload]]:
