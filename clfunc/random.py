@@ -9,7 +9,8 @@ apart. The bits are the same on every device, alone, under `vmap` and compiled. 
 A step draws with `at=count` rather than by splitting if it can: this costs nothing and needs no new
 key.
 
-[1] Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", SC'11; known answers from its Random123 library.
+[1] Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", SC'11. The tests take known
+    answers from its library Random123.
 """
 
 import math

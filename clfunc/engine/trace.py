@@ -82,7 +82,7 @@ def simplified(graph: fx.GraphModule) -> fx.GraphModule:
 
 
 def _merge_duplicates(graph: fx.GraphModule) -> None:
-    """Computes once what is computed twice. torch's own pass takes 0.0 for -0.0; `repr` does not."""
+    """Computes each operation once. torch's own pass takes 0.0 for -0.0; `repr` does not."""
     known: dict[str, fx.Node] = {}
     for node, operation in _calls(graph):
         if torch.Tag.nondeterministic_seeded in operation.tags:
