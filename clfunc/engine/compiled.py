@@ -17,9 +17,11 @@ from clfunc.engine.trace import keep_copies, traced
 
 StepFunction = Callable[[Any, Any], tuple[Any, Any]]
 Chunk = tuple[Tensor, ...]  # the leaves of the xs of some steps
+Leaves = list[Tensor]
+Moves = tuple[str, ...]
 
 
-def find_moves(step: StepFunction, carry: Any, x: Any) -> tuple[str, ...]:
+def find_moves(step: StepFunction, carry: Any, x: Any) -> Moves:
     """What a step does to each leaf of the carry, found by running one step for nothing else.
 
     `fixed`: the leaf is returned untouched. `borrowed`: it is replaced by another leaf of the old
@@ -29,27 +31,38 @@ def find_moves(step: StepFunction, carry: Any, x: Any) -> tuple[str, ...]:
     leaves, structure = tree.flatten(carry)
     x_leaves, x_structure = tree.flatten(x)
 
-    def find() -> tuple[str, ...]:
+    def find() -> Moves:
         # two leaves that begin as one tensor would look as if the step returned them untouched
         apart = without_aliases(leaves, ["fixed"] * len(leaves))
-        storages = {leaf.untyped_storage().data_ptr() for leaf in apart}
         new, _ = step(tree.unflatten(apart, structure), x)
-        pairs = zip(apart, tree.leaves(new), strict=True)
-        return tuple(_move(before, after, storages) for before, after in pairs)
+        storages = {_storage(leaf) for leaf in apart}
+        moves = []
+        for before, after in zip(apart, tree.leaves(new), strict=True):
+            moves.append(_move(before, after, storages))
+        return tuple(moves)
 
-    key = step, Forms(structure, x_structure), kinds_of([*leaves, *x_leaves])
-    return programs.find("moves", key, find)
+    forms = Forms(structure, x_structure)
+    kinds = kinds_of([*leaves, *x_leaves])
+    return programs.find("moves", (step, forms, kinds), find)
 
 
 def _move(before: Tensor, after: Tensor, storages: set[int]) -> str:
-    same_place = before.data_ptr() == after.data_ptr()
-    same_layout = before.shape == after.shape and before.stride() == after.stride()
-    if same_place and same_layout:
+    if _place(before) == _place(after):
         return "fixed"
-    return "borrowed" if after.untyped_storage().data_ptr() in storages else "computed"
+    if _storage(after) in storages:
+        return "borrowed"
+    return "computed"
 
 
-def without_aliases(leaves: list[Tensor], moves: Sequence[str]) -> list[Tensor]:
+def _place(leaf: Tensor) -> tuple[Any, ...]:
+    return leaf.data_ptr(), leaf.shape, leaf.stride()
+
+
+def _storage(leaf: Tensor) -> int:
+    return leaf.untyped_storage().data_ptr()
+
+
+def without_aliases(leaves: Leaves, moves: Sequence[str]) -> Leaves:
     """Clones every leaf that the program writes, and every alias of an earlier leaf: compiled code
     assumes that inputs do not overlap."""
     seen: set[int] = set()
@@ -64,7 +77,10 @@ def without_aliases(leaves: list[Tensor], moves: Sequence[str]) -> list[Tensor]:
 
 def kinds_of(leaves: Sequence[Tensor]) -> tuple[Any, ...]:
     """All that a program depends on in its leaves."""
-    return tuple((leaf.shape, leaf.stride(), leaf.dtype, leaf.device) for leaf in leaves)
+    kinds = []
+    for leaf in leaves:
+        kinds.append((leaf.shape, leaf.stride(), leaf.dtype, leaf.device))
+    return tuple(kinds)
 
 
 class Forms(NamedTuple):
@@ -82,34 +98,38 @@ class Program:
     the leaves of the carry that move."""
 
     def __init__(
-        self, step: StepFunction, unroll: int, moves: tuple[str, ...], forms: Forms
+        self,
+        step: StepFunction,
+        unroll: int,
+        moves: Moves,
+        forms: Forms,
     ) -> None:
         self.step = step
         self.unroll = unroll
         self.moves = moves
         self.forms = forms
-        self.compiled: Callable[..., list[Tensor]] | None = None
+        self.compiled: Callable[..., Leaves] | None = None
         self.graph: Graph | None = None
         self.ys: Any = None  # the structure of the ys, known after the first call
 
-    def run_chunks(self, carry: list[Tensor], chunks: list[Chunk]) -> list[list[Tensor]]:
+    def run_chunks(self, carry: Leaves, chunks: list[Chunk]) -> list[Leaves]:
         """The leaves of the ys of each chunk; writes the carry."""
         return [self.run(*carry, *xs) for xs in chunks]
 
-    def replay_chunks(self, carry: list[Tensor], chunks: list[Chunk]) -> list[list[Tensor]]:
+    def replay_chunks(self, carry: Leaves, chunks: list[Chunk]) -> list[Leaves]:
         """`run_chunks` by a CUDA graph, which is captured anew if the data have moved."""
         if self.graph is None or not self.graph.fits(carry):
             fixed = [move == "fixed" for move in self.moves]
             self.graph = Graph(self.run, carry, fixed, chunks[0])
         return self.graph.run_chunks(carry, chunks)
 
-    def run(self, *leaves: Tensor) -> list[Tensor]:
+    def run(self, *leaves: Tensor) -> Leaves:
         """The leaves of the ys of one chunk, for the leaves of a carry and of xs."""
         if self.compiled is None:
             self.compiled = _inductor(self._chunk, leaves, self.unroll)
         return self.compiled(*leaves)
 
-    def _chunk(self, *leaves: Tensor) -> list[Tensor]:
+    def _chunk(self, *leaves: Tensor) -> Leaves:
         """What is compiled."""
         count = len(self.moves)
         carry = tree.unflatten(list(leaves[:count]), self.forms.carry)
@@ -133,28 +153,38 @@ class Program:
 
 
 def compiled_program(
-    step: StepFunction, unroll: int, moves: tuple[str, ...], forms: Forms, kinds: Any
+    step: StepFunction,
+    unroll: int,
+    moves: Moves,
+    forms: Forms,
+    kinds: Any,
 ) -> Program:
+    """The program of these steps, made before or now."""
+
     def make() -> Program:
         return Program(step, unroll, moves, forms)
 
-    return programs.find("compile", (step, unroll, moves, forms, kinds), make)
+    key = step, unroll, moves, forms, kinds
+    return programs.find("compile", key, make)
 
 
 def _inductor(
-    chunk: Callable[..., Any], leaves: tuple[Tensor, ...], unroll: int
+    chunk: Callable[..., Any],
+    leaves: tuple[Tensor, ...],
+    unroll: int,
 ) -> Callable[..., Any]:
     import torch._inductor  # the import takes a second, which an eager run need not spend
 
-    options: dict[str, Any] = {
-        # The machine's vector instructions are taken on trust: Inductor asks the compiler whether
-        # it knows them, which takes 10 s.
-        "cpp.vec_isa_ok": torch._inductor.config.cpp.vec_isa_ok is not False,
-    }
+    options: dict[str, Any] = {}
+    # The machine's vector instructions are taken on trust: Inductor asks the compiler whether it
+    # knows them, which takes 10 s.
+    cpp = torch._inductor.config.cpp
+    options["cpp.vec_isa_ok"] = cpp.vec_isa_ok is not False
     if unroll > 1:
         # A value that several loops read, such as a batch, is computed once, and not in each loop.
         options["realize_reads_threshold"] = 2
     graph = keep_copies(traced(chunk, leaves))
     # Compiled for the fake tensors of the trace: for real tensors Inductor skips its disk cache.
-    inputs = [node.meta["val"] for node in graph.graph.find_nodes(op="placeholder")]
+    placeholders = graph.graph.find_nodes(op="placeholder")
+    inputs = [node.meta["val"] for node in placeholders]
     return torch._inductor.compile(graph, inputs, options=options)

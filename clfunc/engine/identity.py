@@ -116,7 +116,7 @@ class _Walk:
         elif kind is types.FunctionType:
             self._visit_function(value)
         elif dataclasses.is_dataclass(value) and _package(kind.__module__) in _KNOWN_BY_CODE:
-            fields = dataclasses.fields(value)  # type: ignore[arg-type]
+            fields = dataclasses.fields(value)
             self._visit_all(kind, [getattr(value, field.name) for field in fields])
         else:
             self.tokens.append(_Object(value))

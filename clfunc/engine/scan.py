@@ -157,7 +157,11 @@ def _operations(step: StepFunction, forms: "Forms", kinds: Any) -> Operations:
 
 
 def _run_compiled(
-    step: StepFunction, carry: Any, xs: Any, unroll: int, captured: bool
+    step: StepFunction,
+    carry: Any,
+    xs: Any,
+    unroll: int,
+    captured: bool,
 ) -> tuple[Any, Any]:
     """All steps, `unroll` of them in each call of one program; `captured` replays a CUDA graph."""
     moves = find_moves(step, carry, tree.index(xs, 0))
