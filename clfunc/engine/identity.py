@@ -76,8 +76,11 @@ def identity(*parts: Any) -> Identity:
 
 
 class _Walk:
-    """Lists what values are made of. A container or function that comes again is named by number,
-    which ends circles and keeps the list as long as the values are."""
+    """Lists what values are made of.
+
+    A container or function that comes again is listed by its number. This ends circles, and keeps
+    the list short where many functions close over one model.
+    """
 
     def __init__(self) -> None:
         self.tokens: list[Hashable] = []
@@ -103,8 +106,8 @@ class _Walk:
         if isinstance(value, Tensor):
             self.tokens.append(_tensor_token(value))
         elif kind is dict:
-            # in its order, which is the order of its leaves
-            self._visit_all(kind, [part for item in value.items() for part in item])
+            # in the order of its entries, which is the order of its leaves
+            self._visit_all(kind, [*value, *value.values()])
         elif kind in (list, tuple, torch.Size) or _is_named_tuple(value):
             self._visit_all(kind, list(value))
         elif kind in (set, frozenset):
@@ -115,9 +118,9 @@ class _Walk:
             self._visit_all(kind, [value.__func__, value.__self__])
         elif kind is types.FunctionType:
             self._visit_function(value)
-        elif dataclasses.is_dataclass(value) and _package(kind.__module__) in _KNOWN_BY_CODE:
-            fields = dataclasses.fields(value)
-            self._visit_all(kind, [getattr(value, field.name) for field in fields])
+        elif dataclasses.is_dataclass(value) and _is_known_by_code(kind.__module__):
+            names = [field.name for field in dataclasses.fields(value)]
+            self._visit_all(kind, [getattr(value, name) for name in names])
         else:
             self.tokens.append(_Object(value))
 
@@ -127,16 +130,17 @@ class _Walk:
             self.visit(part)
 
     def _visit_function(self, function: types.FunctionType) -> None:
-        # of the module that holds the code: `functools.wraps` copies the name of another's
+        # the name of the module that holds the code; `functools.wraps` copies another `__module__`
         module = function.__globals__.get("__name__", "")
         wrapped = getattr(function, "__wrapped__", None)
-        if _package(module) in _TYPE_CHECKERS and wrapped is not None:
+        if wrapped is not None and _package(module) in _TYPE_CHECKERS:
             self.visit(wrapped)
-        elif _package(module) in _KNOWN_BY_CODE:
+        elif _is_known_by_code(module):
             self.tokens.append((module, function.__code__))
             self.visit(function.__defaults__)
             self.visit(function.__kwdefaults__)
-            self._visit_all(types.CellType, [_content(c) for c in function.__closure__ or ()])
+            cells = function.__closure__ or ()
+            self._visit_all(types.CellType, [_content(cell) for cell in cells])
         else:
             self.tokens.append(_Object(function))
 
@@ -159,6 +163,10 @@ def _is_named_tuple(value: Any) -> bool:
 
 def _package(module: str) -> str:
     return module.partition(".")[0]
+
+
+def _is_known_by_code(module: str) -> bool:
+    return _package(module) in _KNOWN_BY_CODE
 
 
 def _content(cell: types.CellType) -> Any:

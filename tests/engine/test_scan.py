@@ -176,10 +176,10 @@ def test_a_graph_replayed_over_chunks_is_the_program_called_on_each(monkeypatch,
     monkeypatch.setattr(graphs, "_captured", captured)
     monkeypatch.setattr(graphs, "SMALL", small)
     carry, xs = (torch.zeros(3), torch.ones(3), torch.full((3,), 7.0)), torch.arange(1.0, 13.0)
-    expected, told = scan(swap, carry, xs)
+    expected, returned = scan(swap, carry, xs)
     found, ys, made = run_steps(swap, carry, xs, 2, ("borrowed", "computed", "fixed"))
     assert identical(found, expected) and len(made) == 1
-    assert torch.equal(torch.stack([y for (y,) in ys]), told["a"][1::2])
+    assert torch.equal(torch.stack([y for (y,) in ys]), returned["a"][1::2])
     assert not made[0].fits([leaf.clone() for leaf in tree.leaves(found)]) or small
 
 
