@@ -132,7 +132,7 @@ class _Way:
         start, self.order = start_and_order(job.key.to(job.device))
         self.trainer = _Stepper(loop, "eager", Progress(False, 0, 0, 0), None, {})
         self.start = self.trainer.resumed(loop.begin(start), tensors, about)
-        self.trainer.plan = engines.Plan("eager", 1, "a replay")
+        self.trainer.plan = engines.EnginePlan("eager", 1, "a replay")
 
     def steps(self) -> Iterator[Standing]:
         """The standings after each step, and after each event."""

@@ -23,6 +23,9 @@ from clfunc.driver.progress import Progress
 from clfunc.driver.run_state import Standing, begun, extended, no_points, packed, settled, unpacked
 from clfunc.driver.timeline import Timeline
 from clfunc.engine import scan as engines
+from clfunc.engine.identity import Identity, identity
+from clfunc.engine.programs import Step
+from clfunc.engine.sweep import members
 from clfunc.random import fold_in, split
 from clfunc.results.events import Event
 from clfunc.results.result import Curve
@@ -121,7 +124,7 @@ class Trainer:
             keeper,
             config,
         )
-        self.plan: engines.Plan | None = None
+        self.plan: engines.EnginePlan | None = None
         self.began = time.perf_counter()
         self.total = loop.epochs * sum(loop.steps)
         self.every = max(1, self.total // _POINTS)
@@ -152,7 +155,7 @@ class Trainer:
         at = unpacked(start, tensors, about)
         if about["plan"]:
             engine, unroll = about["plan"]
-            self.plan = engines.Plan(engine, unroll, "as before")
+            self.plan = engines.EnginePlan(engine, unroll, "as before")
             self.bar.say(
                 f"engine: {self.plan.engine}, steps a call: {self.plan.unroll} ({self.plan.why})"
             )
@@ -223,7 +226,7 @@ class Trainer:
             epoch=at.epoch + 1, step=0
         )
 
-    def planned(self, at: Standing, stream: Stream, entries: Tensor) -> engines.Plan:
+    def planned(self, at: Standing, stream: Stream, entries: Tensor) -> engines.EnginePlan:
         """The engine for all steps, chosen at the first."""
         if self.plan is None:
             self.plan = engines.plan(
@@ -359,18 +362,28 @@ def steps_of(scenario: Scenario, batch_size: int) -> list[int]:
     return [-(-length // batch_size) for length in lengths]
 
 
-def make_step(algorithm: Algorithm, scenario: Scenario, runs: int | None) -> engines.Step:
-    """One step on a list of entries; the examples and the task's view ride in the carry, untouched.
+def make_step(algorithm: Algorithm, scenario: Scenario, runs: int | None) -> Step:
+    """One step on a list of entries. The carry holds the examples and the task's view, untouched.
 
-    The same step for the same functions, so that chunks of a sweep share what was compiled for it.
+    Two steps that are made of equal functions and settings are equal, and share programs. The
+    members of a sweep differ in numbers only, so the first one speaks for all.
     """
-    return _step(algorithm.step, scenario.view, scenario.mixed, runs)
+    settings = algorithm.settings
+    if members(algorithm):
+        settings = settings | {"members": settings["members"][:1]}
+    view, mixed = scenario.view, scenario.mixed
+    what = identity(settings, algorithm.step, view, mixed, runs)
+    return _step(algorithm.step, view, mixed, runs, what)
 
 
 @functools.lru_cache(maxsize=8)
 def _step(
-    learn: Callable[..., Any], view: Callable[..., Any], mixed: bool, runs: int | None
-) -> engines.Step:
+    learn: Callable[..., Any],
+    view: Callable[..., Any],
+    mixed: bool,
+    runs: int | None,
+    what: Identity,
+) -> Step:
     batch = over_runs(functools.partial(make_batch, view, mixed), runs, (None, 0, 0))
 
     def step(carry: Any, entries: Tensor) -> tuple[Any, Metrics]:
@@ -378,7 +391,7 @@ def _step(
         params, state, metrics = learn(params, state, batch(data, stream, entries))
         return (params, state, data, stream), metrics
 
-    return step
+    return Step(step, what)
 
 
 def chosen(active: Tensor, new: Any, old: Any) -> Any:

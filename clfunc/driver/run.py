@@ -21,13 +21,13 @@ from clfunc.driver.options import RunOptions
 from clfunc.driver.progress import Progress
 from clfunc.driver.timeline import Requests, Skip, Timeline, timeline
 from clfunc.engine import scan as engines
-from clfunc.engine.sweep import coordinates, members, plain, sweep
+from clfunc.engine.sweep import coordinates, members, sweep
 from clfunc.results import plots
 from clfunc.results import result as results
 from clfunc.results.files import check_writable, tidy
 from clfunc.results.result import Result
 from clfunc.scenarios import Scenario
-from clfunc.settings import find
+from clfunc.settings import find, plain
 from clfunc.types import Algorithm, Keys
 
 
@@ -203,7 +203,7 @@ def _saved(
             )
         standing.check(found, events, loop.epochs, max(loop.steps))
         if found.get("plan"):
-            engines.check(found["plan"][0], loop.scenario.data.y.device)
+            engines.check_engine(found["plan"][0], loop.scenario.data.y.device)
 
     saved = checkpoint.load(out, same, bar.warn)
     place = saved[1]["place"] if saved else {}
@@ -272,7 +272,7 @@ def check(
     for name, number in counts.items():
         if number is not None and number < 1:
             raise ValueError(f"{name} must be at least 1, given {number}")
-    engines.check(engine, key.device)
+    engines.check_engine(engine, key.device)
     if evaluate not in ("seen", "current", "none") and not (
         isinstance(evaluate, int) and evaluate >= 1
     ):

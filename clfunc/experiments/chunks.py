@@ -21,7 +21,7 @@ from clfunc import tree
 from clfunc.driver.checkpoint import digest
 from clfunc.driver.progress import say
 from clfunc.driver.run import check, run
-from clfunc.engine.sweep import members, part, plain, sweep
+from clfunc.engine.sweep import members, part, sweep
 from clfunc.experiments import device_memory as memory
 from clfunc.experiments.sizing import measure
 from clfunc.results import plots
@@ -30,6 +30,7 @@ from clfunc.results.files import check_writable, write, write_text
 from clfunc.results.merge import mark_of, merge, pack, unpack
 from clfunc.results.result import Result
 from clfunc.scenarios import Scenario
+from clfunc.settings import plain
 from clfunc.types import Algorithm, Keys
 
 Runs = Sequence[int]

@@ -62,7 +62,7 @@ class _Begun(NamedTuple):
     runs: int
 
     @property
-    def step(self) -> engines.Step:
+    def step(self) -> engines.StepFunction:
         return make_step(self.algorithm, self.scenario, self.runs)
 
     @property

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from clfunc import tree
-from clfunc.engine.sweep import coordinates, part, plain
+from clfunc.engine.sweep import coordinates, part
 from clfunc.results.events import Event
 from clfunc.results.result import Curve, Result
+from clfunc.settings import plain
 from clfunc.types import Algorithm
 from clfunc.unlearning.forget_sets import from_plain
 from clfunc.unlearning.forget_sets import plain as plain_set

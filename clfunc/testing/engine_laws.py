@@ -9,7 +9,7 @@ from torch import Tensor
 from clfunc import tree
 from clfunc.driver.evaluate import bare, over_runs, with_runs
 from clfunc.driver.run import run
-from clfunc.engine import scan as engine
+from clfunc.engine.programs import programs
 from clfunc.engine.scan import scan
 from clfunc.engine.sweep import sweep
 from clfunc.random import key, split
@@ -90,7 +90,8 @@ def one_program_for_all_tasks(case: Case) -> None:
 
     play(members[0], case.scenario(), key(6), call)
 
-    engine._program.cache_clear()
+    programs.clear()
+    before = programs.made["compile"]
     settings: dict[str, Any] = {
         "epochs": 2,
         "batch_size": BATCH_SIZE,
@@ -98,7 +99,7 @@ def one_program_for_all_tasks(case: Case) -> None:
         "progress": False,
     }
     run(sweep(members), case.scenario(), split(key(6), 2), **settings)
-    found = engine._program.cache_info().misses
+    found = programs.made["compile"] - before
     assert found == 1, f"compiled {found} programs"
 
 

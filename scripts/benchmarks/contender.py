@@ -40,7 +40,7 @@ class Contender(NamedTuple):
     share: int = 1
 
 
-def own(job: Job, engine: str, unroll: int | None = None) -> tuple[Contender, engines.Plan]:
+def own(job: Job, engine: str, unroll: int | None = None) -> tuple[Contender, engines.EnginePlan]:
     """clfunc with an engine, and how many steps the engine runs at a time.
 
     With the engine `compile`, the contender is called `clfunc`.
