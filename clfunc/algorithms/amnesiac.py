@@ -3,8 +3,9 @@
     at each step of task t:   record[t] <- record[t] + (params after - params before)
     unlearn(u):               params <- params - record[u];   record[u] <- 0
 
-or, for some examples of a task: `forget_sets` declares which may have to be forgotten (`clfunc.unlearning.forget_sets`), and a step
-on a batch that holds one of them is recorded for its set. The record of a task is then its own and those of its sets.
+or, for some examples of a task: `forget_sets` declares which may have to be forgotten (see
+`clfunc.unlearning.forget_sets`), and a step on a batch that holds one of them is recorded for its set.
+The record of a task is then its own record and the records of its sets.
 
 What is recorded is what was applied, after masks, resets and clamps, so that the start plus all records is the parameters, and
 to unlearn every task gives the start, but for rounding (see `clfunc.unlearning.records`). What a task has for itself goes with it: its

@@ -255,7 +255,9 @@ def test_a_request_that_cannot_be_met_is_refused_in_one_line(change, message):
 def test_a_swept_run_may_differ_in_what_it_forgets():
     scenario = toy_stream()
     members = sweep([forgetful(scenario, lr=lr) for lr in (0.1, 0.05)])
-    result = run(members, scenario, split(key(1), 2), requests=[{2: [FIRST]}, {2: [SECOND]}], **QUIET)
+    result = run(
+        members, scenario, split(key(1), 2), requests=[{2: [FIRST]}, {2: [SECOND]}], **QUIET
+    )
     assert torch.equal(result.state.asked - 100, torch.tensor([[1, 0, 0], [0, 1, 0]]))
 
 
@@ -336,5 +338,7 @@ def test_a_set_whose_batches_may_be_recorded_for_an_earlier_set_is_refused_befor
 
 
 def test_a_set_is_forgotten_already_once_its_task_is():
-    with pytest.raises(ValueError, match="cannot forget task 0 after task 2: it is forgotten already"):
+    with pytest.raises(
+        ValueError, match="cannot forget task 0 after task 2: it is forgotten already"
+    ):
         lived(make=recording, requests={1: [FIRST], 2: [ONES]})

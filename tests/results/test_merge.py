@@ -34,9 +34,13 @@ def test_chunks_forget_what_the_sweep_forgets_and_remember_how_they_were():
     requests = {1: [FIRST], 2: [SECOND]}
     whole = run(algorithm, scenario, KEYS, requests=requests, **QUIET)
     merged = run_chunks(algorithm, scenario, KEYS, requests=requests, runs_at_once=3, **QUIET)
-    assert merged.events == whole.events and [
-        len(event.forgets) for event in merged.events
-    ] == [0, 0, 4, 0, 4]
+    assert merged.events == whole.events and [len(event.forgets) for event in merged.events] == [
+        0,
+        0,
+        4,
+        0,
+        4,
+    ]
     assert (
         merged.config["requests"] == whole.config["requests"]
         and len(merged.config["requests"]) == 4

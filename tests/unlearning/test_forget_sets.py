@@ -174,7 +174,8 @@ def test_a_set_whose_batches_are_recorded_for_another_is_refused_alone_and_forgo
     carry, _ = train(algorithm)
     wanted = mask_of((), ("one",))
     with pytest.raises(
-        ValueError, match=r"^task 1 classes 1 shares 1 batch\(es\) with task 1 classes 0: forget both, or declare one set$"
+        ValueError,
+        match=r"^task 1 classes 1 shares 1 batch\(es\) with task 1 classes 0: forget both, or declare one set$",
     ):
         forget_sets.refuse_shared(SETS, carry[1].records.held, wanted)
     many = torch.stack([carry[1].records.held] * 2)
@@ -214,9 +215,7 @@ def test_each_run_of_a_sweep_forgets_its_own_sets():
     for step in range(STEPS):
         params, state, _ = many.step(params, state, tree.stack([batch(0, step)] * 2))
         alone = [algorithm.step(*c, batch(0, step))[:2] for c in alone]
-    wanted = torch.stack(
-        [mask_of((), names) for names in (("zero",), ("zero", "one"))]
-    )
+    wanted = torch.stack([mask_of((), names) for names in (("zero",), ("zero", "one"))])
     together = many.unlearn(params, state, wanted)
     for i, c in enumerate(alone):
         assert distance(tree.index(together, i), algorithm.unlearn(*c, wanted[i])) < 1e-11
@@ -342,7 +341,8 @@ def test_a_set_that_is_not_declared_cannot_be_forgotten():
         ):
             forget_sets.mask(TASKS, SETS, [wanted])
     with pytest.raises(
-        ValueError, match=r"^requests take forget sets, such as cl\.ForgetSet\(task=0\), given 'zero'$"
+        ValueError,
+        match=r"^requests take forget sets, such as cl\.ForgetSet\(task=0\), given 'zero'$",
     ):
         forget_sets.mask(TASKS, SETS, ["zero"])
 
@@ -364,9 +364,7 @@ def test_sets_of_different_functions_have_different_settings():
 
 
 def test_examples_need_batches_that_say_which_they_are():
-    with pytest.raises(
-        ValueError, match=r"^a forget set names rows, given a batch without `rows`"
-    ):
+    with pytest.raises(ValueError, match=r"^a forget set names rows, given a batch without `rows`"):
         forget_sets.touched(SETS, batch(1, 0)._replace(rows=()))
 
 
