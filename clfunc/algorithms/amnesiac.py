@@ -3,8 +3,9 @@
     at each step of task t:   record[t] <- record[t] + (params after - params before)
     unlearn(u):               params <- params - record[u];   record[u] <- 0
 
-`forget_sets` declares examples of a task that may have to be forgotten without it (`clfunc.unlearning.forget_sets`). A step on
-a batch that holds one of them is recorded for its set. The record of a task is then its own and those of its sets.
+or, for some examples of a task: `forget_sets` declares which may have to be forgotten (see
+`clfunc.unlearning.forget_sets`), and a step on a batch that holds one of them is recorded for its set.
+The record of a task is then its own record and the records of its sets.
 
 Records are of what was applied, after masks, resets and clamps. So the start plus all records is the parameters, and to
 unlearn every task gives the start, but for rounding (see `clfunc.unlearning.records`). A task's own groups are forgotten with

@@ -11,7 +11,7 @@ import tyro
 
 from clfunc import datasets, scenarios
 from clfunc.cli import memory, registry
-from clfunc.cli.requests import requests
+from clfunc.cli.requests import declaring, forgetting
 from clfunc.driver.run import check
 from clfunc.engine.sweep import sweep
 from clfunc.experiments.audit import plan
@@ -117,7 +117,11 @@ class Unlearn(Run):
     """Train, forget tasks on request, and compare with the original and with networks retrained without them."""
 
     request: Repeated = ()
-    """AFTER:TASKS: 2:1 forgets task 1 after task 2, 4:2,3 tasks 2 and 3 after task 4. May be repeated."""
+    """AFTER:TASKS: 2:1 forgets task 1 after task 2, 4:2,3 tasks 2 and 3 after task 4, 2:few the set few. May be repeated."""
+    forget_rows: Repeated = ()
+    """NAME=TASK:ROWS declares examples that may be forgotten: few=2:0-99,150 are 101 rows of task 2. May be repeated."""
+    forget_classes: Repeated = ()
+    """NAME=TASK:CLASSES declares classes that may be forgotten: threes=1:3 is class 3 of task 1. May be repeated."""
     # all members run at once, without checkpoints
     runs_at_once: tyro.conf.Suppress[str] = "auto"
     devices: tyro.conf.Suppress[str] = ""
@@ -225,6 +229,10 @@ def job(args: Run) -> Job:
         args.batch_size,
         where,
     )
+    if isinstance(args, Unlearn):
+        tasks = scenario.num_tasks
+        forgets = forgetting(args.request, args.forget_rows, args.forget_classes, tasks)
+        made[0] = declaring(made[0], forgets, tasks)
     alone = isinstance(args, Unlearn) or not many
     algorithm = made[0] if alone else sweep([m for m in made for _ in range(seeds)])
     evaluate = int(args.evaluate) if args.evaluate.isdigit() else args.evaluate
@@ -239,7 +247,7 @@ def job(args: Run) -> Job:
     )
     check(algorithm, scenario, asked.key, *numbers)
     if isinstance(args, Unlearn):
-        plan(algorithm, scenario, asked.key, requests(args.request))
+        plan(algorithm, scenario, asked.key, forgets.requests)
     return asked
 
 

@@ -1,7 +1,8 @@
-"""The timeline of a run: tasks are trained in order, and after some of them forget sets are unlearned on request.
+"""The timeline of a run: it trains tasks in order, and after some of them it unlearns forget sets on request.
 
-Task numbers count from 0. A request `{1: [ForgetSet(task=0)]}` forgets task 0 after task 1 has been trained. A run that skips a task
-never trains it: a run that skips what another run forgets is what the other is compared with.
+Task numbers count from 0. A request `{1: [ForgetSet(task=0)]}` forgets task 0 after task 1 has been
+trained. A run that skips a task never trains it: a run that forgets a task is compared with a run that
+skips it.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -15,7 +16,7 @@ from clfunc.results.events import Event
 from clfunc.scenarios import Scenario
 from clfunc.settings import find
 from clfunc.types import Algorithm, Settings
-from clfunc.unlearning.forget_sets import ForgetSet, plain, settings_mask
+from clfunc.unlearning.forget_sets import ForgetSet, order, plain, settings_mask
 
 Request: TypeAlias = Mapping[int, Sequence[ForgetSet]]  # after which task -> what to forget
 Requests: TypeAlias = Request | Sequence[Request]  # shared by all runs, or one for each
@@ -27,9 +28,7 @@ class Timeline(NamedTuple):
 
     events: tuple[Event, ...]
     skipped: Bool[Tensor, "*runs tasks"]
-    can_forget: tuple[
-        Settings, ...
-    ]  # every task that the algorithm has room for, then every declared set
+    can_forget: tuple[Settings, ...]  # tasks that the algorithm has room for, then declared sets
 
     def forgotten(self, event: Event) -> Bool[Tensor, "*runs n"]:
         """What each run forgets in an event: the mask that `unlearn` takes."""
@@ -81,16 +80,10 @@ def timeline(
     events: list[Event] = []
     for task in range(scenario.phases[-1]):
         events.append(Event("trained", task))
-        forgets = tuple(
-            tuple(sorted(request.get(task, ()), key=_order)) for request in each_request
-        )
+        forgets = [tuple(sorted(request.get(task, ()), key=order)) for request in each_request]
         if any(forgets):
-            events.append(Event("unlearned", task, forgets))
+            events.append(Event("unlearned", task, tuple(forgets)))
     return Timeline(tuple(events), skipped[0] if runs is None else skipped, can_forget)
-
-
-def _order(forget_set: ForgetSet) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
-    return forget_set.task, forget_set.classes, forget_set.rows
 
 
 def _can_forget(algorithm: Algorithm, scenario: Scenario) -> tuple[Settings, ...]:

@@ -3,14 +3,16 @@
 import pytest
 import torch
 
-from clfunc import amnesiac, finetuning, mlp, run, scenarios, sgd, sweep, tree
+from clfunc import ForgetSet, amnesiac, finetuning, mlp, run, scenarios, sgd, sweep, tree
 from clfunc.experiments.chunks import run_chunks
 from clfunc.random import key, split
 from clfunc.results import merge
 from clfunc.testing.play import toy_data
+from clfunc.unlearning.forget_sets import plain
 
 QUIET = {"engine": "eager", "progress": False, "batch_size": 8}
 KEYS = split(key(1), 4)
+FIRST, SECOND, THIRD = (ForgetSet(task=task) for task in range(3))
 
 
 def job():
@@ -29,10 +31,10 @@ def close(a, b):
 
 def test_chunks_forget_what_the_sweep_forgets_and_remember_how_they_were():
     algorithm, scenario = job()
-    asked = {2: [1], 3: [2]}
-    whole = run(algorithm, scenario, KEYS, requests=asked, **QUIET)
-    merged = run_chunks(algorithm, scenario, KEYS, requests=asked, runs_at_once=3, **QUIET)
-    assert merged.events == whole.events and [len(e.tasks) for e in merged.events] == [
+    requests = {1: [FIRST], 2: [SECOND]}
+    whole = run(algorithm, scenario, KEYS, requests=requests, **QUIET)
+    merged = run_chunks(algorithm, scenario, KEYS, requests=requests, runs_at_once=3, **QUIET)
+    assert merged.events == whole.events and [len(event.forgets) for event in merged.events] == [
         0,
         0,
         4,
@@ -58,16 +60,18 @@ def test_chunks_forget_what_the_sweep_forgets_and_remember_how_they_were():
 @pytest.mark.parametrize("kept", [[3, 1], [2]])
 def test_runs_that_are_chosen_bring_their_own_requests_and_skipped_tasks(kept):
     algorithm, scenario = job()
-    asked, skip = [{2: [1]}, {2: [2]}, {3: [3]}, {2: [1, 2]}], [{3}, set(), {2}, set()]
-    whole = run(algorithm, scenario, KEYS, requests=asked, skip=skip, **QUIET)
+    requests = [{1: [FIRST]}, {1: [SECOND]}, {2: [THIRD]}, {1: [FIRST, SECOND]}]
+    skip = [{2}, set(), {1}, set()]
+    whole = run(algorithm, scenario, KEYS, requests=requests, skip=skip, **QUIET)
     some = merge.select(whole, algorithm, range(4), kept)
     assert some.config["requests"] == [
-        {str(t): tasks for t, tasks in asked[i].items()} for i in kept
+        {str(after): [plain(one) for one in sets] for after, sets in requests[i].items()}
+        for i in kept
     ]
     assert some.config["skip"] == [sorted(skip[i]) for i in kept]
     assert some.config["seeds"] == [whole.config["seeds"][i] for i in kept]
-    assert [e.tasks for e in some.events if e.kind == "unlearned"] == [
-        tuple(tuple(asked[i].get(after, ())) for i in kept) for after in (2, 3)
+    assert [event.forgets for event in some.events if event.kind == "unlearned"] == [
+        tuple(tuple(requests[i].get(after, ())) for i in kept) for after in (1, 2)
     ]
     close(some.snapshots, tree.index(whole.snapshots, torch.tensor(kept)))
     close(some.accuracy, whole.accuracy[..., kept])

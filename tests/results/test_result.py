@@ -48,14 +48,14 @@ def test_a_run_leaves_the_files_of_the_design_and_no_others(finished):
     assert all(p.stat().st_size > 5000 for p in (out / "figures").iterdir())
 
 
-def test_accuracy_csv_has_a_row_for_each_tested_pair_counted_from_one(finished):
+def test_accuracy_csv_has_a_row_for_each_tested_pair_counted_from_zero(finished):
     result, out = finished
     rows = list(csv.DictReader((out / "accuracy.csv").read_text().splitlines()))
     assert list(rows[0]) == ["run", "seed", "trained", "tested", "accuracy", "lr"]
     assert len(rows) == 4 * (1 + 2 + 3)
     for row in rows:
         trained, tested, i = int(row["trained"]), int(row["tested"]), int(row["run"])
-        assert float(row["accuracy"]) == result.accuracy[trained - 1, tested - 1, i]
+        assert float(row["accuracy"]) == result.accuracy[trained, tested, i]
         assert int(row["seed"]) == SEEDS[i % 2] and float(row["lr"]) == RATES[i // 2]
 
 
@@ -70,14 +70,17 @@ def test_metrics_csv_is_tidy_and_complete(finished):
     np.testing.assert_allclose(
         [float(r["value"]) for r in losses], result.training.values["loss"][:, 3], rtol=1e-6
     )
-    assert {row["task"] for row in losses} == {"1", "2", "3"}
+    assert {row["task"] for row in losses} == {"0", "1", "2"}
 
 
 def test_results_nc_is_labelled_by_run_event_and_task(finished):
     result, out = finished
     data = xarray.load_dataset(out / "results.nc", engine="h5netcdf")
     assert data["accuracy"].dims == ("run", "event", "tested")
-    assert data["event"].values.tolist() == data["tested"].values.tolist() == [1, 2, 3]
+    assert data["event"].values.tolist() == data["tested"].values.tolist() == [0, 1, 2]
+    assert data["task"].values.tolist() == [0, 1, 2]
+    assert np.unique(data["training_task"].values).tolist() == [0, 1, 2]
+    assert data["epoch"].values.tolist() == [0, 1, 2, 3, 4, 5]
     assert data["seed"].values.tolist() == [5, 6, 5, 6] and data["lr"].values.tolist() == [
         0.1,
         0.1,
@@ -86,6 +89,13 @@ def test_results_nc_is_labelled_by_run_event_and_task(finished):
     ]
     np.testing.assert_array_equal(data["accuracy"].values, result.accuracy.movedim(-1, 0).numpy())
     assert float(data["average_accuracy"][2, -1]) == float(result.average_accuracy[2])
+
+
+def test_figures_count_tasks_from_one(finished):
+    data = results.to_xarray(finished[0])
+    assert plots._event_labels(data).tolist() == [1, 2, 3]
+    drawn = plots.over_tasks({"finetuning": data}, "average_accuracy")
+    assert drawn.axes[0].lines[0].get_xdata().tolist() == [1, 2, 3]
 
 
 def test_summary_holds_the_numbers_of_a_table(finished):
