@@ -1,13 +1,14 @@
 """`clfunc unlearn`: requests as they are typed, and the tables of an audit."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from clfunc.cli import build
+from clfunc.cli.arguments import Unlearn
 from clfunc.cli.requests import requests
 from clfunc.experiments.audit import audit, to_xarray
 from clfunc.experiments.audit_plots import MEMBERS, by_member, labels_from_1
@@ -17,10 +18,11 @@ if TYPE_CHECKING:
     import xarray
 
 
-def work(args: build.Unlearn, job: build.Job, how: dict[str, Any], console: Console) -> None:
-    """Train, forget, compare, by `how` of `many.options`; print the tables."""
-    how |= {"out": args.out, "progress": args.progress}
-    found = audit(job.algorithm, job.scenario, job.key, requests(args.request), **how)
+def work(args: Unlearn, job: build.Job, console: Console) -> None:
+    """Train, forget and compare, and print the tables."""
+    keywords = build.keywords(job.options)
+    asked = requests(args.request)
+    found = audit(job.algorithm, job.scenario, job.key, asked, out=args.out, **keywords)
     for table in tables(to_xarray(found)):
         console.print(table)
     runs, where = (
