@@ -22,14 +22,17 @@ HANGS = 60  # seconds after which a case is given up
 
 
 def law(examples, **strategies):
-    """A property tried on so many examples; a second test of the name, marked long, tries it on ten times as many."""
+    """A property tried on a quarter of so many examples; a second test, marked long, tries it on ten times as many.
+
+    The second test has the name of the first with `_at_length` behind it.
+    """
 
     def decorate(test):
         def made(count):
             return settings(max_examples=count)(given(**strategies)(test))
 
         test.__globals__[f"{test.__name__}_at_length"] = pytest.mark.long(made(10 * examples))
-        return made(examples)
+        return made(examples // 4)
 
     return decorate
 
