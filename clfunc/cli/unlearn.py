@@ -1,14 +1,14 @@
 """`clfunc unlearn`: the tables of an audit. A person counts tasks from 1."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from clfunc.cli import build
-from clfunc.cli.requests import forgetting
+from clfunc.cli.arguments import Unlearn
 from clfunc.experiments.audit import audit, to_xarray, unmet_lines
 from clfunc.experiments.audit_plots import MEMBERS, by_member, forgotten_title, labels_of
 from clfunc.unlearning import measures as unlearning
@@ -36,12 +36,11 @@ _SUMMARY = (
 )
 
 
-def work(args: build.Unlearn, job: build.Job, how: dict[str, Any], console: Console) -> None:
-    """Train, forget and compare, by `how` of `many.options`; print the tables."""
-    how |= {"out": args.out, "progress": args.progress}
-    tasks = job.scenario.num_tasks
-    forgets = forgetting(args.request, args.forget_rows, args.forget_classes, tasks)
-    found = audit(job.algorithm, job.scenario, job.key, forgets.requests, **how)
+def work(args: Unlearn, job: build.Job, console: Console) -> None:
+    """Train, forget and compare, and print the tables."""
+    keywords = build.keywords(job.options)
+    forgets = build.wanted_forgetting(args, job.scenario)
+    found = audit(job.algorithm, job.scenario, job.key, forgets.requests, out=args.out, **keywords)
     for table in tables(to_xarray(found)):
         console.print(table)
     for line in unmet_lines(found):

@@ -64,7 +64,7 @@ class Plan(NamedTuple):
 
     def rows(self, *names: str) -> Tensor:
         """The numbers of the runs of these members."""
-        rows = []
+        rows: list[int] = []
         for name in names:
             first = self.seeds * self.members.index(name)
             rows += range(first, first + self.seeds)

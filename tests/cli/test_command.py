@@ -294,7 +294,7 @@ def test_a_failing_run_is_one_line_and_exit_code_1(tmp_path, capsys, monkeypatch
     def fails(*_, **__):
         raise RuntimeError("the machine\nis on fire")
 
-    monkeypatch.setattr("clfunc.cli.many.run", fails)
+    monkeypatch.setattr("clfunc.cli.many.run_with", fails)
     assert run_in(tmp_path) == 1
     assert "clfunc: the machine is on fire" in capsys.readouterr().err
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support import fuzzing
 from support.fuzzing import accepted_or_refused, law
 
-from clfunc.cli import build, registry
+from clfunc.cli import arguments, registry
 from clfunc.driver.evaluate import over_runs, with_runs
 from clfunc.types import Task
 
@@ -80,7 +80,9 @@ SETTINGS = sorted({name for name, _, _ in OWN})
 NUMBERS = st.sampled_from(
     ["0", "1", "0.5", "0.01", "2", "true", "false", "none", "8", "100", "layer", "[4]", "[4,4]"]
 )
-FLAGS = [field for field in dataclasses.fields(build.Sweep) if field.name not in ("set", "grid")]
+FLAGS = [
+    field for field in dataclasses.fields(arguments.Sweep) if field.name not in ("set", "grid")
+]
 
 
 def flag(name):

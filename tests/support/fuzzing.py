@@ -27,7 +27,7 @@ FOREIGN = st.sampled_from([b"", b"\x1f\x8b", b"\x89HDF\r\n\x1a\n", b"{}", b"\0" 
 
 
 def law(examples, **strategies):
-    """A decorator that tries a property on so many examples.
+    """A decorator that tries a property on a quarter of so many examples.
 
     A second test, `NAME_at_length`, which is marked long, tries it on ten times as many.
     """
@@ -37,7 +37,7 @@ def law(examples, **strategies):
             return settings(max_examples=count)(given(**strategies)(test))
 
         test.__globals__[f"{test.__name__}_at_length"] = pytest.mark.long(tried(10 * examples))
-        return tried(examples)
+        return tried(examples // 4)
 
     return decorate
 
