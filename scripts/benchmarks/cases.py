@@ -1,8 +1,8 @@
-"""The cases, and a job: one case at a number of runs, the state from which all contenders start.
+"""The cases, and a job: a case at a number of runs, the state from which all contenders start.
 
-Images are synthetic, of the size of Fashion-MNIST's, and permuted anew for each run and task. Task 0
-begins and ends without training, so that `hat` starts task 1 with half of its units used. The data
-`bits` are slowly changing regression.
+Images are synthetic, of the size of Fashion-MNIST's, and permuted anew for each run and task. Task
+0 begins and ends without training, so that `hat` starts task 1 with half of its units used. The
+data `bits` are slowly changing regression.
 """
 
 from typing import Any, NamedTuple

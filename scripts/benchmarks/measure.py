@@ -30,7 +30,7 @@ def check(job: Job, contenders: Sequence[Contender]) -> dict[str, float]:
 
     The distance is a share of how far the weights move in these steps: the worst over tensors of
     the median over the runs that a contender trains. A single run may be off ten times as far: in
-    float32 a unit at the edge of its ReLU, or two equal pixels under a maximum, may fall either way.
+    float32, a unit at the edge of its ReLU or two equal pixels under a maximum fall either way.
 
     Raises:
         SystemExit: A contender is off by more than `TOLERANCE`, or does not train.
