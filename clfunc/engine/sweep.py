@@ -33,7 +33,7 @@ def sweep(algorithms: Sequence[Algorithm]) -> Algorithm:
 
     fields: dict[str, Any] = {name: vmap(f) for name, f in first._asdict().items() if callable(f)}
     if first.bank is not None:
-        hooks = {name: vmap(f) for name, f in first.bank._asdict().items() if callable(f)}
+        hooks: dict[str, Any] = {name: vmap(f) for name, f in first.bank._asdict().items() if callable(f)}
         fields["bank"] = first.bank._replace(**hooks)
     return _of(first._replace(**fields), tuple(algorithms))
 
