@@ -4,7 +4,7 @@ from functools import cache
 
 import pytest
 import torch
-from support.forgetting import each_run_forgets_its_own
+from support.forgetting import assert_each_run_forgets_as_alone
 from support.hats import parts_of
 
 from clfunc import (
@@ -353,7 +353,9 @@ def test_each_run_of_a_sweep_forgets_its_own_tasks(inner):
         [make(inner, "momentum") for _ in range(3)],
         torch.stack([asked(0), asked(), asked(1, 2)]),
     )
-    before, after = each_run_forgets_its_own(members, split(key(5), 3), gone, batch, TASKS, STEPS)
+    before, after = assert_each_run_forgets_as_alone(
+        members, split(key(5), 3), gone, batch, TASKS, STEPS
+    )
     assert identical(tree.index(after, 1), tree.index(before, 1))
 
 

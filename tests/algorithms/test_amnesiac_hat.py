@@ -4,7 +4,7 @@ from functools import cache
 
 import pytest
 import torch
-from support.forgetting import each_run_forgets_its_own
+from support.forgetting import assert_each_run_forgets_as_alone
 
 from clfunc import adam, amnesiac, amnesiac_hat, carry, hat, mlp, sgd, til, tree
 from clfunc.random import fold_in, key, normal, split
@@ -314,7 +314,7 @@ def test_no_example_of_a_forgotten_task_is_kept():
 
 def test_a_sweep_forgets_run_by_run():
     members, gone = [make("both") for _ in range(2)], torch.stack([asked(0), asked(1)])
-    each_run_forgets_its_own(members, split(key(3)), gone, batch, 2, STEPS, EPOCHS)
+    assert_each_run_forgets_as_alone(members, split(key(3)), gone, batch, 2, STEPS, EPOCHS)
 
 
 @pytest.mark.parametrize("kind", ["plain", "both"])

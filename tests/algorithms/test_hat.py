@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from support.hats import parts_of
-from support.promises import TASKS, lived_by
+from support.promises import TASKS, play_with_promise
 
 import clfunc as cl
 from clfunc import tree
@@ -32,7 +32,7 @@ def lived(tx, seed=0, tasks=TASKS, hidden=(6, 5), dropout=0.0, activation="relu"
     """A whole life of an mlp under the promise's hook."""
     scenario = toy_stream(num_tasks=tasks)
     model = network(scenario, hidden, dropout_rate=dropout, activation=activation)
-    return lived_by(model, scenario, tx, seed, **settings)
+    return play_with_promise(model, scenario, tx, seed, **settings)
 
 
 @given(
@@ -57,7 +57,7 @@ def test_the_promise_holds_while_units_are_reset_and_units_that_tasks_use_never_
     scenario = toy_stream(num_tasks=3)
     model = network(scenario, (8, 7))
     tx = cl.reinit(model, inner, replacement_rate=0.3, maturity_threshold=1, utility_decay_rate=0.5)
-    promise = lived_by(model, scenario, tx)
+    promise = play_with_promise(model, scenario, tx)
     assert promise.frozen > 0 and promise.resets > 3
 
 
@@ -76,7 +76,7 @@ def test_the_promise_holds_for_every_network_and_for_norms_that_a_task_has_for_i
     scenario = toy_stream(num_tasks=3)
     if (name, norm) != ("mlp", "group"):
         model = NETWORKS[name](scenario, norm=norm, per_task_norm=norm is not None)
-        promise = lived_by(model, scenario, carry(adamw(0.05, weight_decay=0.1)))
+        promise = play_with_promise(model, scenario, carry(adamw(0.05, weight_decay=0.1)))
         assert promise.frozen > 0 and len(promise.logits) == 3
 
 

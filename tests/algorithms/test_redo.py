@@ -9,9 +9,9 @@ from support.naive_resets import (
     MODEL,
     OPTIMISERS,
     Resets,
-    assert_as_drawn_and_unheard,
+    assert_drawn_and_unread,
     distance,
-    live,
+    side_by_side,
     steps,
 )
 from support.resetting import NETWORKS, cleared, context, every_network
@@ -49,7 +49,7 @@ def test_it_is_its_transcription_with_loops(optimiser, period, threshold):
     tx, theirs = OPTIMISERS[optimiser]
     algorithm = redo(MODEL, tx, period=period, threshold=threshold)
     make = lambda params, own: Naive(params, theirs, own, period=period, threshold=threshold)  # noqa: E731
-    for naive, params, state in live(algorithm, make, 3, 100):  # noqa: B007
+    for naive, params, state in side_by_side(algorithm, make, 3, 100):  # noqa: B007
         if naive.t % 10 == 0:
             assert distance(naive, params) < 1e-12, f"step {naive.t}"
     count = {layer: len(found) for layer, found in naive.replaced.items()}
@@ -94,7 +94,7 @@ def test_every_dormant_unit_that_is_free_is_as_drawn_unheard_and_forgotten_and_n
         leaves = dict(tree.items(tree.add(params, updates)))
         for group, mask in gone.items():
             assert new.replaced[group] - state.replaced[group] == mask.sum()
-            assert_as_drawn_and_unheard(model, leaves, group, gone)
+            assert_drawn_and_unread(model, leaves, group, gone)
         choices = {g: resets.marked(mask) for g, mask in gone.items()}
         touched = resets.touched(model, params, choices)
         for u, p, near in zip(*map(tree.leaves, (updates, plain, touched)), strict=True):

@@ -8,7 +8,7 @@ import torch
 from hypothesis import strategies as st
 from safetensors.torch import load, save
 from support import fuzzing
-from support.fuzzing import law, spoilt, told
+from support.fuzzing import law, run_command, spoilt
 
 from clfunc import tree
 from clfunc.driver import checkpoint
@@ -42,7 +42,7 @@ def made(tmp_path_factory):
         patch.setattr("clfunc.results.plots.save", lambda *_: [])
         for seed in ("0", "1"):
             out = tmp_path_factory.mktemp("made") / seed
-            assert told([*RUN, "--seed", seed, "--out", str(out)])[0] == 0
+            assert run_command([*RUN, "--seed", seed, "--out", str(out)])[0] == 0
             found.append({name: (out / name).read_bytes() for name in NAMES})
     return (
         *found,
@@ -65,7 +65,7 @@ def resumed(files, place):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("clfunc.cli.command._train", lambda args, work, console: _tried(work))
         patch.setattr(Trainer, "live", lambda self, at, order: _stop(taken, at))
-        code, said, err = told([*RUN, "--out", str(out), "--resume"])
+        code, said, err = run_command([*RUN, "--out", str(out), "--resume"])
     assert {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*")} == files
     assert said == "" and sorted(place.iterdir()) == [out]
     return code, err, (taken or [None])[0]

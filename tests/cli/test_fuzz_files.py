@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 from support import fuzzing
-from support.fuzzing import accepted_or_refused, law, spoilt, told
+from support.fuzzing import accepted_or_refused, law, run_command, spoilt
 
 from clfunc.datasets.idx import read_idx
 
@@ -132,7 +132,7 @@ TRAILER = 73  # bytes of checksum that end results.nc
 def finished(tmp_path_factory):
     """The folder of a finished run, and its results."""
     out = tmp_path_factory.mktemp("finished") / "run"
-    assert told([*RUN, "--seeds", "2", "--out", str(out)])[0] == 0
+    assert run_command([*RUN, "--seeds", "2", "--out", str(out)])[0] == 0
     return out, (out / "results.nc").read_bytes()
 
 

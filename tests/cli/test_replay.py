@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.fuzzing import told
+from support.fuzzing import run_command
 
 from clfunc.cli import replay
 from clfunc.driver import checkpoint
@@ -35,12 +35,12 @@ def runs(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("clfunc.results.plots.save", lambda *_: [])
         for name, more in given.items():
-            assert told([*RUN, *more, "--out", str(root / name)])[0] == 0
+            assert run_command([*RUN, *more, "--out", str(root / name)])[0] == 0
     return root
 
 
 def diff(*folders):
-    code, out, err = told(["diff", *map(str, folders)])
+    code, out, err = run_command(["diff", *map(str, folders)])
     assert not err
     return code, out.splitlines()
 
