@@ -91,7 +91,12 @@ def amnesiac(
     def init(key: Key) -> tuple[Params, AmnesiacState]:
         params, state = recording.init(key)
         start = optimizer_of(state) if optimizer_state == "reset" else ()
-        return params, AmnesiacState(*state, start)
+        return params, AmnesiacState(
+            inner=state.inner,
+            records=state.records,
+            forgotten=state.forgotten,
+            start=start,
+        )
 
     def unlearn(
         params: Params, state: AmnesiacState, asked: Tensor

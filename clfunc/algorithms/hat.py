@@ -17,7 +17,7 @@ from clfunc.settings import of_part
 from clfunc.transforms import chain, clip_by_global_norm, scale_by_adjustment
 from clfunc.types import Algorithm, Model, Number, Transform
 
-PARTS = {"gates": Gating, "rates": Rates}
+PARTS: dict[str, Gating | Rates] = {"gates": Gating(), "rates": Rates()}
 
 
 def hat(
@@ -89,10 +89,11 @@ def hat(
 def _refuse(moved: dict[str, Any]) -> None:
     """Raise TypeError, in one line, for a keyword that `hat` does not have."""
     for name, value in moved.items():
-        for part, fields in PARTS.items():
-            if name in fields._fields:
+        for part, default in PARTS.items():
+            if name in default._fields:
+                kind = type(default).__name__
                 raise TypeError(
                     f"{name} belongs to the {part} of hat:"
-                    f" write {part}=cl.hard_attention.{fields.__name__}({name}={value!r})"
+                    f" write {part}=cl.hard_attention.{kind}({name}={value!r})"
                 )
         raise TypeError(f"hat has no setting {name!r}")

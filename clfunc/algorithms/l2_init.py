@@ -37,10 +37,12 @@ class L2InitState(NamedTuple):
 
 
 def l2_init(model: Model, tx: Transform, *, strength: Number = 0.01) -> Algorithm:
-    """Finetuning with a pull of `strength` (>= 0; 0 is finetuning; the paper tries 1e-5 to 1e-2) towards the initial weights.
+    """Finetuning with a pull of all weights towards the initial ones.
 
-    Raises:
-        ValueError: A negative strength.
+    Args:
+        model: Its head decides the paradigm.
+        tx: The optimiser.
+        strength: Of the pull, >= 0; 0 is finetuning, and the paper tries 1e-5 to 1e-2.
     """
     inner = finetuning(model, tx)
     lifted = lift(inner)
