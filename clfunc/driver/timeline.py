@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from clfunc.driver.algorithm_record import AlgorithmRecord
 from clfunc.results.events import Event
 from clfunc.scenarios import Scenario
-from clfunc.settings import find
-from clfunc.types import Algorithm, Settings
+from clfunc.types import Settings
 from clfunc.unlearning.forget_sets import ForgetSet, plain, settings_mask
 
 Request: TypeAlias = Mapping[int, Sequence[ForgetSet]]  # after which task -> what to forget
@@ -54,7 +54,11 @@ class Timeline(NamedTuple):
 
 
 def timeline(
-    scenario: Scenario, algorithm: Algorithm, runs: int | None, requests: Requests, skip: Skip
+    scenario: Scenario,
+    algorithm: AlgorithmRecord,
+    runs: int | None,
+    requests: Requests,
+    skip: Skip,
 ) -> Timeline:
     """The events of `runs` runs.
 
@@ -93,12 +97,11 @@ def _order(forget_set: ForgetSet) -> tuple[int, tuple[int, ...], tuple[int, ...]
     return forget_set.task, forget_set.classes, forget_set.rows
 
 
-def _can_forget(algorithm: Algorithm, scenario: Scenario) -> tuple[Settings, ...]:
+def _can_forget(algorithm: AlgorithmRecord, scenario: Scenario) -> tuple[Settings, ...]:
     """The settings of every forget set that the algorithm can unlearn."""
-    num_tasks = find(algorithm.settings, "num_tasks") or scenario.num_tasks
+    num_tasks = algorithm.num_tasks or scenario.num_tasks
     tasks = [ForgetSet(task=task).settings() for task in range(num_tasks)]
-    declared = find(algorithm.settings, "forget_sets") or []
-    return (*tasks, *declared)
+    return (*tasks, *algorithm.forget_sets)
 
 
 def _one_a_run(value: Any, runs: int | None, name: str, what: str, kind: Any) -> list[Any]:
@@ -126,7 +129,7 @@ def _range(scenario: Scenario) -> str:
 
 def _refuse_unable(
     scenario: Scenario,
-    algorithm: Algorithm,
+    algorithm: AlgorithmRecord,
     requests: Sequence[Request],
     skips: Sequence[Collection[int]],
 ) -> None:
@@ -136,7 +139,7 @@ def _refuse_unable(
         raise ValueError(
             "a joint scenario trains all tasks at once: no task can be forgotten or skipped by itself"
         )
-    if forgets and algorithm.unlearn is None:
+    if forgets and not algorithm.can_unlearn:
         raise ValueError(
             "requests need an algorithm that can unlearn, given one that cannot: wrap it in amnesiac"
         )

@@ -23,6 +23,7 @@ from torch.func import vmap
 
 from clfunc import tree
 from clfunc.algorithms import amnesiac
+from clfunc.driver.algorithm_record import read_algorithm
 from clfunc.driver.evaluate import AT_ONCE, bare, with_runs
 from clfunc.driver.loop import start_and_order
 from clfunc.driver.run import run
@@ -113,7 +114,7 @@ def plan(
     )
     events = [
         event
-        for event in timeline(scenario, able, None, requests, ()).events
+        for event in timeline(scenario, read_algorithm(able), None, requests, ()).events
         if event.kind == "unlearned"
     ]
     if not events:
