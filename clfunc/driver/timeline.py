@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from clfunc.driver.algorithm_record import AlgorithmRecord
 from clfunc.results.events import Event
 from clfunc.scenarios import Scenario
-from clfunc.settings import find
-from clfunc.types import Algorithm, Settings
+from clfunc.types import Settings
 from clfunc.unlearning.forget_sets import ForgetSet, order, plain, settings_mask
 
 Request: TypeAlias = Mapping[int, Sequence[ForgetSet]]  # after which task -> what to forget
@@ -53,7 +53,11 @@ class Timeline(NamedTuple):
 
 
 def timeline(
-    scenario: Scenario, algorithm: Algorithm, runs: int | None, requests: Requests, skip: Skip
+    scenario: Scenario,
+    algorithm: AlgorithmRecord,
+    runs: int | None,
+    requests: Requests,
+    skip: Skip,
 ) -> Timeline:
     """The events of `runs` runs.
 
@@ -86,12 +90,11 @@ def timeline(
     return Timeline(tuple(events), skipped[0] if runs is None else skipped, can_forget)
 
 
-def _can_forget(algorithm: Algorithm, scenario: Scenario) -> tuple[Settings, ...]:
+def _can_forget(algorithm: AlgorithmRecord, scenario: Scenario) -> tuple[Settings, ...]:
     """The settings of every forget set that the algorithm can unlearn."""
-    num_tasks = find(algorithm.settings, "num_tasks") or scenario.num_tasks
+    num_tasks = algorithm.num_tasks or scenario.num_tasks
     tasks = [ForgetSet(task=task).settings() for task in range(num_tasks)]
-    declared = find(algorithm.settings, "forget_sets") or []
-    return (*tasks, *declared)
+    return (*tasks, *algorithm.forget_sets)
 
 
 def _one_a_run(value: Any, runs: int | None, name: str, what: str, kind: Any) -> list[Any]:
@@ -119,7 +122,7 @@ def _range(scenario: Scenario) -> str:
 
 def _refuse_unable(
     scenario: Scenario,
-    algorithm: Algorithm,
+    algorithm: AlgorithmRecord,
     requests: Sequence[Request],
     skips: Sequence[Collection[int]],
 ) -> None:
@@ -129,7 +132,7 @@ def _refuse_unable(
         raise ValueError(
             "a joint scenario trains all tasks at once: no task can be forgotten or skipped by itself"
         )
-    if forgets and algorithm.unlearn is None:
+    if forgets and not algorithm.can_unlearn:
         raise ValueError(
             "requests need an algorithm that can unlearn, given one that cannot: wrap it in amnesiac"
         )

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from clfunc.algorithms.amnesiac import amnesiac
+from clfunc.driver.algorithm_record import read_algorithm
 from clfunc.driver.timeline import timeline
 from clfunc.engine.sweep import members, sweep
 from clfunc.experiments.audit_examples import without_examples
@@ -107,7 +108,7 @@ def plan(
             "audit takes one algorithm and as many keys as there are seeds, given a sweep"
         )
     able = _able_to_forget(algorithm, scenario)
-    events = timeline(scenario, able, None, requests, ()).events
+    events = timeline(scenario, read_algorithm(able), None, requests, ()).events
     unlearnings = [event for event in events if event.kind == "unlearned"]
     if not unlearnings:
         raise ValueError(

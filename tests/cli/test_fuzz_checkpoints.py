@@ -11,9 +11,8 @@ from support import fuzzing
 from support.fuzzing import law, run_command, spoilt
 
 from clfunc import tree
-from clfunc.driver import checkpoint
+from clfunc.driver import checkpoint, loop
 from clfunc.driver.checkpoint import NEWEST, PREVIOUS
-from clfunc.driver.loop import Trainer
 
 confined, place = fuzzing.confined, fuzzing.place
 pytestmark = pytest.mark.usefixtures("confined")
@@ -64,7 +63,7 @@ def resumed(files, place):
         (out / name).write_bytes(data)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("clfunc.cli.command._train", lambda args, work, console: _tried(work))
-        patch.setattr(Trainer, "live", lambda self, at, order: _stop(taken, at))
+        patch.setattr(loop, "play", lambda trainer, run_state, order: _stop(taken, run_state))
         code, said, err = run_command([*RUN, "--out", str(out), "--resume"])
     assert {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*")} == files
     assert said == "" and sorted(place.iterdir()) == [out]

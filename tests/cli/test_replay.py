@@ -95,7 +95,8 @@ def test_runs_that_part_after_a_checkpoint_are_replayed_to_the_very_step(runs):
 
 def test_a_replay_does_what_the_run_did(runs):
     tensors, about = checkpoint.read(runs / "a", checkpoint.PREVIOUS)
-    *_, last = replay._Way(runs / "a", tensors, about).steps()
+    *_, stage = replay.replay(runs / "a", (tensors, about))
+    last = stage.run_state
     found, held = replay._named(last), checkpoint.read(runs / "a", checkpoint.NEWEST)[0]
     assert (
         last.done == 2 * STEPS
