@@ -101,10 +101,10 @@ def test_every_take_and_put_under_vmap_is_one_a_run(values, indices, seed):
         taken = vmap(tree.take, (values_dim, index_dim))(held, index)
         put = vmap(tree.put, (values_dim, index_dim, 0))(held, index, entries)
         for run in range(RUNS):
-            own = tree.index(values, run if values_dim == 0 else 0)
+            alone = tree.index(values, run if values_dim == 0 else 0)
             i = int(indices[run if index_dim == 0 else 0])
-            assert_same(tree.index(taken, run), tree.index(own, i))
-            assert_same(tree.index(put, run), plainly_put(own, i, tree.index(entries, run)))
+            assert_same(tree.index(taken, run), tree.index(alone, i))
+            assert_same(tree.index(put, run), plainly_put(alone, i, tree.index(entries, run)))
 
 
 @given(
