@@ -6,6 +6,8 @@ from torch import Tensor
 from clfunc import tree
 from clfunc.scenarios.base import Scenario, Stream
 
+PARTS = ("train", "valid", "test")  # in the order of a stream's `sizes`
+
 
 def joint(scenario: Scenario) -> Scenario:
     """All tasks in one training phase, with their examples mixed.
@@ -23,21 +25,26 @@ def joint(scenario: Scenario) -> Scenario:
     ((3,), 'mtl')
     """
     tasks = range(scenario.num_tasks)
+    num_rows = len(scenario.data.y)
     list_axis = 0 if scenario.runs is None else 1
 
     def train(phase: int) -> Stream:
         streams = [scenario.test(task) for task in tasks]
-        train, num_train = _mixed_list(scenario, [s.train for s in streams], _sizes(streams, 0))
-        valid, num_valid = _mixed_list(scenario, [s.valid for s in streams], _sizes(streams, 1))
-        test, num_test = _mixed_list(scenario, [s.test for s in streams], _sizes(streams, 2))
+        entries = {}
+        sizes = []
+        for number, part in enumerate(PARTS):
+            lists = [getattr(stream, part) for stream in streams]
+            counts = [stream.sizes[..., number] for stream in streams]
+            entries[part], size = _mixed_list(lists, counts, num_rows)
+            sizes.append(size)
         views = [stream.view for stream in streams]
         return Stream(
             task=streams[0].task,
             view=tree.map(lambda *tables: torch.stack(tables, list_axis), *views),
-            train=train,
-            valid=valid,
-            test=test,
-            sizes=torch.stack([num_train, num_valid, num_test], -1),
+            train=entries["train"],
+            valid=entries["valid"],
+            test=entries["test"],
+            sizes=torch.stack(sizes, -1),
         )
 
     return scenario._replace(train=train, phases=(scenario.num_tasks,), mixed=True)
@@ -78,24 +85,24 @@ def single(scenario: Scenario, task: int = 0) -> Scenario:
     )
 
 
-def _sizes(streams: list[Stream], part: int) -> list[Tensor]:
-    """For each task, how many entries of a part (0: train, 1: valid, 2: test) count, `[*runs]`."""
-    return [stream.sizes[..., part] for stream in streams]
-
-
 def _mixed_list(
-    scenario: Scenario,
     lists: list[Tensor],
-    sizes: list[Tensor],
+    counts: list[Tensor],
+    num_rows: int,
 ) -> tuple[Tensor, Tensor]:
-    """One list of the rows of all tasks, with the padding of all tasks last, and its size."""
-    stored = len(scenario.data.y)
+    """One list of the entries of all tasks, with all padding last, and how many of them count.
+
+    Args:
+        lists: The rows of each task, `[*runs, n]`.
+        counts: How many rows of each task count, `[*runs]`; the rest is padding.
+        num_rows: Number of rows of the scenario.
+    """
     entries = []
     is_counted = []
-    for task, (rows, size) in enumerate(zip(lists, sizes, strict=True)):
-        entries.append(rows + task * stored)
+    for task, (rows, count) in enumerate(zip(lists, counts, strict=True)):
+        entries.append(rows + task * num_rows)
         place = torch.arange(rows.shape[-1], device=rows.device)
-        is_counted.append((place < size[..., None]).expand(rows.shape))
+        is_counted.append((place < count[..., None]).expand(rows.shape))
     joined = torch.cat(entries, -1)
     counted = torch.cat(is_counted, -1)
     padding_last = torch.argsort((~counted).to(torch.int64), dim=-1, stable=True)

@@ -308,9 +308,9 @@ def test_the_module_is_the_command():
 
 @pytest.mark.data
 def test_fashion_mnist_runs_at_full_size_by_name(tmp_path, capsys):
-    from clfunc.datasets.load import _FASHION
+    from clfunc.datasets.load import _DEBIAN_FASHION
 
-    if not _FASHION.is_dir():
+    if not _DEBIAN_FASHION.is_dir():
         pytest.skip("dataset-fashion-mnist is not installed")
     assert (
         run_in(tmp_path, "--dataset", "fashion-mnist", "--batch-size", 512, "--set", "lr=0.1") == 0
