@@ -87,23 +87,7 @@ def reduce_on_plateau(
         params: Params, state: PlateauState, metrics: Metrics
     ) -> tuple[Params, PlateauState]:
         params, state = lifted.end_epoch(params, state, metrics)
-        loss = metrics["loss"].to(torch.float64)
-        better = loss < state.best * (1 - state.threshold)
-        waited = torch.where(better, 0.0, state.waited + 1)
-        drop = waited > state.patience
-
-        def lower(name: str, leaf: Tensor) -> Tensor:
-            if name not in state.first:
-                return leaf
-            # a rate that starts below the floor stays where it is
-            lowered = torch.maximum(leaf * state.factor, torch.minimum(leaf, state.floor))
-            return torch.where(drop, lowered, leaf)
-
-        return params, state._replace(
-            inner=tree.map_items(lower, state.inner),
-            best=torch.where(better, loss, state.best),
-            waited=torch.where(drop, 0.0, waited),
-        )
+        return params, _waited(state, metrics["loss"].to(torch.float64))
 
     settings = {
         "name": "reduce_on_plateau",
@@ -114,6 +98,26 @@ def reduce_on_plateau(
         "threshold": margin,
     }
     return lifted._replace(init=init, begin_task=begin_task, end_epoch=end_epoch, settings=settings)
+
+
+def _waited(state: PlateauState, loss: Scalar) -> PlateauState:
+    """The state after an epoch with this loss: its rates are lower where it has waited for too long."""
+    better = loss < state.best * (1 - state.threshold)
+    waited = torch.where(better, 0.0, state.waited + 1)
+    drop = waited > state.patience
+
+    def lower(name: str, leaf: Tensor) -> Tensor:
+        if name not in state.first:
+            return leaf
+        # a rate that starts below the floor stays where it is
+        lowered = torch.maximum(leaf * state.factor, torch.minimum(leaf, state.floor))
+        return torch.where(drop, lowered, leaf)
+
+    return state._replace(
+        inner=tree.map_items(lower, state.inner),
+        best=torch.where(better, loss, state.best),
+        waited=torch.where(drop, 0.0, waited),
+    )
 
 
 def _rates(state: State) -> dict[str, Scalar]:

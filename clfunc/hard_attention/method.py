@@ -85,19 +85,6 @@ def hard_attention(
     factor = scalar(mask_sparsity_reg_factor, "mask_sparsity_reg_factor", 0)
     forward = gated(model, embeddings, gate_position)
 
-    def init(key: Key) -> tuple[Params, HATState]:
-        draw, start, park, noise, embed = split(key, 5)
-        params = model.init(draw)
-        attend = embeddings.init(embed, model.units, params["head"]["weight"].dtype)
-        params = params | {"embedding": tree.index(attend.rows, 0)}
-        return params, HATState(
-            opt=inner.init(start, params),
-            head=model.head.bank.init(park, params),
-            key=noise,
-            mask_sparsity_reg_factor=factor,
-            attention=attend,
-        )
-
     step = _step(model, inner, embeddings, regulariser, gate_position, freeze_head_after)
 
     def predict(params: Params, state: HATState, x: Inputs, task: TaskId) -> Logits:
@@ -132,7 +119,7 @@ def hard_attention(
         }
     )
     return Algorithm(
-        init=init,
+        init=_init(model, inner, embeddings, factor),
         step=step,
         predict=predict,
         begin_task=begin_task,
@@ -142,6 +129,27 @@ def hard_attention(
         features=features,
         bank=in_fields({"head": model.head.bank, "attention": embeddings.bank}),
     )
+
+
+def _init(
+    model: Model, inner: Transform, embeddings: Embeddings, factor: Scalar
+) -> Callable[[Key], tuple[Params, HATState]]:
+    """The `init` of hard attention."""
+
+    def init(key: Key) -> tuple[Params, HATState]:
+        draw, start, park, noise, embed = split(key, 5)
+        params = model.init(draw)
+        attend = embeddings.init(embed, model.units, params["head"]["weight"].dtype)
+        params = params | {"embedding": tree.index(attend.rows, 0)}
+        return params, HATState(
+            opt=inner.init(start, params),
+            head=model.head.bank.init(park, params),
+            key=noise,
+            mask_sparsity_reg_factor=factor,
+            attention=attend,
+        )
+
+    return init
 
 
 def _step(

@@ -14,14 +14,15 @@ Gains and biases are `params["norm"][layer]`, a group of their own, so that a ta
 [1] Ba et al. 2016, arXiv:1607.06450   [2] Wu & He 2018, arXiv:1803.08494
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from clfunc.models.heads import with_own
-from clfunc.models.layers import of_units
-from clfunc.types import Head, Params, Wire
+from clfunc.models.layers import draw_layer, of_units
+from clfunc.random import split
+from clfunc.types import Head, Key, Params, Wire
 
 GROUP = 8  # channels in a group, or the next number that divides them
 _EPS = 1e-5  # torch's own
@@ -67,16 +68,39 @@ def start_norms(
     return {"norm": {layer: start(width) for layer, width in widths.items()}}
 
 
+def drawing(
+    shapes: Mapping[str, tuple[int, ...]],
+    norm: str | None,
+    head: Head,
+    fan_in: int,
+    dtype: torch.dtype,
+    gain: float | None = None,
+) -> Callable[[Key], Params]:
+    """The `init` of a model: layers with weights of these shapes, their norms, and a head that `fan_in` numbers feed."""
+
+    def init(key: Key) -> Params:
+        keys = split(key, len(shapes) + 1)
+        layers = {}
+        widths = {}
+        for i, (name, shape) in enumerate(shapes.items()):
+            layers[name] = draw_layer(keys[i], shape, dtype, gain)
+            widths[name] = shape[0]
+        norms = start_norms(norm, widths, key.device, dtype)
+        return {**layers, **norms, "head": head.init(keys[-1], fan_in, dtype)}
+
+    return init
+
+
 def norm_wires(norm: str | None, posts: Mapping[str, str]) -> tuple[Wire, ...]:
     """Wires of the norms, given the unit group that each layer feeds."""
     if norm is None:
         return ()
-    resets = (("weight", "one"), ("bias", "zero"))
-    return tuple(
-        Wire(("norm", layer, part), None, post, pre_axis=None, reset=reset)  # type: ignore[arg-type]
-        for layer, post in posts.items()
-        for part, reset in resets
-    )
+    wires: list[Wire] = []
+    for layer, post in posts.items():
+        gain, bias = ("norm", layer, "weight"), ("norm", layer, "bias")
+        wires.append(Wire(gain, None, post, pre_axis=None, reset="one"))
+        wires.append(Wire(bias, None, post, pre_axis=None, reset="zero"))
+    return tuple(wires)
 
 
 def normalised(

@@ -25,6 +25,7 @@ parked heads keep theirs, so what earlier tasks read from that unit changes. Uni
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -132,9 +133,8 @@ def reinit(
     rate = scalar(replacement_rate, "replacement_rate", 0, 1)
     threshold = scalar(maturity_threshold, "maturity_threshold", 0)
     decay = scalar(utility_decay_rate, "utility_decay_rate", 0, 1, below=True)
-    rule = Rule(
-        utility, estimate, budget, accumulate, bias_transfer, _most(model, replacement_rate, slots)
-    )
+    most = _most(model, replacement_rate, slots)
+    rule = Rule(utility, estimate, budget, accumulate, bias_transfer, most)
     _check(rule, model)
     inner = by_element(inner)
 
@@ -142,25 +142,15 @@ def reinit(
         _check_biases(rule, model, params)
         like = tree.leaves(params)[0]
         units = {group: newborn(n, like) for group, n in model.units.items()}
-        own, step = fold_in(key, 0), torch.zeros((), dtype=torch.int64, device=key.device)
-        return ReinitState(inner.init(key, params), own, step, rate, threshold, decay, units)
-
-    def update(
-        updates: Updates, state: ReinitState, params: Params, context: Context
-    ) -> tuple[Updates, ReinitState]:
-        updates, new = inner.update(updates, state.inner, params, context)
-        moved = tree.add(params, updates)
-
-        drawn = draw(rule, model, state, params)
-        units, choices, means = {}, {}, {}
-        for group in model.units:  # all choices before all resets
-            known, score, means[group] = measure(rule, model, group, state, moved, context, drawn)
-            units[group], choices[group] = choose(rule, group, state, known, score, context, drawn)
-
-        transfer = means if bias_transfer else None
-        updates, new = resets.rewrite(model, params, updates, inner, new, choices, drawn, transfer)
-
-        return updates, state._replace(inner=new, step=state.step + 1, units=units)
+        return ReinitState(
+            inner=inner.init(key, params),
+            key=fold_in(key, 0),
+            step=torch.zeros((), dtype=torch.int64, device=key.device),
+            replacement_rate=rate,
+            maturity_threshold=threshold,
+            utility_decay_rate=decay,
+            units=units,
+        )
 
     def begin_task(state: ReinitState, params: Params) -> ReinitState:
         return state._replace(inner=inner.begin_task(state.inner, params))
@@ -175,37 +165,77 @@ def reinit(
         "inner": of_part(inner, inner.update),
         "replacement_rate": rate,
         "maturity_threshold": threshold,
+        "utility_decay_rate": decay,
+        **rule._asdict(),
     }
-    settings |= {"utility_decay_rate": decay} | rule._asdict()
     return Transform(
         init=init,
-        update=update,
+        update=_update(rule, model, inner),
         begin_task=begin_task,
         settings=settings,
         follows=follows,
     )
 
 
+def _update(
+    rule: Rule, model: Model, inner: Transform
+) -> Callable[[Updates, ReinitState, Params, Context], tuple[Updates, ReinitState]]:
+    """The `update` of `reinit`."""
+
+    def update(
+        updates: Updates, state: ReinitState, params: Params, context: Context
+    ) -> tuple[Updates, ReinitState]:
+        updates, new = inner.update(updates, state.inner, params, context)
+        moved = tree.add(params, updates)
+
+        drawn = draw(rule, model, state, params)
+        # all choices before all resets
+        units, choices, means = _choices(rule, model, state, moved, context, drawn)
+        transfer = means if rule.bias_transfer else None
+        updates, new = resets.rewrite(model, params, updates, inner, new, choices, drawn, transfer)
+
+        return updates, state._replace(inner=new, step=state.step + 1, units=units)
+
+    return update
+
+
+def _choices(
+    rule: Rule,
+    model: Model,
+    state: ReinitState,
+    weights: Params,
+    context: Context,
+    drawn: dict[str, Tensor],
+) -> tuple[dict[str, Units], dict[str, Choice], dict[str, Tensor]]:
+    """Every group after one more batch, its units to reset, and their mean features."""
+    units, choices, means = {}, {}, {}
+    for group in model.units:
+        known, score, means[group] = measure(rule, model, group, state, weights, context, drawn)
+        units[group], choices[group] = choose(rule, group, state, known, score, context, drawn)
+    return units, choices, means
+
+
 def measures(state: ReinitState) -> dict[str, Tensor]:
     """Ages, utilities and the number of resets so far, by group, for a probe."""
-    fields = ("age", "utility", "replaced")
-    return {
-        f"{field}.{group}": getattr(units, field)
-        for group, units in state.units.items()
-        for field in fields
-    }
+    found = {}
+    for group, units in state.units.items():
+        found[f"age.{group}"] = units.age
+        found[f"utility.{group}"] = units.utility
+        found[f"replaced.{group}"] = units.replaced
+    return found
 
 
 def newborn(n: int, like: Tensor) -> Units:
     """`n` units that have not lived, in the dtype of the parameters."""
-    zeros, none = like.new_zeros(n), torch.zeros((), dtype=torch.int64, device=like.device)
+    zeros = like.new_zeros(n)
+    none = torch.zeros((), dtype=torch.int64, device=like.device)
     return Units(
-        zeros.to(torch.int64),
-        zeros,
-        zeros.clone(),
-        zeros.to(torch.float64),
-        none.to(torch.float64),
-        none,
+        age=zeros.to(torch.int64),
+        utility=zeros,
+        mean=zeros.clone(),
+        seen=zeros.to(torch.float64),
+        budget=none.to(torch.float64),
+        replaced=none,
     )
 
 
@@ -229,10 +259,13 @@ def measure(
     drawn: dict[str, Tensor],
 ) -> tuple[Units, Tensor, Tensor]:
     """A group after one more batch, the score that its units are chosen by, and their mean feature as it is read."""
-    old, eta, lagged = state.units[group], state.utility_decay_rate, rule.estimate == "lagged"
+    old = state.units[group]
+    eta = state.utility_decay_rate
+    lagged = rule.estimate == "lagged"
     feature = context.features[group]
     feature = feature.reshape(*feature.shape[:2], -1)  # [batch, units, positions]
-    age, seen = old.age + 1, eta * old.seen + (1 - eta)
+    age = old.age + 1
+    seen = eta * old.seen + (1 - eta)
     share = 1.0 if rule.estimate == "plain" else seen.to(feature.dtype)
 
     mean = eta * old.mean + (1 - eta) * feature.mean((0, 2))
@@ -266,15 +299,20 @@ def choose(
         drawn.get(f"chance {group}"),
     )
     choice = resets.lowest(torch.where(eligible, score, torch.inf), rule.slots[group], count)
-    choice = choice._replace(
-        reset=choice.reset & eligible
-    )  # a score may be infinite too, or not a number
+    # a score may be infinite too, or not a number
+    choice = choice._replace(reset=choice.reset & eligible)
 
-    gone = {
-        name: torch.where(choice.reset, 0, getattr(units, name))
-        for name in ("age", "utility", "mean", "seen")
-    }
-    return units._replace(**gone, replaced=units.replaced + choice.reset.sum()), choice
+    def cleared(values: Tensor) -> Tensor:
+        return torch.where(choice.reset, 0, values)
+
+    units = units._replace(
+        age=cleared(units.age),
+        utility=cleared(units.utility),
+        mean=cleared(units.mean),
+        seen=cleared(units.seen),
+        replaced=units.replaced + choice.reset.sum(),
+    )
+    return units, choice
 
 
 def due(

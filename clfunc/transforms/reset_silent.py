@@ -29,6 +29,7 @@ reset: parked heads keep their columns. Units that `context.used` marks are neve
 [1] Farias & Jozefiak 2024, arXiv:2410.20098   [2] its code, ajozefiak/SelfNormalizedResets
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -100,10 +101,8 @@ def reset_silent(
         raise ValueError(
             f"max_threshold must be a whole number of at least 1, given {max_threshold}"
         )
-    eta, every = (
-        scalar(rejection_percentile, "rejection_percentile", 0, 1, below=True),
-        scalar(refresh_period, "refresh_period", 1),
-    )
+    eta = scalar(rejection_percentile, "rejection_percentile", 0, 1, below=True)
+    every = scalar(refresh_period, "refresh_period", 1)
     first = scalar(first_threshold, "first_threshold", 1, max_threshold)
     resets.check_wires(model, "reset_silent")
 
@@ -111,8 +110,45 @@ def reset_silent(
         none = torch.zeros((), dtype=torch.int64, device=key.device)
         units = {group: _newborn(n, max_threshold, first, none) for group, n in model.units.items()}
         return ResetSilentState(
-            inner.init(key, params), fold_in(key, 0), none, none.clone(), eta, every, units
+            inner=inner.init(key, params),
+            key=fold_in(key, 0),
+            step=none,
+            tasks=none.clone(),
+            rejection_percentile=eta,
+            refresh_period=every,
+            units=units,
         )
+
+    def begin_task(state: ResetSilentState, params: Params) -> ResetSilentState:
+        state = _refreshed(state)
+        return state._replace(inner=inner.begin_task(state.inner, params))
+
+    def follows(state: ResetSilentState) -> ResetSilentState:
+        return follows_nothing(state)._replace(inner=inner.follows(state.inner))
+
+    settings: Settings = {
+        "name": "reset_silent",
+        "place": "last",
+        "model": of_part(model, model.apply),
+        "inner": of_part(inner, inner.update),
+        "rejection_percentile": eta,
+        "first_threshold": first,
+        "refresh_period": every,
+        "max_threshold": max_threshold,
+    }
+    return Transform(
+        init=init,
+        update=_update(model, inner),
+        begin_task=begin_task,
+        settings=settings,
+        follows=follows,
+    )
+
+
+def _update(
+    model: Model, inner: Transform
+) -> Callable[[Updates, ResetSilentState, Params, Context], tuple[Updates, State]]:
+    """The `update` of `reset_silent`."""
 
     def update(
         updates: Updates, state: ResetSilentState, params: Params, context: Context
@@ -130,42 +166,27 @@ def reset_silent(
 
         return updates, state._replace(inner=new, step=state.step + 1, units=units)
 
-    def begin_task(state: ResetSilentState, params: Params) -> ResetSilentState:
-        due = (state.tasks > 0) & (state.tasks % state.refresh_period == 0)
-        fresh = {
-            group: refreshed(known, state.rejection_percentile)
-            for group, known in state.units.items()
-        }
-        units = tree.map(lambda new, old: torch.where(due, new, old), fresh, state.units)
-        return state._replace(
-            inner=inner.begin_task(state.inner, params), tasks=state.tasks + 1, units=units
-        )
+    return update
 
-    def follows(state: ResetSilentState) -> ResetSilentState:
-        return follows_nothing(state)._replace(inner=inner.follows(state.inner))
 
-    settings: Settings = {
-        "name": "reset_silent",
-        "place": "last",
-        "model": of_part(model, model.apply),
-        "inner": of_part(inner, inner.update),
-        "rejection_percentile": eta,
-    }
-    settings |= {"first_threshold": first, "refresh_period": every, "max_threshold": max_threshold}
-    return Transform(
-        init=init,
-        update=update,
-        begin_task=begin_task,
-        settings=settings,
-        follows=follows,
-    )
+def _refreshed(state: ResetSilentState) -> ResetSilentState:
+    """The state as one more task begins, with new thresholds where they are due."""
+    due = (state.tasks > 0) & (state.tasks % state.refresh_period == 0)
+    fresh = {}
+    for group, known in state.units.items():
+        fresh[group] = refreshed(known, state.rejection_percentile)
+    units = tree.map(lambda new, old: torch.where(due, new, old), fresh, state.units)
+    return state._replace(tasks=state.tasks + 1, units=units)
 
 
 def _newborn(n: int, longest: int, threshold: Scalar, none: Tensor) -> Silence:
     """`n` units that have not lived."""
     silences = torch.zeros(n, longest + 1, dtype=torch.int32, device=none.device)
     return Silence(
-        none.expand(n).clone(), threshold.to(none.device).expand(n).clone(), silences, none.clone()
+        age=none.expand(n).clone(),
+        threshold=threshold.to(none.device).expand(n).clone(),
+        silences=silences,
+        replaced=none.clone(),
     )
 
 
@@ -179,15 +200,20 @@ def listen(
 ) -> tuple[Silence, resets.Choice]:
     """A group after one more batch, and which of its units are reset; only those that are `free` may be."""
     age = torch.where(quiet, known.age + 1, 0)
-    gone = quiet & (age >= known.threshold) & free
+    reset = quiet & (age >= known.threshold) & free
 
-    ended, longest = ~quiet | gone, known.silences.shape[1] - 1
-    length = torch.where(gone, age, known.age).clamp(max=longest)
-    at = length[:, None] == torch.arange(longest + 1, device=age.device)
-    silences = known.silences + (at & ended[:, None])
+    ended = ~quiet | reset
+    longest = known.silences.shape[1] - 1
+    length = torch.where(reset, age, known.age).clamp(max=longest)
+    hit = length[:, None] == torch.arange(longest + 1, device=age.device)
 
-    age, replaced = torch.where(gone, 0, age), known.replaced + gone.sum()
-    return Silence(age, known.threshold, silences, replaced), resets.marked(gone)
+    units = Silence(
+        age=torch.where(reset, 0, age),
+        threshold=known.threshold,
+        silences=known.silences + (hit & ended[:, None]),
+        replaced=known.replaced + reset.sum(),
+    )
+    return units, resets.marked(reset)
 
 
 def refreshed(known: Silence, share: Scalar) -> Silence:

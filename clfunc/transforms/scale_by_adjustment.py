@@ -10,6 +10,7 @@ stops neither momentum nor weight decay. So, by default, rates act on what moves
 places; `scale_at="gradients"` and `freeze="gradients"` are what the papers write.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -72,15 +73,7 @@ def scale_by_adjustment(
     Raises:
         ValueError: An unknown mode or place, a number out of range, an alpha missing.
     """
-    choice(mode, "adjustment_mode", adjustment.MODES)
-    choice(freeze, "freeze", PLACES)
-    choice(scale_at, "scale_at", PLACES)
-    if mode in ("hat_const_alpha", "adahat") and alpha is None:
-        raise ValueError(f"adjustment_mode={mode!r} needs alpha, given none: 1e-6 is AdaHAT's own")
-    if mode in ("hat", "hat_random", "hat_const_1") and alpha is not None:
-        raise ValueError(
-            f"adjustment_mode={mode!r} has no alpha, given {alpha}: leave it out, or use adahat"
-        )
+    _check(mode, alpha, freeze, scale_at)
     high = 1.0 if mode == "hat_const_alpha" else float("inf")
     strength = () if alpha is None else scalar(alpha, "alpha", 0, high, above=mode == "adahat")
     tiny = scalar(epsilon, "epsilon", 0, above=True)
@@ -88,7 +81,44 @@ def scale_by_adjustment(
     def init(key: Key, params: Params) -> AdjustmentState:
         start, draw = split(key)
         capacity = torch.ones((), dtype=tree.leaves(params)[0].dtype, device=key.device)
-        return AdjustmentState(inner.init(start, params), draw, strength, tiny, capacity)
+        return AdjustmentState(
+            inner=inner.init(start, params),
+            key=draw,
+            alpha=strength,
+            epsilon=tiny,
+            capacity=capacity,
+        )
+
+    def begin_task(state: AdjustmentState, params: Params) -> AdjustmentState:
+        return state._replace(inner=inner.begin_task(state.inner, params))
+
+    def follows(state: AdjustmentState) -> AdjustmentState:
+        return follows_nothing(state)._replace(inner=inner.follows(state.inner))
+
+    settings: Settings = {
+        "name": "scale_by_adjustment",
+        "model": of_part(model, model.apply),
+        "tx": of_part(inner, inner.update),
+        "adjustment_mode": mode,
+        "epsilon": tiny,
+        "alpha": None if alpha is None else strength,
+        "no_reg": no_reg,
+        "freeze": freeze,
+        "scale_at": scale_at,
+    }
+    return Transform(
+        init=init,
+        update=_update(model, inner, mode, no_reg, freeze, scale_at),
+        begin_task=begin_task,
+        settings=settings,
+        follows=follows,
+    )
+
+
+def _update(
+    model: Model, inner: Transform, mode: str, no_reg: bool, freeze: str, scale_at: str
+) -> Callable[[Updates, AdjustmentState, Params, Context], tuple[Updates, State]]:
+    """The `update` of `scale_by_adjustment`."""
 
     def update(
         updates: Updates, state: AdjustmentState, params: Params, context: Context
@@ -106,28 +136,20 @@ def scale_by_adjustment(
             inner=new, key=key, capacity=adjustment.capacity(rates, params)
         )
 
-    def begin_task(state: AdjustmentState, params: Params) -> AdjustmentState:
-        return state._replace(inner=inner.begin_task(state.inner, params))
+    return update
 
-    def follows(state: AdjustmentState) -> AdjustmentState:
-        return follows_nothing(state)._replace(inner=inner.follows(state.inner))
 
-    settings: Settings = {
-        "name": "scale_by_adjustment",
-        "model": of_part(model, model.apply),
-        "tx": of_part(inner, inner.update),
-        "adjustment_mode": mode,
-        "epsilon": tiny,
-    }
-    settings |= {"alpha": None if alpha is None else strength}
-    settings |= {"no_reg": no_reg, "freeze": freeze, "scale_at": scale_at}
-    return Transform(
-        init=init,
-        update=update,
-        begin_task=begin_task,
-        settings=settings,
-        follows=follows,
-    )
+def _check(mode: str, alpha: Number | None, freeze: str, scale_at: str) -> None:
+    """Raise ValueError for words that are not listed, and for an alpha that is missing or that means nothing."""
+    choice(mode, "adjustment_mode", adjustment.MODES)
+    choice(freeze, "freeze", PLACES)
+    choice(scale_at, "scale_at", PLACES)
+    if mode in ("hat_const_alpha", "adahat") and alpha is None:
+        raise ValueError(f"adjustment_mode={mode!r} needs alpha, given none: 1e-6 is AdaHAT's own")
+    if mode in ("hat", "hat_random", "hat_const_1") and alpha is not None:
+        raise ValueError(
+            f"adjustment_mode={mode!r} has no alpha, given {alpha}: leave it out, or use adahat"
+        )
 
 
 def _scaled(updates: Updates, rates: dict[str, Tensor], *, stop: bool, scale: bool) -> Updates:

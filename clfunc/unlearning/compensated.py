@@ -108,10 +108,7 @@ def compensated(
         if compensate:
             backups = repair.no_backups(tx, fold_in(key, 1), common, num_tasks)
         if repair_steps:
-            inputs = model.settings["inputs"]
-            shape = (inputs,) if isinstance(inputs, int) else tuple(inputs)
-            width = model.head.classes
-            memory = repair.no_examples(common, shape, width, num_tasks, buffer_size)
+            memory = _no_examples(parts, common, buffer_size)
         return params, CompensatedState(
             inner=state,
             before=tree.zeros_like(rows),
@@ -138,6 +135,13 @@ def compensated(
         unlearn=_unlearn(parts, lifted) if compensate or repair_steps else lifted.unlearn,
         settings=settings,
     )
+
+
+def _no_examples(parts: _Parts, params: Params, size: int) -> repair.Memory:
+    """Room for examples of the model's inputs."""
+    inputs = parts.model.settings["inputs"]
+    shape = (inputs,) if isinstance(inputs, int) else tuple(inputs)
+    return repair.no_examples(params, shape, parts.model.head.classes, parts.num_tasks, size)
 
 
 def _attention(state: CompensatedState) -> EmbeddingsState:
