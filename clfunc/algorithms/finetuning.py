@@ -2,11 +2,11 @@
 
     params <- params + tx(gradient of loss(params, batch))
 
-The lower reference of continual learning, and the step that most methods add to. With a `til` head each task trains its
-own head, with `cil` and `dil` all tasks train one (see `clfunc.models.heads`).
+The lower reference of continual learning, and the step that most methods add to. With a `til` head
+each task trains its own head, with `cil` and `dil` all tasks train one (see `clfunc.models.heads`).
 
-`probe` measures plasticity on a batch (see `clfunc.units.plasticity`), without dropout, and the norm of the gradient of
-`loss` there.
+`probe` measures plasticity on a batch (see `clfunc.units.plasticity`), without dropout, and the
+norm of the gradient of `loss` there.
 """
 
 from collections.abc import Callable
@@ -59,11 +59,8 @@ def finetuning(
         tx: The optimiser; it restarts at each task unless wrapped in `carry`.
         loss: `(logits, y, weight) -> 0-d`; None for the head's own.
 
-    >>> from clfunc import finetuning, mlp, random, sgd, til
+    >>> from clfunc import finetuning, mlp, sgd, til
     >>> algorithm = finetuning(mlp(64, (16,), til(5, classes=10)), sgd(0.1))
-    >>> params, state = algorithm.init(random.key(0))
-    >>> list(params)
-    ['hidden1', 'head']
     """
     loss_of = loss or model.head.loss
     forward = _forward(model)

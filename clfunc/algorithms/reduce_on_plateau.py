@@ -1,11 +1,12 @@
-"""Reduce on plateau: a wrapper that lowers the learning rate when the validation loss stops falling (the training loss, in
-a run without a validation split).
+"""Reduce on plateau: a wrapper that lowers the learning rate when the validation loss stops falling
+(the training loss, in a run without a validation split).
 
     if loss < best * (1 - threshold): best, waited = loss, 0      else: waited += 1
     if waited > patience:             lr, waited = max(lr * factor, floor), 0
 
-As `torch.optim.lr_scheduler.ReduceLROnPlateau`. It scales every leaf of the inner state that is named `lr`, so it works on any
-algorithm with any optimiser, and run by run in a sweep. Each task starts again from the first rate.
+As `torch.optim.lr_scheduler.ReduceLROnPlateau`. It scales every leaf of the inner state that is
+named `lr`, so it works on any algorithm with any optimiser, and run by run in a sweep. Each task
+starts again from the first rate.
 """
 
 from typing import NamedTuple
@@ -38,7 +39,8 @@ def reduce_on_plateau(
     floor: Number = 0.0,
     threshold: Number = 1e-4,
 ) -> Algorithm:
-    """`inner`, its rates multiplied by `factor` when the validation loss has not improved for more than `patience` epochs.
+    """`inner`, its rates multiplied by `factor` when the validation loss has not improved for more
+    than `patience` epochs.
 
     Args:
         inner: Any algorithm whose state has leaves named `lr`.
@@ -101,7 +103,9 @@ def reduce_on_plateau(
 
 
 def _waited(state: PlateauState, loss: Scalar) -> PlateauState:
-    """The state after an epoch with this loss: its rates are lower where it has waited for too long."""
+    """The state after an epoch with this loss: its rates are lower where it has waited for too
+    long.
+    """
     better = loss < state.best * (1 - state.threshold)
     waited = torch.where(better, 0.0, state.waited + 1)
     drop = waited > state.patience

@@ -1,7 +1,8 @@
-"""Task embeddings of hard attention, as `heads` are heads: one task's trains, the rest wait, and each leaves its mask.
+"""Task embeddings of hard attention, as `heads` are heads: one task's trains, the rest wait, and
+each leaves its mask.
 
-The working embedding is `params["embedding"]`. The state here keeps all the others, the units that the tasks use between them,
-and how far the gates have hardened.
+The working embedding is `params["embedding"]`. The state here keeps all the others, the units that
+the tasks use between them, and how far the gates have hardened.
 """
 
 import warnings
@@ -59,7 +60,9 @@ class EmbeddingsState(NamedTuple):
 
 
 class Embeddings(NamedTuple):
-    """The embeddings of all tasks, as an algorithm uses them: their static settings, and functions of params and state."""
+    """The embeddings of all tasks, as an algorithm uses them: their static settings, and functions
+    of params and state.
+    """
 
     num_tasks: int
     gating: Gating
@@ -98,7 +101,9 @@ class Embeddings(NamedTuple):
     def begin_task(
         self, params: Params, state: EmbeddingsState, task: Task
     ) -> tuple[Params, EmbeddingsState]:
-        """The hook of an algorithm: the embedding of the task is the working one, and its steps count from 0."""
+        """The hook of an algorithm: the embedding of the task is the working one, and its steps
+        count from 0.
+        """
         last = params["embedding"]
         params, state = _ROWS.begin_task(params, state, task.id)
         if self.gating.task_embedding_init_mode == "last":
@@ -221,7 +226,10 @@ def gated(model: Model, embeddings: Embeddings, gate_position: str) -> Callable[
 def check_gates(
     model: Model, num_tasks: int, gate_position: str, freeze_head_after: int | None
 ) -> None:
-    """Raise ValueError, in one line, for a model whose earlier tasks gates cannot protect; warn of a head that they share."""
+    """Raise ValueError, in one line, for a model whose earlier tasks gates cannot protect.
+
+    Warn of a head that they share.
+    """
     choice(gate_position, "gate_position", attention.POSITIONS)
     head = model.head
     if head.spec.together:

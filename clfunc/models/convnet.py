@@ -1,10 +1,12 @@
-"""A plain convolutional network: blocks of convolution and pooling, then linear layers, with its wires.
+"""A plain convolutional network: blocks of convolution and pooling, then linear layers, with its
+wires.
 
     h = pool(gate * activation(norm(conv(h))))      block by block, groups conv1, conv2, ...; pool halves the image
     h = gate * activation(norm(linear(h)))          after the flatten, groups hidden1, hidden2, ...
 
-A unit of a convolution is a channel. The flatten is channel by channel, so unit c of the last block feeds the columns
-`c * H * W` to `(c + 1) * H * W - 1` of the first linear layer: its wire's `spread` is H * W.
+A unit of a convolution is a channel. The flatten is channel by channel, so unit c of the last block
+feeds the columns `c * H * W` to `(c + 1) * H * W - 1` of the first linear layer: its wire's
+`spread` is H * W.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,27 +46,32 @@ def convnet(
     dtype: torch.dtype | None = None,
     compute_dtype: str | None = None,
 ) -> Model:
-    """Blocks `conv1`, ..., each convolution, norm, activation, gate, 2x2 max pool; then layers `hidden1`, ... and the head.
+    """Blocks `conv1`, ..., each convolution, norm, activation, gate, 2x2 max pool; then layers
+    `hidden1`, ... and the head.
 
     Args:
         inputs: Shape of an image, `(height, width)` or `(channels, height, width)`.
         hidden: Width of each linear layer after the flatten; at least one.
         head: From `clfunc.models.heads`; its state belongs to the algorithm.
-        channels: Channels of each block; at least one block, and no more than the image can be halved.
+        channels: Channels of each block; at least one block, and no more than the image can be
+            halved.
         kernel: Side of the convolutions, odd; they are padded to keep the image's size.
         activation: One of `clfunc.models.layers.activations`.
-        norm: `layer` or `group` (the linear layers: over all units either way), None for none; see `clfunc.models.norms`.
+        norm: `layer` or `group` (the linear layers: over all units either way), None for none; see
+            `clfunc.models.norms`.
         per_task_norm: Each task has gains and biases of its own.
-        dropout_rate: Share of the linear layers' units dropped in training, in [0, 1); 0 drops none.
+        dropout_rate: Share of the linear layers' units dropped in training, in [0, 1); 0 drops
+            none.
         dtype: Of the parameters, and so of the computation; torch's default if not given.
-        compute_dtype: `bfloat16` multiplies the hidden layers' weights in it, and leaves all else (parameters, gates, norms,
-            the head) in `dtype`; None multiplies in `dtype` too.
+        compute_dtype: `bfloat16` multiplies the hidden layers' weights in it, and leaves all else
+            (parameters, gates, norms, the head) in `dtype`; None multiplies in `dtype` too.
 
-    `init` draws from torch's own distribution for both kinds of layer, U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
+    `init` draws from torch's own distribution for both kinds of layer, U(-1/sqrt(fan_in),
+    1/sqrt(fan_in)).
 
     Raises:
-        ValueError: No image or one too small, no width or one below 1, an even kernel, an unknown activation, norm or dtype, a
-            rate out of range.
+        ValueError: No image or one too small, no width or one below 1, an even kernel, an unknown
+            activation, norm or dtype, a rate out of range.
     """
     act = activation_named(activation)
     image = image_shape(inputs)

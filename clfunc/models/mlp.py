@@ -38,27 +38,33 @@ def mlp(
     dtype: torch.dtype | None = None,
     compute_dtype: str | None = None,
 ) -> Model:
-    """Hidden layers `hidden1`, `hidden2`, ..., each linear, norm, activation, gate, dropout; then the head.
+    """Hidden layers `hidden1`, `hidden2`, ..., each linear, norm, activation, gate, dropout; then
+    the head.
 
     Args:
         inputs: Number of inputs, or their shape, which is flattened.
         hidden: Width of each hidden layer; at least one.
         head: From `clfunc.models.heads`; its state belongs to the algorithm.
-        activation: One of `clfunc.models.layers.activations`, or `crelu` [1]: a unit gives relu(h) and relu(-h), so its
-            features are `[batch, units, 2]` and the next layer has twice the inputs, a unit's two side by side.
-        norm: `layer`, over the units of each hidden layer; None for none. See `clfunc.models.norms`.
+        activation: One of `clfunc.models.layers.activations`, or `crelu` [1]: a unit gives relu(h)
+            and relu(-h), so its features are `[batch, units, 2]` and the next layer has twice the
+            inputs, a unit's two side by side.
+        norm: `layer`, over the units of each hidden layer; None for none. See
+            `clfunc.models.norms`.
         per_task_norm: Each task has gains and biases of its own.
-        weight_init: Hidden layers start as `torch.nn.Linear` does, weights and biases U(-1/sqrt(fan_in), 1/sqrt(fan_in)), or
-            from Kaiming's uniform distribution for the activation with biases 0 (`kaiming`). The head starts as torch's.
+        weight_init: Hidden layers start as `torch.nn.Linear` does, weights and biases
+            U(-1/sqrt(fan_in), 1/sqrt(fan_in)), or from Kaiming's uniform distribution for the
+            activation with biases 0 (`kaiming`). The head starts as torch's.
         dropout_rate: Share of hidden units dropped in training, in [0, 1); 0 drops none.
         dtype: Of the parameters, and so of the computation; torch's default if not given.
-        compute_dtype: `bfloat16` multiplies the hidden layers' weights in it, and leaves all else (parameters, gates, norms,
-            the head) in `dtype`; None multiplies in `dtype` too.
+        compute_dtype: `bfloat16` multiplies the hidden layers' weights in it, and leaves all else
+            (parameters, gates, norms, the head) in `dtype`; None multiplies in `dtype` too.
 
-    [1] Abbas et al. 2023, arXiv:2303.07507; Shang et al. 2016, arXiv:1603.05201, who lay out all relu(h), then all relu(-h)
+    [1] Abbas et al. 2023, arXiv:2303.07507; Shang et al. 2016, arXiv:1603.05201, who lay out all
+    relu(h), then all relu(-h)
 
     Raises:
-        ValueError: No hidden layer, a width below 1, an unknown activation, norm or compute_dtype, a rate out of range.
+        ValueError: No hidden layer, a width below 1, an unknown activation, norm or compute_dtype,
+            a rate out of range.
     """
     act = activation_named(activation, {"crelu": crelu})
     spread = 2 if activation == "crelu" else 1

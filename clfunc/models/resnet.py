@@ -1,15 +1,18 @@
-"""A residual network [1], with its wires: one unit group for each stage's stream, one for the inside of each block.
+"""A residual network [1], with its wires: one unit group for each stage's stream, one for the
+inside of each block.
 
     stream = gate * activation(stem(x))                                             group stage1
     inner  = gate * activation(conv1(stream))                                       group stage1_block1, ...
     stream = gate * activation(conv2(inner) + shortcut(stream))                     group stage1
 
-A stage's stream is one group of units, since the additions tie them: its gate stands after each addition, so that a unit
-with gate 0 is 0 all along the stage. The first block of every later stage halves the image: its conv1 and its shortcut, a
-1x1 convolution in place of the identity, take every second pixel and lead from the stage before. Then come the mean over the
-image, linear layers if any, and the head. With a norm, every convolution has its own, before the activation or addition.
+A stage's stream is one group of units, since the additions tie them: its gate stands after each
+addition, so that a unit with gate 0 is 0 all along the stage. The first block of every later stage
+halves the image: its conv1 and its shortcut, a 1x1 convolution in place of the identity, take every
+second pixel and lead from the stage before. Then come the mean over the image, linear layers if
+any, and the head. With a norm, every convolution has its own, before the activation or addition.
 
-Departs from [1]: normalisation is per example (`clfunc.models.norms`), convolutions have biases, the stem is 3x3.
+Departs from [1]: normalisation is per example (`clfunc.models.norms`), convolutions have biases,
+the stem is 3x3.
 
 [1] He et al. 2016, arXiv:1512.03385
 """
@@ -65,17 +68,20 @@ def resnet(
         channels: Channels of each stage; at least one.
         blocks: Blocks of each stage, >= 1.
         activation: One of `clfunc.models.layers.activations`.
-        norm: `layer` or `group` (the linear layers: over all units either way), None for none; see `clfunc.models.norms`.
+        norm: `layer` or `group` (the linear layers: over all units either way), None for none; see
+            `clfunc.models.norms`.
         per_task_norm: Each task has gains and biases of its own.
         dtype: Of the parameters, and so of the computation; torch's default if not given.
-        compute_dtype: `bfloat16` multiplies the hidden layers' weights in it, and leaves all else (parameters, gates, norms,
-            the head) in `dtype`; None multiplies in `dtype` too.
+        compute_dtype: `bfloat16` multiplies the hidden layers' weights in it, and leaves all else
+            (parameters, gates, norms, the head) in `dtype`; None multiplies in `dtype` too.
 
-    The features of a stage are those of its last block, and groups are in the order in which features are computed: the last
-    one feeds the head. `init` draws from torch's own distribution, U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
+    The features of a stage are those of its last block, and groups are in the order in which
+    features are computed: the last one feeds the head. `init` draws from torch's own distribution,
+    U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
 
     Raises:
-        ValueError: No image, no stage, a width or number of blocks below 1, an unknown activation, norm or compute_dtype.
+        ValueError: No image, no stage, a width or number of blocks below 1, an unknown activation,
+            norm or compute_dtype.
     """
     act = activation_named(activation)
     image = image_shape(inputs)
@@ -179,7 +185,9 @@ def _check_blocks(blocks: int) -> None:
 def _wires(
     layers: dict[str, _Layer], norm: str | None, head: Head, last: str, width: int
 ) -> tuple[Wire, ...]:
-    """Wires of all layers, of the head, which `width` units of the group `last` feed, and of the norms."""
+    """Wires of all layers, of the head, which `width` units of the group `last` feed, and of the
+    norms.
+    """
     wires: list[Wire] = []
     for name, layer in layers.items():
         wires += layer_wires(name, *layer)

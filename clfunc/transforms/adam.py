@@ -4,10 +4,12 @@
     exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * gradient^2
     updates = -lr * exp_avg / (1 - beta1^step) / (sqrt(exp_avg_sq / (1 - beta2^step)) + eps)
 
-Counted element by element, `1 - beta^step` is itself a moment, of a gradient of ones: `count = beta * count + (1 - beta)`. It
-is 0 before an element's first step, so clearing an element's memory makes that element start anew.
+Counted element by element, `1 - beta^step` is itself a moment, of a gradient of ones: `count = beta
+* count + (1 - beta)`. It is 0 before an element's first step, so clearing an element's memory makes
+that element start anew.
 
-Adam adds its weight decay to the gradient; AdamW takes `lr * weight_decay * params` off the parameters instead.
+Adam adds its weight decay to the gradient; AdamW takes `lr * weight_decay * params` off the
+parameters instead.
 
 [1] Kingma & Ba 2015, arXiv:1412.6980   [2] Loshchilov & Hutter 2019, arXiv:1711.05101
 """

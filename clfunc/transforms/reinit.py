@@ -1,24 +1,28 @@
-"""Continual backpropagation [1, 2] as a transform: now and then the least useful mature unit of each layer starts afresh.
+"""Continual backpropagation [1, 2] as a transform: now and then the least useful mature unit of
+each layer starts afresh.
 
-After each step of the inner optimiser, for each group of units, with h the features that the gradient was taken with and W
-the weights after the step:
+After each step of the inner optimiser, for each group of units, with h the features that the
+gradient was taken with and W the weights after the step:
 
     age    <- age + 1
     mean   <- decay mean + (1 - decay) h,   utility <- decay utility + (1 - decay) y(h, mean / (1 - decay^age), W)
     budget <- budget + rate * #{age > threshold};   k = floor(budget);   budget <- budget - k
     reset the k mature units of the lowest utility / (1 - decay^age), of equals the first
 
-A reset unit's incoming weights are drawn as at the start; its bias, outgoing weights, age, utility and mean are 0; and the
-inner optimiser forgets it: whatever in its state is shaped like the parameters is cleared there, and Adam counts its steps
-for each weight. Choices are made in all groups first, from the same weights. See `clfunc.units.utility` for y, `clfunc.units.resets` for
+A reset unit's incoming weights are drawn as at the start; its bias, outgoing weights, age, utility
+and mean are 0; and the inner optimiser forgets it: whatever in its state is shaped like the
+parameters is cleared there, and Adam counts its steps for each weight. Choices are made in all
+groups first, from the same weights. See `clfunc.units.utility` for y, `clfunc.units.resets` for
 resets.
 
-Paper: rho -> replacement_rate, m -> maturity_threshold, eta -> utility_decay_rate, c -> budget. Departs from [2]'s code: true
-Adam rather than its AdamGnT (whose step has no bias corrections); momentum is cleared with the other memory, where [2]
-leaves it to move a zeroed weight; equal utilities go by index. Examples of weight 0 count as any in the means over a batch.
+Paper: rho -> replacement_rate, m -> maturity_threshold, eta -> utility_decay_rate, c -> budget.
+Departs from [2]'s code: true Adam rather than its AdamGnT (whose step has no bias corrections);
+momentum is cleared with the other memory, where [2] leaves it to move a zeroed weight; equal
+utilities go by index. Examples of weight 0 count as any in the means over a batch.
 
-Only weights in `params` are reset. Where each task has its own head, a reset unit's column is zeroed in the working head; the
-parked heads keep theirs, so what earlier tasks read from that unit changes. Units that `context.used` marks are never reset.
+Only weights in `params` are reset. Where each task has its own head, a reset unit's column is
+zeroed in the working head; the parked heads keep theirs, so what earlier tasks read from that unit
+changes. Units that `context.used` marks are never reset.
 
 [1] Dohare et al. 2024, doi:10.1038/s41586-024-07711-7   [2] its code, shibhansh/loss-of-plasticity
 [3] Dohare et al. 2023, arXiv:2306.13812
@@ -111,24 +115,29 @@ def reinit(
     Args:
         model: Whose units.
         inner: Any transform; its memory of the units that are reset is cleared.
-        replacement_rate: Share of the mature units of a layer reset at each step, in [0, 1]; 0 resets none.
+        replacement_rate: Share of the mature units of a layer reset at each step, in [0, 1]; 0
+            resets none.
         maturity_threshold: A unit of this age, in steps, or younger is not reset, >= 0.
         utility_decay_rate: Of the running means, in [0, 1).
-        utility: weight, contribution, zero_contribution, adaptation, adaptable_contribution, feature_by_input, or random.
-        accumulate: Save up fractions of a unit; if False, less than one unit is one with that probability, and more than one
-            is rounded down.
-        bias_transfer: Add `mean * outgoing weight` of a reset unit to its consumers' biases, as [3] and not [1].
-        estimate: How running means are read: debiased ([2]), plain ([1], not divided by `1 - decay^age`), or lagged ([3],
-            debiased, but as they were before this step).
-        budget: `eligible` units times the rate ([2], MLP); the `total` times the rate, once any is eligible ([2],
-            convolutions); or `one` unit at most at each step, when more than one is due ([1]; where more than one falls due
-            at every step, the budget grows without end).
-        slots: Most resets at one step in a layer, a static number that members of a sweep share; what it puts off stays in the
-            budget. By default all that can fall due, which is 1 at published rates; needed where the rate is a tensor.
+        utility: weight, contribution, zero_contribution, adaptation, adaptable_contribution,
+            feature_by_input, or random.
+        accumulate: Save up fractions of a unit; if False, less than one unit is one with that
+            probability, and more than one is rounded down.
+        bias_transfer: Add `mean * outgoing weight` of a reset unit to its consumers' biases, as [3]
+            and not [1].
+        estimate: How running means are read: debiased ([2]), plain ([1], not divided by `1 -
+            decay^age`), or lagged ([3], debiased, but as they were before this step).
+        budget: `eligible` units times the rate ([2], MLP); the `total` times the rate, once any is
+            eligible ([2], convolutions); or `one` unit at most at each step, when more than one is
+            due ([1]; where more than one falls due at every step, the budget grows without end).
+        slots: Most resets at one step in a layer, a static number that members of a sweep share;
+            what it puts off stays in the budget. By default all that can fall due, which is 1 at
+            published rates; needed where the rate is a tensor.
 
     Raises:
-        ValueError: A number out of its range, a word that is not listed, `slots` missing, or `accumulate=False` beside `one`;
-            at init, a bias that `bias_transfer` needs and there is not.
+        ValueError: A number out of its range, a word that is not listed, `slots` missing, or
+            `accumulate=False` beside `one`; at init, a bias that `bias_transfer` needs and there is
+            not.
     """
     rate = scalar(replacement_rate, "replacement_rate", 0, 1)
     threshold = scalar(maturity_threshold, "maturity_threshold", 0)
@@ -240,7 +249,9 @@ def newborn(n: int, like: Tensor) -> Units:
 
 
 def draw(rule: Rule, model: Model, state: ReinitState, params: Params) -> dict[str, Tensor]:
-    """The random numbers of one step, in [0, 1): rows for the weights, and what else the rule asks for."""
+    """The random numbers of one step, in [0, 1): rows for the weights, and what else the rule asks
+    for.
+    """
     shapes: dict[str, tuple[int, ...]] = resets.row_shapes(model, params, rule.slots)
     if rule.utility == "random":
         shapes |= {f"utility {group}": (n,) for group, n in model.units.items()}
@@ -258,7 +269,9 @@ def measure(
     context: Context,
     drawn: dict[str, Tensor],
 ) -> tuple[Units, Tensor, Tensor]:
-    """A group after one more batch, the score that its units are chosen by, and their mean feature as it is read."""
+    """A group after one more batch, the score that its units are chosen by, and their mean feature
+    as it is read.
+    """
     old = state.units[group]
     eta = state.utility_decay_rate
     lagged = rule.estimate == "lagged"

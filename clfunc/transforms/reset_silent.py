@@ -1,30 +1,37 @@
-"""Self-normalized resets [1] as a transform: a unit starts afresh when it has been silent for longer than is its habit.
+"""Self-normalized resets [1] as a transform: a unit starts afresh when it has been silent for
+longer than is its habit.
 
-A unit is silent at a step if its features are <= 0 on the whole batch; a silence is a run of such steps. After each step of the
-inner optimiser, for each unit i, with age_i the length of its present silence and threshold_i its limit:
+A unit is silent at a step if its features are <= 0 on the whole batch; a silence is a run of such
+steps. After each step of the inner optimiser, for each unit i, with age_i the length of its present
+silence and threshold_i its limit:
 
     age_i <- age_i + 1 if silent, else 0;   reset i if age_i >= threshold_i, and then age_i <- 0
     silences_i[a] <- silences_i[a] + 1 for a silence of a steps that ended, in firing or in a reset
 
-When `refresh_period` tasks have passed, with A_i the lengths of at least 1 that were seen since the last time:
+When `refresh_period` tasks have passed, with A_i the lengths of at least 1 that were seen since the
+last time:
 
     limit       = min a >= 1 with P(A_i >= a) <= rejection_percentile
     threshold_i = limit if limit <= threshold_i, else 2 threshold_i, at most max_threshold;   silences_i <- 0
 
-A limit above the threshold says that more than the share allowed were cut short by resets, so that the threshold was too low
-to tell. Of a unit with no silence every P is 0 and its limit 1: one that always fired is reset at its first silence.
+A limit above the threshold says that more than the share allowed were cut short by resets, so that
+the threshold was too low to tell. Of a unit with no silence every P is 0 and its limit 1: one that
+always fired is reset at its first silence.
 
-What a reset is says `clfunc.units.resets`; whatever in the inner optimiser's state is shaped like the parameters is cleared there. As
-in [2] Adam's count of steps is kept, and ages carry across tasks.
+What a reset is says `clfunc.units.resets`; whatever in the inner optimiser's state is shaped like
+the parameters is cleared there. As in [2] Adam's count of steps is kept, and ages carry across
+tasks.
 
-Paper: eta -> rejection_percentile, a_i -> age, tau_max -> max_threshold. [1] tests P(A_i >= age) at each step, with all that
-was seen; thresholds that last, their doubling and leaving out the silences of length 0 are from [2]. Departs from [2]: the
-limit is [1]'s, which is one step above [2]'s quantile min a with P(A_i > a) <= eta (so a unit that is always silent for
-a steps is not reset at the end of each); times are counted in batches, not examples. Examples of weight 0 count as any.
+Paper: eta -> rejection_percentile, a_i -> age, tau_max -> max_threshold. [1] tests P(A_i >= age) at
+each step, with all that was seen; thresholds that last, their doubling and leaving out the silences
+of length 0 are from [2]. Departs from [2]: the limit is [1]'s, which is one step above [2]'s
+quantile min a with P(A_i > a) <= eta (so a unit that is always silent for a steps is not reset at
+the end of each); times are counted in batches, not examples. Examples of weight 0 count as any.
 
-Many units may be reset at once, so every step draws a number for each weight that feeds a unit. Only weights in `params` are
-reset: parked heads keep their columns. Units that `context.used` marks are never reset. Without task boundaries, or inside
-`carry`, thresholds stay as they start: write `reset_silent(model, carry(tx))`.
+Many units may be reset at once, so every step draws a number for each weight that feeds a unit.
+Only weights in `params` are reset: parked heads keep their columns. Units that `context.used` marks
+are never reset. Without task boundaries, or inside `carry`, thresholds stay as they start: write
+`reset_silent(model, carry(tx))`.
 
 [1] Farias & Jozefiak 2024, arXiv:2410.20098   [2] its code, ajozefiak/SelfNormalizedResets
 """
@@ -89,10 +96,13 @@ def reset_silent(
     Args:
         model: Whose units; of an activation that can be silent, as relu is.
         inner: Any transform; its memory of the units that are reset is cleared.
-        rejection_percentile: Share of a unit's silences that may be as long as one it is reset for, in [0, 1); 0 resets none.
-        first_threshold: Steps of silence for which a unit is reset before its silences are known, in [1, max_threshold].
+        rejection_percentile: Share of a unit's silences that may be as long as one it is reset for,
+            in [0, 1); 0 resets none.
+        first_threshold: Steps of silence for which a unit is reset before its silences are known,
+            in [1, max_threshold].
         refresh_period: Tasks between refreshes of the thresholds, a whole number >= 1.
-        max_threshold: No threshold is above it, a static number of steps >= 1; memory grows with it.
+        max_threshold: No threshold is above it, a static number of steps >= 1; memory grows with
+            it.
 
     Raises:
         ValueError: A number out of its range, or a group of units without wires.
@@ -198,7 +208,10 @@ def silent(feature: Float[Tensor, "batch units *spatial"]) -> Bool[Tensor, " uni
 def listen(
     known: Silence, quiet: Bool[Tensor, " units"], free: Bool[Tensor, " units"]
 ) -> tuple[Silence, resets.Choice]:
-    """A group after one more batch, and which of its units are reset; only those that are `free` may be."""
+    """A group after one more batch, and which of its units are reset.
+
+    Only those that are `free` may be.
+    """
     age = torch.where(quiet, known.age + 1, 0)
     reset = quiet & (age >= known.threshold) & free
 

@@ -20,7 +20,10 @@ def scale(factor: Number) -> Transform:
 
 
 def add_decayed_weights(weight_decay: Number) -> Transform:
-    """Add `weight_decay * params` (>= 0; 0 changes nothing): an L2 penalty when it stands before an optimiser."""
+    """Add `weight_decay * params` (>= 0.
+
+    0 changes nothing): an L2 penalty when it stands before an optimiser.
+    """
     number = scalar(weight_decay, "weight_decay", 0)
 
     def init(key: Key, params: Params) -> Scalar:

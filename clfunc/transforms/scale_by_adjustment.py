@@ -2,12 +2,14 @@
 
     push[w] = gradient[w] * rate[w];   updates[w] = inner(push)[w] * rate[w]        (each rate applied once, see below)
 
-The rate of a weight comes from the masks of the two units it joins (`clfunc.hard_attention.rates`), which an algorithm passes in
-`context.used`, `.claims` and `.gates`. What a task has for itself (a head, a norm), and what feeds no unit, has rate 1.
+The rate of a weight comes from the masks of the two units it joins (`clfunc.hard_attention.rates`),
+which an algorithm passes in `context.used`, `.claims` and `.gates`. What a task has for itself (a
+head, a norm), and what feeds no unit, has rate 1.
 
-A gradient scaled down moves an adaptive optimiser as far as before (Adam divides the scale out again), and a gradient of 0
-stops neither momentum nor weight decay. So, by default, rates act on what moves, and weights with rate 0 are frozen in both
-places; `scale_at="gradients"` and `freeze="gradients"` are what the papers write.
+A gradient scaled down moves an adaptive optimiser as far as before (Adam divides the scale out
+again), and a gradient of 0 stops neither momentum nor weight decay. So, by default, rates act on
+what moves, and weights with rate 0 are frozen in both places; `scale_at="gradients"` and
+`freeze="gradients"` are what the papers write.
 """
 
 from collections.abc import Callable
@@ -63,7 +65,8 @@ def scale_by_adjustment(
     Args:
         model: Its wires say which units a weight joins.
         inner: The optimiser, whose gradient and updates are adjusted.
-        mode: `hat`, `hat_random`, `hat_const_alpha`, `hat_const_1` or `adahat`: see `clfunc.hard_attention.rates`.
+        mode: `hat`, `hat_random`, `hat_const_alpha`, `hat_const_1` or `adahat`: see
+            `clfunc.hard_attention.rates`.
         alpha: The rate of `hat_const_alpha`, in [0, 1]; the strength of `adahat`, above 0.
         epsilon: Of `adahat`, above 0.
         no_reg: `adahat` without its layers' sparsity.
@@ -140,7 +143,9 @@ def _update(
 
 
 def _check(mode: str, alpha: Number | None, freeze: str, scale_at: str) -> None:
-    """Raise ValueError for words that are not listed, and for an alpha that is missing or that means nothing."""
+    """Raise ValueError for words that are not listed, and for an alpha that is missing or that
+    means nothing.
+    """
     choice(mode, "adjustment_mode", adjustment.MODES)
     choice(freeze, "freeze", PLACES)
     choice(scale_at, "scale_at", PLACES)
@@ -153,7 +158,9 @@ def _check(mode: str, alpha: Number | None, freeze: str, scale_at: str) -> None:
 
 
 def _scaled(updates: Updates, rates: dict[str, Tensor], *, stop: bool, scale: bool) -> Updates:
-    """Updates times their rates, where those lie between 0 and 1 (`scale`) and where they are 0 (`stop`)."""
+    """Updates times their rates, where those lie between 0 and 1 (`scale`) and where they are 0
+    (`stop`).
+    """
 
     def one(name: str, u: Tensor) -> Tensor:
         if name not in rates or not (stop or scale):

@@ -1,9 +1,11 @@
-"""Learning-rate schedules: transforms that scale the updates of the optimiser before them by a factor of the step.
+"""Learning-rate schedules: transforms that scale the updates of the optimiser before them by a
+factor of the step.
 
     chain(sgd(0.1), schedules.cosine(steps=1000))
 
-Because an optimiser's rate multiplies its whole update, this is the same as scheduling `lr`. Steps count from 0 within a
-task; `carry` counts through. The names and formulas are those of `torch.optim.lr_scheduler`, stepped once a batch.
+Because an optimiser's rate multiplies its whole update, this is the same as scheduling `lr`. Steps
+count from 0 within a task; `carry` counts through. The names and formulas are those of
+`torch.optim.lr_scheduler`, stepped once a batch.
 """
 
 import math
@@ -63,7 +65,9 @@ def step(every: Number, factor: Number = 0.1) -> Transform:
 
 
 def cosine(steps: Number, floor: Number = 0.0) -> Transform:
-    """Half a cosine from 1 to `floor` (in [0, 1], a share of lr) over `steps` >= 1 steps, `floor` after (CosineAnnealingLR)."""
+    """Half a cosine from 1 to `floor` (in [0, 1], a share of lr) over `steps` >= 1 steps, `floor`
+    after (CosineAnnealingLR).
+    """
 
     def value(count: Scalar, steps: Scalar, floor: Scalar) -> Scalar:
         share = torch.clamp(count / steps, max=1.0)

@@ -42,7 +42,8 @@ def sgd(
 
     Args:
         lr: Learning rate, >= 0.
-        momentum: In [0, 1], torch's 0.9 being usual; None keeps no trace, which is less work and memory.
+        momentum: In [0, 1], torch's 0.9 being usual; None keeps no trace, which is less work and
+            memory.
         nesterov: Look ahead by one step of momentum.
         weight_decay: L2 penalty added to the gradient, >= 0.
 

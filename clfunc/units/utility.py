@@ -1,4 +1,5 @@
-"""How useful a unit is: by how active it is, how strongly it is heard, and how slowly it can change.
+"""How useful a unit is: by how active it is, how strongly it is heard, and how slowly it can
+change.
 
     activity   mean over the batch of |feature|, or of |feature - centre|
     outgoing   mean of |weight| over all weights that the unit feeds, of all its consumers
@@ -13,8 +14,9 @@
     | adaptable_contribution | centred  | times    | over it  |
     | feature_by_input       | centred  |          | over it  |
 
-Means where the papers have sums rank the units of a layer the same. Where a map is flattened (`spread` > 1), activity and
-weight are multiplied position by position, then averaged over positions.
+Means where the papers have sums rank the units of a layer the same. Where a map is flattened
+(`spread` > 1), activity and weight are multiplied position by position, then averaged over
+positions.
 """
 
 from typing import NamedTuple
@@ -65,7 +67,9 @@ def utility_of(
 def outgoing(
     model: Model, params: Params, group: str, activity: Float[Tensor, "units positions"]
 ) -> Float[Tensor, " units"]:
-    """Mean of |weight| times activity over all that a unit feeds, each consumer counting by its weights."""
+    """Mean of |weight| times activity over all that a unit feeds, each consumer counting by its
+    weights.
+    """
     leaves = dict(tree.items(params))
     total, count = torch.zeros_like(activity[:, 0]), 0
     for name, wire in out_of(model, group):
