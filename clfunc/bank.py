@@ -43,7 +43,8 @@ def repeated(row: Params, num_tasks: int) -> Params:
 
 def look_up(bank: BankState, working: Params, task: TaskId) -> Params:
     """The row of a task, wherever it is. With `task` `[batch]`, leaves have a batch axis."""
-    return tree.where(task == bank.current, working, tree.take(bank.rows, task))
+    # in this order, since the rows of a batch of tasks have an axis that the working row lacks
+    return tree.where(task != bank.current, tree.take(bank.rows, task), working)
 
 
 def lend(bank: BankState, task: Int[Tensor, ""]) -> BankState:
