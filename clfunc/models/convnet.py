@@ -72,6 +72,11 @@ def convnet(
     Raises:
         ValueError: No image or one too small, no width or one below 1, an even kernel, an unknown
             activation, norm or dtype, a rate out of range.
+
+    >>> from clfunc import convnet, til
+    >>> model = convnet((8, 8), (16,), til(5, classes=10), channels=(4,))
+    >>> model.units
+    {'conv1': 4, 'hidden1': 16}
     """
     act = activation_named(activation)
     image = image_shape(inputs)

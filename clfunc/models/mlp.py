@@ -65,6 +65,11 @@ def mlp(
     Raises:
         ValueError: No hidden layer, a width below 1, an unknown activation, norm or compute_dtype,
             a rate out of range.
+
+    >>> from clfunc import mlp, random, til
+    >>> model = mlp(64, (32, 16), til(5, classes=10))
+    >>> list(model.init(random.key(0)))
+    ['hidden1', 'hidden2', 'head']
     """
     act = activation_named(activation, {"crelu": crelu})
     spread = 2 if activation == "crelu" else 1

@@ -82,6 +82,11 @@ def resnet(
     Raises:
         ValueError: No image, no stage, a width or number of blocks below 1, an unknown activation,
             norm or compute_dtype.
+
+    >>> from clfunc import resnet, til
+    >>> model = resnet((8, 8), (), til(5, classes=10), channels=(4, 8))
+    >>> list(model.units)
+    ['stage1_block1', 'stage1', 'stage2_block1', 'stage2']
     """
     act = activation_named(activation)
     image = image_shape(inputs)

@@ -50,7 +50,11 @@ def adam(
     eps: Number = 1e-8,
     weight_decay: Number = 0.0,
 ) -> Transform:
-    """Adam; `weight_decay` is an L2 penalty added to the gradient. Ranges as in `adamw`."""
+    """Adam; `weight_decay` is an L2 penalty added to the gradient. Arguments as in `adamw`.
+
+    >>> from clfunc import adam
+    >>> tx = adam(1e-3, betas=(0.9, 0.99))
+    """
     return _adam("adam", False, lr, betas, eps, weight_decay)
 
 
@@ -70,6 +74,9 @@ def adamw(
 
     Raises:
         ValueError: A number out of its range.
+
+    >>> from clfunc import adamw
+    >>> tx = adamw(1e-3, weight_decay=0.01)
     """
     return _adam("adamw", True, lr, betas, eps, weight_decay)
 

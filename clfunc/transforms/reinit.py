@@ -138,6 +138,10 @@ def reinit(
         ValueError: A number out of its range, a word that is not listed, `slots` missing, or
             `accumulate=False` beside `one`; at init, a bias that `bias_transfer` needs and there is
             not.
+
+    >>> from clfunc import mlp, reinit, sgd, til
+    >>> model = mlp(64, (16,), til(5, classes=10))
+    >>> tx = reinit(model, sgd(0.1), replacement_rate=1e-3)
     """
     rate = scalar(replacement_rate, "replacement_rate", 0, 1)
     threshold = scalar(maturity_threshold, "maturity_threshold", 0)

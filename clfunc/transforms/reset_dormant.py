@@ -72,6 +72,10 @@ def reset_dormant(
 
     Raises:
         ValueError: A number out of its range, or a group of units without wires.
+
+    >>> from clfunc import mlp, reset_dormant, sgd, til
+    >>> model = mlp(64, (16,), til(5, classes=10))
+    >>> tx = reset_dormant(model, sgd(0.1), period=500)
     """
     every, tau = scalar(period, "period", 1), scalar(threshold, "threshold")
     resets.check_wires(model, "reset_dormant")

@@ -106,6 +106,10 @@ def reset_silent(
 
     Raises:
         ValueError: A number out of its range, or a group of units without wires.
+
+    >>> from clfunc import mlp, reset_silent, sgd, til
+    >>> model = mlp(64, (16,), til(5, classes=10))
+    >>> tx = reset_silent(model, sgd(0.1), max_threshold=200)
     """
     if not isinstance(max_threshold, int) or max_threshold < 1:
         raise ValueError(

@@ -75,6 +75,10 @@ def scale_by_adjustment(
 
     Raises:
         ValueError: An unknown mode or place, a number out of range, an alpha missing.
+
+    >>> from clfunc import mlp, scale_by_adjustment, sgd, til
+    >>> model = mlp(64, (16,), til(5, classes=10))
+    >>> tx = scale_by_adjustment(model, sgd(0.1), "adahat", alpha=1e-6)
     """
     _check(mode, alpha, freeze, scale_at)
     high = 1.0 if mode == "hat_const_alpha" else float("inf")

@@ -49,6 +49,9 @@ def sgd(
 
     Raises:
         ValueError: A number out of its range, or `nesterov` without momentum.
+
+    >>> from clfunc import sgd
+    >>> tx = sgd(0.1, momentum=0.9, weight_decay=1e-4)
     """
     if nesterov and not momentum:
         raise ValueError("nesterov needs momentum: give momentum=0.9, or nesterov=False")

@@ -76,6 +76,9 @@ def upgd(
 
     Raises:
         ValueError: A number out of its range, or another scope.
+
+    >>> from clfunc import finetuning, mlp, til, upgd
+    >>> algorithm = finetuning(mlp(64, (16,), til(5, classes=10)), upgd(0.01))
     """
     choice(scope, "scope", _SCOPES)
     rate, beta = scalar(lr, "lr", 0), scalar(beta_utility, "beta_utility", 0, 1, below=True)

@@ -75,9 +75,8 @@ def weight_magnitude(params: Params) -> Measure:
     It grows where plasticity is lost (Dohare et al. 2024).
     """
     leaves = tree.leaves(params)
-    return torch.stack([leaf.abs().sum() for leaf in leaves]).sum() / sum(
-        leaf.numel() for leaf in leaves
-    )
+    total = torch.stack([leaf.abs().sum() for leaf in leaves]).sum()
+    return total / sum(leaf.numel() for leaf in leaves)
 
 
 def gradient_norm(gradient: Updates) -> Measure:
@@ -89,20 +88,26 @@ def gradient_norm(gradient: Updates) -> Measure:
 
 
 def measure(features: Mapping[str, Tensor], params: Params) -> dict[str, Tensor]:
-    """Everything of every unit group, and every parameter group's weights: `dormant.hidden1`,
-    `weight_magnitude.head`, ...
+    """Everything of every unit group, and the weights of every parameter group.
+
+    Names are `dormant.hidden1`, `weight_magnitude.head` and so on.
     """
-    told: dict[str, Tensor] = {}
+    found: dict[str, Tensor] = {}
     for group, h in features.items():
-        told |= {f"dormant.{group}": dormant_share(h), f"dead.{group}": dead_share(h)}
-        ranks = _of_spectrum(
-            lambda s: torch.stack([_stable_rank(s), _effective_rank(s), _srank(s)]), h
-        )
-        names = (f"{kind}.{group}" for kind in ("stable_rank", "effective_rank", "srank"))
-        told |= dict(zip(names, ranks.unbind(), strict=True))
-    return told | {
-        f"weight_magnitude.{group}": weight_magnitude(part) for group, part in params.items()
-    }
+        ranks = _of_spectrum(_ranks, h)
+        found[f"dormant.{group}"] = dormant_share(h)
+        found[f"dead.{group}"] = dead_share(h)
+        found[f"stable_rank.{group}"] = ranks[0]
+        found[f"effective_rank.{group}"] = ranks[1]
+        found[f"srank.{group}"] = ranks[2]
+    for group, part in params.items():
+        found[f"weight_magnitude.{group}"] = weight_magnitude(part)
+    return found
+
+
+def _ranks(s: Tensor) -> Tensor:
+    """All three ranks, of one decomposition."""
+    return torch.stack([_stable_rank(s), _effective_rank(s), _srank(s)])
 
 
 def _stable_rank(s: Tensor) -> Tensor:
