@@ -58,11 +58,13 @@ def of_wires(
     Each broadcasts against its weight.
     """
     ndims = {name: leaf.ndim for name, leaf in tree.items(params)}
-    found = {
-        name_of(wire): of_weight(wire, ndims[name_of(wire)], units, aggregate)
-        for wire in model.wires
-    }
-    return {name: mask for name, mask in found.items() if mask is not None}
+    found = {}
+    for wire in model.wires:
+        name = name_of(wire)
+        mask = of_weight(wire, ndims[name], units, aggregate)
+        if mask is not None:
+            found[name] = mask
+    return found
 
 
 def of_weights(

@@ -1,7 +1,7 @@
-"""Resetting units: which are chosen, what becomes of the weights around them, and what is forgotten
-about those.
+"""Resetting units: which units are chosen, what becomes of the weights around them, and which leaves
+of an optimiser's state are cleared.
 
-A unit that is reset is as it was drawn, and nothing hears it yet: its incoming weights are drawn
+A unit that is reset is as it was drawn, and no unit uses it yet: its incoming weights are drawn
 anew, its bias is 0, a gain 1, its outgoing weights are 0. Groups are reset in forward order, in
 each the incoming weights before the outgoing ones. So where a weight joins two units that are both
 reset,
@@ -14,7 +14,7 @@ was drawn.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -76,24 +76,18 @@ def check_wires(model: Model, name: str) -> None:
             )
 
 
-def _drawn(model: Model) -> Iterator[tuple[str, Wire]]:
-    return (
-        (name_of(wire), wire)
-        for wire in model.wires
-        if wire.post is not None and wire.reset == "draw"
-    )
-
-
 def row_shapes(
     model: Model, params: Params, slots: Mapping[str, int]
 ) -> dict[str, tuple[int, ...]]:
     """By weight, in the order of the wires: the noise that resets need, `(slots, fan_in)`."""
     leaves = dict(tree.items(params))
-    width = {name: leaves[name].shape[wire.post_axis or 0] for name, wire in _drawn(model)}
-    return {
-        name: (slots[wire.post or ""], leaves[name].numel() // width[name])
-        for name, wire in _drawn(model)
-    }
+    shapes: dict[str, tuple[int, ...]] = {}
+    for wire in model.wires:
+        if wire.post is not None and wire.reset == "draw":
+            leaf = leaves[name_of(wire)]
+            width = leaf.shape[wire.post_axis or 0]
+            shapes[name_of(wire)] = (slots[wire.post], leaf.numel() // width)
+    return shapes
 
 
 def noise(
@@ -102,10 +96,10 @@ def noise(
     """U[0, 1) of each shape, cut in order from one draw (a draw is what costs time to compile)."""
     sizes = [math.prod(shape) for shape in shapes.values()]
     pieces = uniform(key, (sum(sizes),), at=at, dtype=dtype).split(sizes)
-    return {
-        name: piece.reshape(shape)
-        for (name, shape), piece in zip(shapes.items(), pieces, strict=True)
-    }
+    drawn = {}
+    for (name, shape), piece in zip(shapes.items(), pieces, strict=True):
+        drawn[name] = piece.reshape(shape)
+    return drawn
 
 
 def renew(
@@ -129,15 +123,18 @@ def renew(
     for group in model.units:
         reset, slot = choices[group]
         for name, wire in into(model, group):
-            leaf, axis = flat[name], wire.post_axis or 0
-            fresh = _fresh(wire, leaf, _by_slot(rows[name], slot) if wire.reset == "draw" else None)
-            flat[name] = torch.where(along(reset, axis, leaf.ndim), fresh, leaf)
+            leaf = flat[name]
+            drawn = _by_slot(rows[name], slot) if wire.reset == "draw" else None
+            here = along(reset, wire.post_axis or 0, leaf.ndim)
+            flat[name] = torch.where(here, _fresh(wire, leaf, drawn), leaf)
         for name, wire in out_of(model, group):
-            leaf, axis = flat[name], wire.pre_axis or 0
+            leaf = flat[name]
+            axis = wire.pre_axis or 0
             if transfer is not None:
                 bias = bias_of(name)
-                gone = along(torch.where(reset, transfer[group], 0.0), axis, leaf.ndim, wire.spread)
-                flat[bias] = flat[bias] + (leaf * gone).sum(_but_outputs(wire, leaf.ndim))
+                lost = torch.where(reset, transfer[group], 0.0)
+                lost = along(lost, axis, leaf.ndim, wire.spread)
+                flat[bias] = flat[bias] + (leaf * lost).sum(_but_outputs(wire, leaf.ndim))
             flat[name] = torch.where(along(reset, axis, leaf.ndim, wire.spread), 0.0, leaf)
     return tree.map_items(lambda name, _: flat[name], params)
 
