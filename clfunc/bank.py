@@ -1,10 +1,12 @@
 """A bank: one row a task. One row works elsewhere while its task trains, and the others wait here.
 
-Heads, task embeddings, norms of each task, records of updates and the networks of `independent` are all kept so. A training
-step then costs the same for 2 tasks and for 200, and a row that waits cannot move under any optimiser.
+Heads, task embeddings, norms of each task, records of updates and the networks of `independent` are
+all kept so. A training step then costs the same for 2 tasks and for 200, and a row that waits
+cannot move under any optimiser.
 
-`BankState` and the functions on it keep any tree. `parked` makes the protocol `Bank` of groups of the parameters: their
-working row is in `params`, so that it trains. `in_fields` makes one bank of the banks in the fields of a larger state.
+`BankState` and the functions on it keep any tree. `parked` makes the protocol `Bank` of groups of
+the parameters: their working row is in `params`, so that it trains. `in_fields` makes one bank of
+the banks in the fields of a larger state.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +21,10 @@ from clfunc.types import Bank, Key, Params, State, TaskId
 
 
 class BankState(NamedTuple):
-    """Rows of all tasks. The row of the current task is out of date, as its values work elsewhere."""
+    """Rows of all tasks.
+
+    The row of the current task is out of date, as its values work elsewhere.
+    """
 
     rows: Params  # leaves [tasks, ...]
     current: Int[Tensor, ""]  # the task whose row works elsewhere; -1 where none does
@@ -38,11 +43,15 @@ def repeated(row: Params, num_tasks: int) -> Params:
 
 def look_up(bank: BankState, working: Params, task: TaskId) -> Params:
     """The row of a task, wherever it is. With `task` `[batch]`, leaves have a batch axis."""
-    return tree.where(task == bank.current, working, tree.take(bank.rows, task))
+    # in this order, since the rows of a batch of tasks have an axis that the working row lacks
+    return tree.where(task != bank.current, tree.take(bank.rows, task), working)
 
 
 def lend(bank: BankState, task: Int[Tensor, ""]) -> BankState:
-    """The bank in which the row of this task works elsewhere. Check in the row that worked before."""
+    """The bank in which the row of this task works elsewhere.
+
+    Check in the row that worked before.
+    """
     return bank._replace(current=task.to(torch.int64))
 
 
@@ -66,7 +75,8 @@ def parked(groups: Sequence[str] | None, start: Callable[[Key, Params], Params])
 
     Args:
         groups: Top-level names in `params`; None for all of them.
-        start: `(key, params) -> rows`: what each task starts from, a tree of these groups with leaves `[tasks, ...]`.
+        start: `(key, params) -> rows`: what each task starts from, a tree of these groups with
+            leaves `[tasks, ...]`.
     """
 
     def working(params: Params) -> Params:
@@ -122,8 +132,8 @@ def in_fields(banks: Mapping[str, Bank], make: Callable[..., State] | None = Non
 
     Args:
         banks: The bank of each field. No two have a group in common.
-        make: Makes the larger state of its fields, by keyword. Without it the bank has no `init` of its own: an
-            algorithm's `init` makes the state.
+        make: Makes the larger state of its fields, by keyword. Without it the bank has no `init` of
+            its own: an algorithm's `init` makes the state.
     """
 
     def init(key: Key, params: Params) -> State:

@@ -1,4 +1,6 @@
-"""How parts make a whole: an algorithm inside another, and an optimiser whose state forgets a group of the parameters."""
+"""How parts make a whole: an algorithm inside another, and an optimiser whose state forgets a group
+of the parameters.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,9 +25,11 @@ from clfunc.types import (
 
 
 def lift(inner: Algorithm) -> Algorithm:
-    """`inner`, acting on the field `inner` of a larger state (a NamedTuple), whatever else that state holds.
+    """`inner`, acting on the field `inner` of a larger state (a NamedTuple), whatever else that
+    state holds.
 
-    A wrapper is `lift(inner)._replace(init=..., step=..., settings=...)`: its `init` makes the larger state.
+    A wrapper is `lift(inner)._replace(init=..., step=..., settings=...)`: its `init` makes the
+    larger state.
     """
 
     def step(params: Params, state: State, batch: Batch) -> tuple[Params, State, Metrics]:
@@ -70,15 +74,19 @@ def _reading(hook: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def bank_of(algorithm: Algorithm) -> Bank:
-    """What each task has for itself under this algorithm; the bank that keeps nothing where tasks share all."""
+    """What each task has for itself under this algorithm.
+
+    The bank that keeps nothing where tasks share all.
+    """
     return shared() if algorithm.bank is None else algorithm.bank
 
 
 def forget_groups(tx: Transform, state: State, groups: Sequence[str]) -> State:
-    """The state of `tx` with zeros in every leaf that follows one of these groups of the parameters.
+    """The state of `tx` with zeros in every leaf that follows one of these groups of the
+    parameters.
 
-    An algorithm calls it when a task brings its own groups. Without it, under `carry`, the momentum of one task's head
-    would move the head of the next task.
+    An algorithm calls it when a task brings its own groups. Without it, under `carry`, the momentum
+    of one task's head would move the head of the next task.
     """
 
     def clear(leaf: Tensor, name: str) -> Tensor:
@@ -88,12 +96,16 @@ def forget_groups(tx: Transform, state: State, groups: Sequence[str]) -> State:
 
 
 def optimizer_of(state: State) -> State:
-    """The optimiser's state (the field `opt`), however deep in the states of wrappers (their field `inner`)."""
+    """The optimiser's state (the field `opt`), however deep in the states of wrappers (their field
+    `inner`).
+    """
     return state.opt if hasattr(state, "opt") else optimizer_of(state.inner)
 
 
 def with_optimizer(state: State, opt: State, keep: str) -> State:
-    """`state` with `opt` in place of the optimiser's state, but for its leaves whose name ends in `keep`."""
+    """`state` with `opt` in place of the optimiser's state, but for its leaves whose name ends in
+    `keep`.
+    """
     if not hasattr(state, "opt"):
         return state._replace(inner=with_optimizer(state.inner, opt, keep))
 

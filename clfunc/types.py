@@ -1,7 +1,7 @@
 """The nouns. Everything in clfunc is one of these, or a pure function between them.
 
-An algorithm is a step, `(params, state, batch) -> (params, state, metrics)`; a transform rewrites updates; a run is a
-scan of steps; a sweep is a run whose state has one more axis.
+An algorithm is a step, `(params, state, batch) -> (params, state, metrics)`; a transform rewrites
+updates; a run is a scan of steps; a sweep is a run whose state has one more axis.
 """
 
 import math
@@ -56,7 +56,10 @@ class Task(NamedTuple):
 
 
 class Output(NamedTuple):
-    """What a model computes. `features` are post-activation, one entry per unit group, in forward order."""
+    """What a model computes.
+
+    `features` are post-activation, one entry per unit group, in forward order.
+    """
 
     logits: Float[Tensor, "batch classes"]
     features: dict[str, Tensor]
@@ -108,7 +111,8 @@ def same_params(params: Params, state: State, task: TaskId) -> Params:
 class Bank(NamedTuple):
     """What each task has for itself: one row a task.
 
-    The row of the task that trains is in `params`, and the others are in the bank's state `s`. `clfunc.bank` makes banks.
+    The row of the task that trains is in `params`, and the others are in the bank's state `s`.
+    `clfunc.bank` makes banks.
     """
 
     # (key, params) -> s
@@ -121,7 +125,8 @@ class Bank(NamedTuple):
     lookup: Callable[[Params, State, TaskId], Params] = same_params
     # (params, s) -> rows of all tasks by group, leaves [tasks, ...]
     rows: Callable[[Params, State], Params] = no_rows
-    # (params, s, rows, forgotten: Bool[tasks]) -> params and s with `rows` in their place, and the forgotten tasks as if
+    # (params, s, rows, forgotten: Bool[tasks]) -> params and s with `rows` in their place, and
+    # the forgotten tasks as if
     # they had not been trained
     restore: Callable[[Params, State, Params, Tensor], tuple[Params, State]] = keep
     # top-level names in params; None for all of them
@@ -140,9 +145,11 @@ class HeadSpec(NamedTuple):
 
 
 class Head(NamedTuple):
-    """The last layer, and what it owes to the task: which head trains, where the others wait, which classes count.
+    """The last layer, and what it owes to the task: which head trains, where the others wait, which
+    classes count.
 
-    The working head lives in `params["head"]`. The heads that wait and the classes seen are the state of its `bank`.
+    The working head lives in `params["head"]`. The heads that wait and the classes seen are the
+    state of its `bank`.
     """
 
     spec: HeadSpec
@@ -215,17 +222,22 @@ class Context(NamedTuple):
 
 
 class Transform(NamedTuple):
-    """Rewrites updates, and owns the state that it needs to do so (optax's protocol, the context always passed)."""
+    """Rewrites updates, and owns the state that it needs to do so (optax's protocol, the context
+    always passed).
+    """
 
     init: Callable[[Key, Params], State]
     update: Callable[[Updates, State, Params, Context], tuple[Updates, State]]
     begin_task: Callable[[State, Params], State] = keep_state
     settings: Settings = {}
-    # () -> the same transform with its counts kept element by element (Adam's steps), for a wrapper that resets single
+    # () -> the same transform with its counts kept element by element (Adam's steps), for a
+    # wrapper that resets single
     # units; None where there is nothing to count
     per_element: "Callable[[], Transform] | None" = None
-    # (state) -> a tree of the state's structure; each leaf is the dotted name of the parameter that it follows
-    # ("hidden1.weight"), or "" where it follows none. A leaf that follows a parameter has its shape, and is cleared where
+    # (state) -> a tree of the state's structure; each leaf is the dotted name of the parameter
+    # that it follows
+    # ("hidden1.weight"), or "" where it follows none. A leaf that follows a parameter has its
+    # shape, and is cleared where
     # the parameter is reset or belongs to another task
     follows: Callable[[State], Any] = follows_nothing
 
@@ -246,7 +258,8 @@ class Algorithm(NamedTuple):
     settings: Settings = {}
     # the input of the head in `predict`, [batch, units]
     features: Callable[[Params, State, Inputs, TaskId], Tensor] | None = None
-    # what each task has for itself; acts on the whole state of the algorithm; None where tasks share all
+    # what each task has for itself; acts on the whole state of the algorithm; None where tasks
+    # share all
     bank: Bank | None = None
 
 
@@ -268,11 +281,12 @@ def scalar(
 ) -> Scalar:
     """A number as a 0-d float64 leaf, so that it can differ between the runs of one program.
 
-    float64 loses nothing and, being 0-d, does not widen the tensors it meets. A tensor passes unchecked, so a number may
-    itself be under `vmap`.
+    float64 loses nothing and, being 0-d, does not widen the tensors it meets. A tensor passes
+    unchecked, so a number may itself be under `vmap`.
 
     Raises:
-        ValueError: `value` is not a finite number in [low, high]; `above` and `below` leave out the ends.
+        ValueError: `value` is not a finite number in [low, high]; `above` and `below` leave out the
+            ends.
     """
     if isinstance(value, Tensor):
         return value.to(torch.float64)

@@ -1,11 +1,14 @@
-"""AdaHAT [1]: HAT whose used weights still move, the less, the more tasks use them and the less free their layer is.
+"""AdaHAT [1]: HAT whose used weights still move, the less, the more tasks use them and the less
+free their layer is.
 
     rate_ij = r / (claims_ij + r),  r = alpha / (epsilon + free share of the layer)        `clfunc.hard_attention.rates.adahat`
 
-It gives up a little of the past for room to learn when every unit is taken. Departs from [1]: by default the rate scales what
-moves. Under Adam, which [1] uses, a gradient scaled down moves a weight as far as before (`scale_at="gradients"`).
+It gives up a little of the past for room to learn when every unit is taken. Departs from [1]: by
+default the rate scales what moves. Under Adam, which [1] uses, a gradient scaled down moves a
+weight as far as before (`scale_at="gradients"`).
 
-[1] Wang et al. 2024, "AdaHAT: Adaptive Hard Attention to the Task in Task-Incremental Learning", ECML PKDD
+[1] Wang et al. 2024, "AdaHAT: Adaptive Hard Attention to the Task in Task-Incremental Learning",
+ECML PKDD
 """
 
 from clfunc.algorithms.hat import hat
@@ -27,7 +30,8 @@ def adahat(
     scale_at: str = "updates",
     freeze_head_after: int | None = None,
 ) -> Algorithm:
-    """`hat` with the rates of AdaHAT and the paper's numbers; arguments that are not listed, and errors, as there.
+    """`hat` with the rates of AdaHAT and the paper's numbers; arguments that are not listed, and
+    errors, as there.
 
     Args:
         model: Its unit groups are gated.

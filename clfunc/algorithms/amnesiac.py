@@ -1,21 +1,24 @@
-"""Amnesiac unlearning [1], by task [2]: record what training on each task adds to the parameters, and subtract it to forget.
+"""Amnesiac unlearning [1], by task [2]: record what training on each task adds to the parameters,
+and subtract it to forget.
 
     at each step of task t:   record[t] <- record[t] + (params after - params before)
     unlearn(u):               params <- params - record[u];   record[u] <- 0
 
-or, for some examples of a task: `forget_sets` declares which may have to be forgotten (see
-`clfunc.unlearning.forget_sets`), and a step on a batch that holds one of them is recorded for its set.
-The record of a task is then its own record and the records of its sets.
+`forget_sets` declares examples of a task that may have to be forgotten without it
+(`clfunc.unlearning.forget_sets`). A step on a batch that holds one of them is recorded for its set.
+The record of a task is then its own and those of its sets.
 
-Records are of what was applied, after masks, resets and clamps. So the start plus all records is the parameters, and to
-unlearn every task gives the start, but for rounding (see `clfunc.unlearning.records`). A task's own groups are forgotten with
-it: its head, its embedding, its norms; so are the classes seen (`cil`) and HAT's cumulative masks.
+Records are of what was applied, after masks, resets and clamps. So the start plus all records is
+the parameters, and to unlearn every task gives the start, but for rounding (see
+`clfunc.unlearning.records`). A task's own groups are forgotten with it: its head, its embedding,
+its norms; so are the classes seen (`cil`) and HAT's cumulative masks.
 
-Unlearning some tasks does not give what training without them would have: later updates were computed from parameters that the
-forgotten task had shaped. Under `hat` earlier tasks keep their very bits, as its later ones' updates are 0 where those live.
+Unlearning some tasks does not give what training without them would have: later updates were
+computed from parameters that the forgotten task had shaped. Under `hat` earlier tasks keep their
+very bits, as its later ones' updates are 0 where those live.
 
-Departs from [2]: a task that returns adds to its record, rather than starting another; heads are recorded by task; a second
-request for a task changes nothing.
+Departs from [2]: a task that returns adds to its record, rather than starting another; heads are
+recorded by task; a second request for a task changes nothing.
 
 [1] Graves et al. 2021, arXiv:2010.10981   [2] CLArena's AmnesiacFinetuning
 """
@@ -52,22 +55,26 @@ def amnesiac(
     optimizer_state: str = "keep",
     precision: str = "params",
 ) -> Algorithm:
-    """`inner`, which can also `unlearn(params, state, asked)`; it trains as `inner` does, bit for bit.
+    """`inner`, which can also `unlearn(params, state, asked)`; it trains as `inner` does, bit for
+    bit.
 
-    `asked` has an entry for each task and then for each declared set (`forget_sets.mask` makes one); it may stop short.
+    `asked` has an entry for each task and then for each declared set (`forget_sets.mask` makes
+    one); it may stop short.
 
     Args:
         inner: Any algorithm that trains on one task at a time.
-        num_tasks: Tasks to keep a record of, >= 1, as many as `inner` has heads for. A record is as large as the parameters.
-        forget_sets: Examples that may have to be forgotten without their task; each set costs a record, and an
-            addition at every step.
+        num_tasks: Tasks to keep a record of, >= 1, as many as `inner` has heads for. A record is as
+            large as the parameters.
+        forget_sets: Examples that may have to be forgotten without their task; each set costs a
+            record, and an addition at every step.
         record: False keeps no records, and nothing can be unlearned.
-        optimizer_state: On unlearning, `keep` the optimiser's state, or `reset` it to the start's, all but its rates. A
-            task that begins restarts it anyway, unless it is carried.
+        optimizer_state: On unlearning, `keep` the optimiser's state, or `reset` it to the start's,
+            all but its rates. A task that begins restarts it anyway, unless it is carried.
         precision: Of the records: `params`, the number type of the parameters, or `float64`.
 
     Raises:
-        ValueError: A wrong word or count, an `inner` that mixes tasks or can unlearn, a forget set that does not exist.
+        ValueError: A wrong word or count, an `inner` that mixes tasks or can unlearn, a forget set
+            that does not exist.
     """
     choice(optimizer_state, "optimizer_state", ("keep", "reset"))
     choice(precision, "precision", records.PRECISIONS)
@@ -122,7 +129,7 @@ def amnesiac(
 
 
 def _head(inner: Algorithm, num_tasks: int) -> Settings | None:
-    """The settings of `inner`'s head, None where no model says; ValueError for what cannot be wrapped."""
+    """The settings of the head, None where no model has any. Raise ValueError for a bad `inner`."""
     if not isinstance(num_tasks, int) or num_tasks < 1:
         raise ValueError(f"num_tasks must be a whole number of at least 1, given {num_tasks!r}")
     mixing = declares(inner.settings, "mixes")

@@ -1,10 +1,9 @@
-"""Continual backpropagation: finetuning that keeps resetting its least useful units, and so stays able to learn [1].
+"""Continual backpropagation [1]: finetuning that keeps resetting its least useful units.
 
     cbp(model, tx, ...) = finetuning(model, reinit(model, tx, ...))
 
-See `clfunc.transforms.reinit` for the method. The presets are what was published under the name: four different methods, which
-also keep the optimiser's memory across tasks, as `carry(tx)`. Ages and utilities always last. Rates and thresholds differ
-between the papers' experiments; the defaults are those of the permuted MNIST ones, 1e-4 and 100.
+See `clfunc.transforms.reinit`. Four different methods have the name; their presets also carry the
+optimiser's state across tasks. The default rate and threshold are those for permuted MNIST.
 
 | preset           | utility                                    | running means | units due at a step          | bias transfer |
 |------------------|--------------------------------------------|---------------|------------------------------|---------------|
@@ -13,9 +12,10 @@ between the papers' experiments; the defaults are those of the permuted MNIST on
 | `cbp_lop_conv`   | adaptable_contribution                     | debiased      | rate * all, if any eligible  | no            |
 | `cbp_arxiv2023`  | adaptable_contribution                     | lagged        | rate * eligible              | yes           |
 
-`cbp` itself is `cbp_lop_mlp` with every setting open, and an optimiser that restarts at each task unless it is carried.
+`cbp` is `cbp_lop_mlp` with every setting open; its optimiser restarts unless it is carried.
 
-[1] Dohare et al. 2024, doi:10.1038/s41586-024-07711-7; arXiv:2306.13812 [cbp_arxiv2023]; shibhansh/loss-of-plasticity [cbp_lop]
+[1] Dohare et al. 2024, doi:10.1038/s41586-024-07711-7; arXiv:2306.13812 [cbp_arxiv2023];
+shibhansh/loss-of-plasticity [cbp_lop]
 """
 
 from typing import Any
@@ -114,7 +114,7 @@ def cbp_lop_conv(
     maturity_threshold: Number = 100,
     utility_decay_rate: Number = 0.99,
 ) -> Algorithm:
-    """The code of [1] for convolutional networks (convGnT.py), at Continual ImageNet's rate; numbers as in `reinit`.
+    """The code of [1] for convolutions (convGnT.py), at Continual ImageNet's rate; see `reinit`.
 
     >>> from clfunc import cbp_lop_conv, mlp, sgd, til
     >>> algorithm = cbp_lop_conv(mlp(64, (16,), til(5, classes=10)), sgd(0.1))
@@ -131,7 +131,7 @@ def cbp_arxiv2023(
     maturity_threshold: Number = 100,
     utility_decay_rate: Number = 0.99,
 ) -> Algorithm:
-    """The preprint's equations 3 to 8, with the transfer to the consumers' biases; numbers as in `reinit`.
+    """The preprint's equations 3 to 8, with the transfer to biases; numbers as in `reinit`.
 
     >>> from clfunc import cbp_arxiv2023, mlp, sgd, til
     >>> algorithm = cbp_arxiv2023(mlp(64, (16,), til(5, classes=10)), sgd(0.1))
@@ -143,7 +143,7 @@ def cbp_arxiv2023(
 def _preset(
     name: str, model: Model, tx: Transform, numbers: tuple[Number, Number, Number], **rule: Any
 ) -> Algorithm:
-    """`cbp` under this name, with its three numbers and an optimiser that is carried across tasks."""
+    """`cbp` under this name, with its three numbers and an optimiser that is carried."""
     names = ("replacement_rate", "maturity_threshold", "utility_decay_rate")
     rule |= dict(zip(names, numbers, strict=True))
     algorithm = cbp(model, carry(tx), **rule)

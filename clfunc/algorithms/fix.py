@@ -1,7 +1,7 @@
 """Fix: the backbone is frozen after the first task, and each task still trains its head.
 
-What a task can still learn from another task's features: forgetting without a `til` head is the head's alone, and with
-one there is none.
+What a task can still learn from another task's features: forgetting without a `til` head is the
+head's alone, and with one there is none.
 """
 
 from typing import NamedTuple

@@ -1,8 +1,10 @@
-"""Hard attention to the task (HAT) [1]: each task learns which units it uses, and what earlier tasks use does not move.
+"""Hard attention to the task (HAT) [1]: each task learns which units it uses, and what earlier
+tasks use does not move.
 
-The method, beside its equations, is in `clfunc.hard_attention.method`; this file names its settings. Its parts are the gates
-(`clfunc.hard_attention.gates`), the regularisers (`.regularisers`), how far a used weight moves (`.rates`) and the embeddings
-of all tasks (`.embeddings`).
+The method, beside its equations, is in `clfunc.hard_attention.method`; this file names its
+settings. Its parts are the gates (`clfunc.hard_attention.gates`), the regularisers
+(`.regularisers`), how far a used weight moves (`.rates`) and the embeddings of all tasks
+(`.embeddings`).
 
 [1] Serra et al. 2018, arXiv:1801.01423
 """
@@ -42,15 +44,18 @@ def hat(
         num_tasks: Tasks to keep an embedding for, >= 1.
         s_max: Largest scale of the gates, > 0 (in the paper 25 to 800).
         mask_sparsity_reg_factor: Weight of the regulariser, >= 0 (in the paper 0.1 to 2.5).
-        mask_sparsity_reg_mode: `original`, `cross` or `uniform`, see `clfunc.hard_attention.regularisers`.
+        mask_sparsity_reg_mode: `original`, `cross` or `uniform`, see
+            `clfunc.hard_attention.regularisers`.
         gates: How gates start, harden and act.
         rates: How far weights that earlier tasks use may move.
         clip_norm: Bound on the gradient's norm, >= 0.
-        freeze_head_after: Freeze a head that tasks share when this many are trained, >= 1; None for never.
+        freeze_head_after: Freeze a head that tasks share when this many are trained, >= 1; None for
+            never.
         moved: None. A setting of `gates` or `rates` is refused with its new spelling.
 
     Raises:
-        ValueError: A mode unknown, a number out of range, an alpha missing, a model or head that cannot be protected.
+        ValueError: A mode unknown, a number out of range, an alpha missing, a model or head that
+            cannot be protected.
 
     >>> from clfunc import hat, mlp, sgd, til
     >>> from clfunc.hard_attention import Gating

@@ -1,7 +1,9 @@
-"""Independent learning: a fresh network for every task, so nothing is forgotten and nothing is shared.
+"""Independent learning: a fresh network for every task, so nothing is forgotten and nothing is
+shared.
 
-The reference of forward transfer (`metrics.forward_transfer`). Each task's network is kept, and answers for its task: the
-algorithm knows which task an example is of, also under `cil` and `dil`, where no other algorithm does.
+The reference of forward transfer (`metrics.forward_transfer`). Each task's network is kept, and
+answers for its task: the algorithm knows which task an example is of, also under `cil` and `dil`,
+where no other algorithm does.
 """
 
 from typing import NamedTuple

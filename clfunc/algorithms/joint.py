@@ -1,9 +1,11 @@
-"""Joint (multi-task) training: all tasks at once, in mixed batches. The upper reference of continual learning.
+"""Joint (multi-task) training: all tasks at once, in mixed batches. The upper reference of
+continual learning.
 
     loss = mean over the tasks present in the batch of each one's mean cross-entropy      (average="tasks")
     loss = mean over the examples                                                         (average="examples")
 
-Run it on `clfunc.scenarios.joint(scenario)`. A head whose task is not in the batch does not move, under any optimiser.
+Run it on `clfunc.scenarios.joint(scenario)`. A head whose task is not in the batch does not move,
+under any optimiser.
 
 Caruana 1997, "Multitask learning", Machine Learning 28.
 """

@@ -2,8 +2,8 @@
 
     loss = cross_entropy + strength * sum_i (params_i - initial_i)^2
 
-Paper: lambda -> strength, theta_0 -> initial. Departs from [1], which has one head: a task's own head (`til`) is held near
-where its task began.
+Paper: lambda -> strength, theta_0 -> initial. Departs from [1], which has one head: a task's own
+head (`til`) is held near where its task began.
 
 [1] Kumar et al. 2023, arXiv:2308.11958
 """

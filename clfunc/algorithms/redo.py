@@ -2,8 +2,8 @@
 
     redo(model, tx, ...) = finetuning(model, reset_dormant(model, tx, ...))
 
-See `clfunc.transforms.reset_dormant` for the method. Departs from [1], which trains one network on one stream: the optimiser
-restarts at each task unless it is carried. The count of steps goes on.
+See `clfunc.transforms.reset_dormant` for the method. Departs from [1], which trains one network on
+one stream: the optimiser restarts at each task unless it is carried. The count of steps goes on.
 
 [1] Sokar et al. 2023, arXiv:2302.12902
 """

@@ -1,11 +1,12 @@
-"""Reduce on plateau: a wrapper that lowers the learning rate when the validation loss stops falling (the training loss, in
-a run without a validation split).
+"""Reduce on plateau: a wrapper that lowers the learning rate when the validation loss stops falling
+(the training loss, in a run without a validation split).
 
     if loss < best * (1 - threshold): best, waited = loss, 0      else: waited += 1
     if waited > patience:             lr, waited = max(lr * factor, floor), 0
 
-As `torch.optim.lr_scheduler.ReduceLROnPlateau`. It scales every leaf of the inner state that is named `lr`, so it works on any
-algorithm with any optimiser, and run by run in a sweep. Each task starts again from the first rate.
+As `torch.optim.lr_scheduler.ReduceLROnPlateau`. It scales every leaf of the inner state that is
+named `lr`, so it works on any algorithm with any optimiser, and run by run in a sweep. Each task
+starts again from the first rate.
 """
 
 from typing import NamedTuple
@@ -38,7 +39,8 @@ def reduce_on_plateau(
     floor: Number = 0.0,
     threshold: Number = 1e-4,
 ) -> Algorithm:
-    """`inner`, its rates multiplied by `factor` when the validation loss has not improved for more than `patience` epochs.
+    """`inner`, its rates multiplied by `factor` when the validation loss has not improved for more
+    than `patience` epochs.
 
     Args:
         inner: Any algorithm whose state has leaves named `lr`.
@@ -87,23 +89,7 @@ def reduce_on_plateau(
         params: Params, state: PlateauState, metrics: Metrics
     ) -> tuple[Params, PlateauState]:
         params, state = lifted.end_epoch(params, state, metrics)
-        loss = metrics["loss"].to(torch.float64)
-        better = loss < state.best * (1 - state.threshold)
-        waited = torch.where(better, 0.0, state.waited + 1)
-        drop = waited > state.patience
-
-        def lower(name: str, leaf: Tensor) -> Tensor:
-            if name not in state.first:
-                return leaf
-            # a rate that starts below the floor stays where it is
-            lowered = torch.maximum(leaf * state.factor, torch.minimum(leaf, state.floor))
-            return torch.where(drop, lowered, leaf)
-
-        return params, state._replace(
-            inner=tree.map_items(lower, state.inner),
-            best=torch.where(better, loss, state.best),
-            waited=torch.where(drop, 0.0, waited),
-        )
+        return params, _waited(state, metrics["loss"].to(torch.float64))
 
     settings = {
         "name": "reduce_on_plateau",
@@ -114,6 +100,28 @@ def reduce_on_plateau(
         "threshold": margin,
     }
     return lifted._replace(init=init, begin_task=begin_task, end_epoch=end_epoch, settings=settings)
+
+
+def _waited(state: PlateauState, loss: Scalar) -> PlateauState:
+    """The state after an epoch with this loss: its rates are lower where it has waited for too
+    long.
+    """
+    better = loss < state.best * (1 - state.threshold)
+    waited = torch.where(better, 0.0, state.waited + 1)
+    drop = waited > state.patience
+
+    def lower(name: str, leaf: Tensor) -> Tensor:
+        if name not in state.first:
+            return leaf
+        # a rate that starts below the floor stays where it is
+        lowered = torch.maximum(leaf * state.factor, torch.minimum(leaf, state.floor))
+        return torch.where(drop, lowered, leaf)
+
+    return state._replace(
+        inner=tree.map_items(lower, state.inner),
+        best=torch.where(better, loss, state.best),
+        waited=torch.where(drop, 0.0, waited),
+    )
 
 
 def _rates(state: State) -> dict[str, Scalar]:

@@ -1,9 +1,10 @@
-"""Self-normalized resets: finetuning that resets units which fall silent for longer than is their habit [1].
+"""Self-normalized resets: finetuning that resets units which fall silent for longer than is their
+habit [1].
 
     self_normalized_resets(model, tx, ...) = finetuning(model, reset_silent(model, tx, ...))
 
-See `clfunc.transforms.reset_silent` for the method. Departs from [1]: the optimiser restarts at each task unless it is carried.
-What is known of the units goes on.
+See `clfunc.transforms.reset_silent` for the method. Departs from [1]: the optimiser restarts at
+each task unless it is carried. What is known of the units goes on.
 
 [1] Farias & Jozefiak 2024, arXiv:2410.20098
 """

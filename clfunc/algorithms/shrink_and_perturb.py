@@ -1,4 +1,5 @@
-"""Shrink and perturb: a wrapper that draws all weights towards 0 and adds noise, at each step or at each new task.
+"""Shrink and perturb: a wrapper that draws all weights towards 0 and adds noise, at each step or at
+each new task.
 
     params <- (1 - shrink) * params + sigma * noise
 
@@ -9,11 +10,13 @@
 | [3] after each step                  | `step` | `init`   | its shrink | its sigma  | any                                  |
 | [4] with the gradient, at each step  | `step` | `normal` | 0          | lr * sigma | sgd(lr, weight_decay=its decay)      |
 
-So sigma means three things: of the weights (`normal`), of a fresh network (`init`, the network drawn anew), and of the gradient
-([4], hence lr * sigma). It is a wrapper of algorithms, not a transform of updates, because it acts on the parameters, whatever
-moved them, and between tasks no update is under way. It moves every weight, so it refuses algorithms that hold some still.
+So sigma means three things: of the weights (`normal`), of a fresh network (`init`, the network
+drawn anew), and of the gradient ([4], hence lr * sigma). It is a wrapper of algorithms, not a
+transform of updates, because it acts on the parameters, whatever moved them, and between tasks no
+update is under way. It moves every weight, so it refuses algorithms that hold some still.
 
-[1] Ash & Adams 2020, arXiv:1910.08475   [2] Dohare et al. 2024, Nature 632   [3] Kumar et al. 2023, arXiv:2308.11958
+[1] Ash & Adams 2020, arXiv:1910.08475   [2] Dohare et al. 2024, Nature 632   [3] Kumar et al. 2023,
+arXiv:2308.11958
 [4] Elsayed & Mahmood 2024, arXiv:2404.00781
 """
 
@@ -60,17 +63,21 @@ def shrink_and_perturb(
     noise: str = "normal",
     every: str = "task",
 ) -> Algorithm:
-    """`inner`, its parameters shrunk and perturbed at each `task` but the first, or after each `step`.
+    """`inner`, its parameters shrunk and perturbed at each `task` but the first, or after each
+    `step`.
 
     Args:
-        inner: Any algorithm but those that promise to leave weights alone (`hat`, `fix`) or record their moves (`amnesiac`).
+        inner: Any algorithm but those that promise to leave weights alone (`hat`, `fix`) or record
+            their moves (`amnesiac`).
         shrink: Share of each parameter taken off, in [0, 1]; 0 takes nothing off.
         sigma: Scale of the noise, >= 0; 0 adds none, and with shrink=0 this is `inner`.
-        noise: `normal`, N(0, 1), or `init`, the parameters of a network drawn afresh (slow to compile at each step).
+        noise: `normal`, N(0, 1), or `init`, the parameters of a network drawn afresh (slow to
+            compile at each step).
         every: `task` or `step`. A head that waits for its task is not touched.
 
     Raises:
-        ValueError: A number out of its range, another noise or time, an `inner` that freezes weights or can unlearn.
+        ValueError: A number out of its range, another noise or time, an `inner` that freezes
+            weights or can unlearn.
 
     >>> from clfunc import finetuning, mlp, sgd, shrink_and_perturb, til
     >>> inner = finetuning(mlp(64, (16,), til(5, classes=10)), sgd(0.1))

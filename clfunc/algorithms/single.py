@@ -1,4 +1,7 @@
-"""Single-task learning: one task by itself, with one head. Run it on `clfunc.scenarios.single(scenario, task)`."""
+"""Single-task learning: one task by itself, with one head.
+
+Run it on `clfunc.scenarios.single(scenario, task)`.
+"""
 
 from clfunc.algorithms.finetuning import finetuning
 from clfunc.types import Algorithm, Model, Transform

@@ -1,7 +1,8 @@
-"""Task embeddings of hard attention, as `heads` are heads: one task's trains, the rest wait, and each leaves its mask.
+"""Task embeddings of hard attention, as `heads` are heads: one task's trains, the rest wait, and
+each leaves its mask.
 
-The working embedding is `params["embedding"]`. The state here keeps all the others, the units that the tasks use between them,
-and how far the gates have hardened.
+The working embedding is `params["embedding"]`. The state here keeps all the others, the units that
+the tasks use between them, and how far the gates have hardened.
 """
 
 import warnings
@@ -59,21 +60,116 @@ class EmbeddingsState(NamedTuple):
 
 
 class Embeddings(NamedTuple):
-    """What an algorithm does with task embeddings; `Units` are one task's."""
+    """The embeddings of all tasks, as an algorithm uses them: their static settings, and functions
+    of params and state.
+    """
 
-    init: Callable[[Key, dict[str, int], torch.dtype], EmbeddingsState]
-    # (state) -> the scale of the gates at this step
-    scale: Callable[[EmbeddingsState], Scalar]
-    # (embedding, state) -> the embedding within its bounds
-    constrain: Callable[[Units, EmbeddingsState], Units]
-    # (embedding, state) -> the mask that it leaves
-    masks: Callable[[Units, EmbeddingsState], Units]
-    # the hooks of an algorithm, on params and this state
-    begin_task: Callable[[Params, EmbeddingsState, Task], tuple[Params, EmbeddingsState]]
-    end_task: Callable[[Params, EmbeddingsState], tuple[Params, EmbeddingsState]]
-    metrics: Callable[[Units, EmbeddingsState], Metrics]
-    bank: Bank  # of the group "embedding"
-    settings: Settings
+    num_tasks: int
+    gating: Gating
+    no_sum: bool
+    numbers: dict[str, Scalar]  # s_max, clamp_threshold, embedding_clamp
+
+    def init(self, key: Key, units: dict[str, int], dtype: torch.dtype) -> EmbeddingsState:
+        """The state before the first task."""
+        mode = self.gating.task_embedding_init_mode
+        rows = attention.draw_embedding(mode, key, units, self.num_tasks, dtype)
+        none = {group: torch.zeros_like(every[0]) for group, every in rows.items()}
+        zero = torch.zeros((), dtype=torch.int64, device=key.device)
+        return EmbeddingsState(
+            **self.numbers,
+            bank=filed({"embedding": rows}),
+            met=torch.zeros(self.num_tasks, dtype=torch.bool, device=key.device),
+            used=none,
+            claims=tree.clone(none),
+            step=zero,
+            steps_per_epoch=zero + 1,
+        )
+
+    def scale(self, state: EmbeddingsState) -> Scalar:
+        """The scale of the gates at this step."""
+        steps = state.steps_per_epoch
+        return attention.gate_scale(self.gating.anneal, state.step, steps, state.s_max)
+
+    def constrain(self, embedding: Units, state: EmbeddingsState) -> Units:
+        """The embedding within its bounds."""
+        return tree.map(lambda e: attention.clamped(e, state.embedding_clamp), embedding)
+
+    def masks(self, embedding: Units, state: EmbeddingsState) -> Units:
+        """What a task with this embedding uses; with rows `[tasks, units]`, what each task uses."""
+        return attention.masks(self.gating.test_mask, embedding, state.s_max)
+
+    def begin_task(
+        self, params: Params, state: EmbeddingsState, task: Task
+    ) -> tuple[Params, EmbeddingsState]:
+        """The hook of an algorithm: the embedding of the task is the working one, and its steps
+        count from 0.
+        """
+        last = params["embedding"]
+        params, state = _ROWS.begin_task(params, state, task.id)
+        if self.gating.task_embedding_init_mode == "last":
+            keeps = tree.take(state.met, task.id) | ~state.met.any()
+            embedding = tree.where(keeps, params["embedding"], last)
+            params = params | {"embedding": embedding}
+        return params, state._replace(
+            step=torch.zeros_like(state.step),
+            steps_per_epoch=task.steps_per_epoch.to(torch.int64),
+        )
+
+    def end_task(self, params: Params, state: EmbeddingsState) -> tuple[Params, EmbeddingsState]:
+        """The hook of an algorithm: the task leaves its mask."""
+        params, state = _ROWS.end_task(params, state)
+        number = torch.arange(self.num_tasks, device=state.met.device)
+        mask = self.masks(params["embedding"], state)
+        state = state._replace(
+            met=state.met | (number == state.current),
+            used=tree.map(torch.maximum, state.used, mask),
+        )
+        return params, state._replace(claims=self.claims(state))
+
+    def claims(self, state: EmbeddingsState) -> Units:
+        """How many tasks that have been trained use each unit."""
+
+        def claimed(mask: Tensor) -> Tensor:
+            counted = torch.ones_like(mask) if self.no_sum else mask
+            return torch.where(state.met[:, None], counted, 0.0).sum(0)
+
+        return tree.map(claimed, self.masks(state.rows, state))
+
+    def metrics(self, working: Units, state: EmbeddingsState) -> Metrics:
+        """The share of each group in use, and how decided the gates are."""
+        shares = {f"used.{group}": used.mean() for group, used in state.used.items()}
+        return shares | {"sharpness": attention.sharpness(working, state.s_max)}
+
+    @property
+    def bank(self) -> Bank:
+        """The bank of the group `embedding`, on this state."""
+
+        def restore(
+            params: Params, state: EmbeddingsState, rows: Params, forgotten: Tensor
+        ) -> tuple[Params, EmbeddingsState]:
+            params, state = _ROWS.restore(params, state, rows, forgotten)
+            met = state.met & ~forgotten
+
+            def largest(mask: Tensor) -> Tensor:
+                return torch.where(met[:, None], mask, 0.0).amax(0)
+
+            used = tree.map(largest, self.masks(state.rows, state))
+            state = state._replace(met=met, used=used)
+            return params, state._replace(claims=self.claims(state))
+
+        return _ROWS._replace(restore=restore)
+
+    @property
+    def settings(self) -> Settings:
+        """Everything that decides a result, by value."""
+        words: Settings = {
+            "num_tasks": self.num_tasks,
+            "task_embedding_init_mode": self.gating.task_embedding_init_mode,
+            "anneal": self.gating.anneal,
+            "test_mask": self.gating.test_mask,
+            "no_sum": self.no_sum,
+        }
+        return words | self.numbers
 
 
 def task_embeddings(
@@ -90,111 +186,25 @@ def task_embeddings(
     Raises:
         ValueError: A number out of range, an unknown mode.
     """
-    init_mode = gating.task_embedding_init_mode
-    anneal = gating.anneal
-    test_mask = gating.test_mask
     if not isinstance(num_tasks, int) or num_tasks < 1:
         raise ValueError(f"num_tasks must be a whole number of at least 1, given {num_tasks}")
+    init_mode = gating.task_embedding_init_mode
     choice(init_mode, "task_embedding_init_mode", attention.INIT_MODES)
-    choice(anneal, "anneal", attention.ANNEALS)
-    choice(test_mask, "test_mask", attention.TEST_MASKS)
+    choice(gating.anneal, "anneal", attention.ANNEALS)
+    choice(gating.test_mask, "test_mask", attention.TEST_MASKS)
     numbers = {
         "s_max": scalar(s_max, "s_max", 0, above=True),
         "clamp_threshold": scalar(gating.clamp_threshold, "clamp_threshold", 0, above=True),
         "embedding_clamp": scalar(gating.embedding_clamp, "embedding_clamp", 0, above=True),
     }
-
-    def init(key: Key, units: dict[str, int], dtype: torch.dtype) -> EmbeddingsState:
-        rows = attention.draw_embedding(init_mode, key, units, num_tasks, dtype)
-        none = {group: torch.zeros_like(every[0]) for group, every in rows.items()}
-        zero = torch.zeros((), dtype=torch.int64, device=key.device)
-        return EmbeddingsState(
-            **numbers,
-            bank=filed({"embedding": rows}),
-            met=torch.zeros(num_tasks, dtype=torch.bool, device=key.device),
-            used=none,
-            claims=tree.clone(none),
-            step=zero,
-            steps_per_epoch=zero + 1,
-        )
-
-    def scale(state: EmbeddingsState) -> Scalar:
-        return attention.gate_scale(anneal, state.step, state.steps_per_epoch, state.s_max)
-
-    def constrain(embedding: Units, state: EmbeddingsState) -> Units:
-        return tree.map(lambda e: attention.clamped(e, state.embedding_clamp), embedding)
-
-    def masks(embedding: Units, state: EmbeddingsState) -> Units:
-        return attention.masks(test_mask, embedding, state.s_max)
-
-    def claims(rows: Units, met: Tensor, state: EmbeddingsState) -> Units:
-        def claimed(every: Tensor) -> Tensor:
-            counted = torch.ones_like(every) if no_sum else every
-            return torch.where(met[:, None], counted, 0.0).sum(0)
-
-        return tree.map(claimed, masks(rows, state))
-
-    def begin_task(
-        params: Params, state: EmbeddingsState, task: Task
-    ) -> tuple[Params, EmbeddingsState]:
-        working = params["embedding"]
-        params, state = bank.begin_task(params, state, task.id)
-        if init_mode == "last":
-            row = params["embedding"]
-            stays = tree.take(state.met, task.id) | ~state.met.any()
-            params = params | {"embedding": tree.where(stays, row, working)}
-        return params, state._replace(
-            step=torch.zeros_like(state.step),
-            steps_per_epoch=task.steps_per_epoch.to(torch.int64),
-        )
-
-    def end_task(params: Params, state: EmbeddingsState) -> tuple[Params, EmbeddingsState]:
-        params, state = bank.end_task(params, state)
-        ended = torch.arange(num_tasks, device=state.met.device) == state.current
-        met = state.met | ended
-        used = tree.map(torch.maximum, state.used, masks(params["embedding"], state))
-        return params, state._replace(met=met, used=used, claims=claims(state.rows, met, state))
-
-    def restore(
-        params: Params, state: EmbeddingsState, rows: Params, forgotten: Tensor
-    ) -> tuple[Params, EmbeddingsState]:
-        params, state = rows_only.restore(params, state, rows, forgotten)
-        met = state.met & ~forgotten
-
-        def largest(every: Tensor) -> Tensor:
-            return torch.where(met[:, None], every, 0.0).amax(0)
-
-        used = tree.map(largest, masks(state.rows, state))
-        return params, state._replace(met=met, used=used, claims=claims(state.rows, met, state))
-
-    def metrics(working: Units, state: EmbeddingsState) -> Metrics:
-        shares = {f"used.{group}": used.mean() for group, used in state.used.items()}
-        return shares | {"sharpness": attention.sharpness(working, state.s_max)}
-
-    rows_only = in_fields({"bank": parked(("embedding",), _no_start)})
-    bank = rows_only._replace(restore=restore)
-    settings: Settings = {
-        "num_tasks": num_tasks,
-        "task_embedding_init_mode": init_mode,
-        "anneal": anneal,
-        "test_mask": test_mask,
-        "no_sum": no_sum,
-    }
-    return Embeddings(
-        init=init,
-        scale=scale,
-        constrain=constrain,
-        masks=masks,
-        begin_task=begin_task,
-        end_task=end_task,
-        metrics=metrics,
-        bank=bank,
-        settings=settings | numbers,
-    )
+    return Embeddings(num_tasks=num_tasks, gating=gating, no_sum=no_sum, numbers=numbers)
 
 
 def _no_start(key: Key, params: Params) -> Params:
     raise TypeError("the state of embeddings is made by their own init")
+
+
+_ROWS = in_fields({"bank": parked(("embedding",), _no_start)})
 
 
 def gated(model: Model, embeddings: Embeddings, gate_position: str) -> Callable[..., Output]:
@@ -216,7 +226,10 @@ def gated(model: Model, embeddings: Embeddings, gate_position: str) -> Callable[
 def check_gates(
     model: Model, num_tasks: int, gate_position: str, freeze_head_after: int | None
 ) -> None:
-    """Raise ValueError, in one line, for a model whose earlier tasks gates cannot protect; warn of a head that they share."""
+    """Raise ValueError, in one line, for a model whose earlier tasks gates cannot protect.
+
+    Warn of a head that they share.
+    """
     choice(gate_position, "gate_position", attention.POSITIONS)
     head = model.head
     if head.spec.together:

@@ -1,6 +1,8 @@
-"""Hard attention to the task (HAT) [1]: each task learns which units it uses, and what earlier tasks use does not move.
+"""Hard attention to the task (HAT) [1]: each task learns which units it uses, and what earlier
+tasks use does not move.
 
-At batch b of the B of an epoch, with an embedding e for each unit and task, and `used` the largest of earlier tasks' masks:
+At batch b of the B of an epoch, with an embedding e for each unit and task, and `used` the largest
+of earlier tasks' masks:
 
     s     = 1/s_max + (s_max - 1/s_max) (b - 1) / (B - 1)                         eq. 3, `clfunc.hard_attention.gates`
     gate  = sigmoid(s e);  h = gate * activation(...)                             eq. 1
@@ -9,10 +11,11 @@ At batch b of the B of an epoch, with an embedding e for each unit and task, and
     q    <- q (s_max / s) (cosh(clamp(s e)) + 1) / (cosh(e) + 1)                  eq. 4, q the gradient of e
     after the task: mask = 1 where e > 0;  used = max(used, mask)
 
-Departs from [1]: masks are steps, not sigmoid(s_max e), and what may not move is held after the optimiser as well as before
-it, so that an earlier task's logits keep their very bits under any optimiser, while numbers stay finite. That promise needs a
-head of its own for each task (`til`): one that tasks share (`cil`, `dil`) is not masked, and forgets unless
-`freeze_head_after` stops it. `predict` opens the gates of the task that it gets, under `cil` and `dil` too. A task that returns
+Departs from [1]: masks are steps, not sigmoid(s_max e), and what may not move is held after the
+optimiser as well as before it, so that an earlier task's logits keep their very bits under any
+optimiser, while numbers stay finite. That promise needs a head of its own for each task (`til`):
+one that tasks share (`cil`, `dil`) is not masked, and forgets unless `freeze_head_after` stops it.
+`predict` opens the gates of the task that it gets, under `cil` and `dil` too. A task that returns
 finds its embedding, and changes only what no task used, itself included.
 
 [1] Serra et al. 2018, arXiv:1801.01423
@@ -80,23 +83,11 @@ def hard_attention(
         regulariser: `(gates, used) -> 0-d`.
         mask_sparsity_reg_factor: Weight of the regulariser, >= 0.
         gate_position: See `gates.Gating`.
-        freeze_head_after: Freeze a head that tasks share when this many are trained, >= 1; None for never.
+        freeze_head_after: Freeze a head that tasks share when this many are trained, >= 1; None for
+            never.
     """
     factor = scalar(mask_sparsity_reg_factor, "mask_sparsity_reg_factor", 0)
     forward = gated(model, embeddings, gate_position)
-
-    def init(key: Key) -> tuple[Params, HATState]:
-        draw, start, park, noise, embed = split(key, 5)
-        params = model.init(draw)
-        attend = embeddings.init(embed, model.units, params["head"]["weight"].dtype)
-        params = params | {"embedding": tree.index(attend.rows, 0)}
-        return params, HATState(
-            opt=inner.init(start, params),
-            head=model.head.bank.init(park, params),
-            key=noise,
-            mask_sparsity_reg_factor=factor,
-            attention=attend,
-        )
 
     step = _step(model, inner, embeddings, regulariser, gate_position, freeze_head_after)
 
@@ -132,7 +123,7 @@ def hard_attention(
         }
     )
     return Algorithm(
-        init=init,
+        init=_init(model, inner, embeddings, factor),
         step=step,
         predict=predict,
         begin_task=begin_task,
@@ -142,6 +133,27 @@ def hard_attention(
         features=features,
         bank=in_fields({"head": model.head.bank, "attention": embeddings.bank}),
     )
+
+
+def _init(
+    model: Model, inner: Transform, embeddings: Embeddings, factor: Scalar
+) -> Callable[[Key], tuple[Params, HATState]]:
+    """The `init` of hard attention."""
+
+    def init(key: Key) -> tuple[Params, HATState]:
+        draw, start, park, noise, embed = split(key, 5)
+        params = model.init(draw)
+        attend = embeddings.init(embed, model.units, params["head"]["weight"].dtype)
+        params = params | {"embedding": tree.index(attend.rows, 0)}
+        return params, HATState(
+            opt=inner.init(start, params),
+            head=model.head.bank.init(park, params),
+            key=noise,
+            mask_sparsity_reg_factor=factor,
+            attention=attend,
+        )
+
+    return init
 
 
 def _step(

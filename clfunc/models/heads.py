@@ -9,10 +9,11 @@
 | `stl` | one                                        | all                                             |
 | `regression` | one that all tasks share            | none: its outputs are numbers                   |
 
-A task-incremental head leaves its bank for `params["head"]` when its task begins, and returns to it when the task ends. So
-a step costs the same at 2 tasks and at 200, no other head can move under any optimiser, and a task that returns finds its
-own head. Tasks may differ in their number of classes: `classes=(10, 10, 2)`. `with_own` does the same for other groups of the
-parameters, under `til`, `cil` and `dil`.
+A task-incremental head leaves its bank for `params["head"]` when its task begins, and returns to it
+when the task ends. So a step costs the same at 2 tasks and at 200, no other head can move under any
+optimiser, and a task that returns finds its own head. Tasks may differ in their number of classes:
+`classes=(10, 10, 2)`. `with_own` does the same for other groups of the parameters, under `til`,
+`cil` and `dil`.
 """
 
 from collections.abc import Sequence
@@ -52,8 +53,8 @@ def til(num_tasks: int, classes: int | Sequence[int]) -> Head:
 
     Args:
         num_tasks: Number of tasks, >= 1.
-        classes: Classes of every task, or one count a task. Logits are as wide as the largest count, and -inf past a
-            task's own classes.
+        classes: Classes of every task, or one count a task. Logits are as wide as the largest
+            count, and -inf past a task's own classes.
 
     Raises:
         ValueError: A count below 1, or a sequence of another length than `num_tasks`.
@@ -82,8 +83,8 @@ def til(num_tasks: int, classes: int | Sequence[int]) -> Head:
 def cil(num_tasks: int, classes: int | Sequence[int]) -> Head:
     """One head over all classes; the logits of classes not yet seen are -inf. Labels are global.
 
-    Task t has the labels `sum(classes[:t])` to `sum(classes[:t + 1]) - 1`, in whatever order tasks arrive. Arguments and
-    errors as in `til`.
+    Task t has the labels `sum(classes[:t])` to `sum(classes[:t + 1]) - 1`, in whatever order tasks
+    arrive. Arguments and errors as in `til`.
 
     >>> cil(3, classes=(10, 10, 2)).classes
     22
@@ -113,7 +114,8 @@ def cil(num_tasks: int, classes: int | Sequence[int]) -> Head:
 
 
 def dil(num_tasks: int, classes: int | Sequence[int]) -> Head:
-    """One head that all tasks share, as wide as the largest class count. Arguments and errors as in `til`.
+    """One head that all tasks share, as wide as the largest class count. Arguments and errors as in
+    `til`.
 
     >>> dil(3, classes=(10, 10, 2)).classes
     10
@@ -139,10 +141,11 @@ def stl(classes: int) -> Head:
 
 
 def mtl(num_tasks: int, classes: int | Sequence[int]) -> Head:
-    """One head a task, all in `params`, for batches that mix tasks; each example takes its own task's head.
+    """One head a task, all in `params`, for batches that mix tasks; each example takes its own
+    task's head.
 
-    A head whose task is not in the batch gets a zero gradient, and `joint` keeps it from moving. Arguments and errors as
-    in `til`.
+    A head whose task is not in the batch gets a zero gradient, and `joint` keeps it from moving.
+    Arguments and errors as in `til`.
 
     >>> mtl(3, classes=2).spec.together
     True
@@ -167,7 +170,8 @@ def mtl(num_tasks: int, classes: int | Sequence[int]) -> Head:
 
 
 def regression(num_tasks: int, outputs: int = 1) -> Head:
-    """One head of numbers that all tasks share, trained by squared error; targets are `[batch, outputs]`.
+    """One head of numbers that all tasks share, trained by squared error; targets are `[batch,
+    outputs]`.
 
     Args:
         num_tasks: Number of tasks, >= 1.
@@ -187,15 +191,17 @@ def regression(num_tasks: int, outputs: int = 1) -> Head:
 def with_own(head: Head, groups: Sequence[str] = ("norm",)) -> Head:
     """`head`, and each task also has these groups of the parameters for itself, as `til` has heads.
 
-    Every task starts from what `init` drew. A task's groups are in `params` while it trains, and in the bank else. `lookup`
-    finds either, so the algorithm must know the task of an example, also under `cil` and `dil`.
+    Every task starts from what `init` drew. A task's groups are in `params` while it trains, and in
+    the bank else. `lookup` finds either, so the algorithm must know the task of an example, also
+    under `cil` and `dil`.
 
     Args:
         head: `til`, `cil` or `dil`.
         groups: Top-level names in `params`, such as a model's `norm`.
 
     Raises:
-        ValueError: A head of mixed or single tasks, or a group that each task already has for itself.
+        ValueError: A head of mixed or single tasks, or a group that each task already has for
+            itself.
 
     >>> with_own(til(3, classes=2), ("norm",)).owns
     ('head', 'norm')
@@ -280,7 +286,9 @@ def _counts(num_tasks: int, classes: int | Sequence[int]) -> tuple[int, ...]:
 
 
 def _draw(key: Key, rows: tuple[int, ...], units: int, dtype: torch.dtype) -> Params:
-    """`torch.nn.Linear`'s own distribution: weights and biases from U(-1/sqrt(units), 1/sqrt(units))."""
+    """`torch.nn.Linear`'s own distribution: weights and biases from U(-1/sqrt(units),
+    1/sqrt(units)).
+    """
     bound = units**-0.5
     first, second = split(key)
     return {

@@ -6,15 +6,18 @@ from clfunc.types import Context, Key, Params, Settings, State, Transform, Updat
 
 
 def chain(*transforms: Transform) -> Transform:
-    """Apply each transform to the updates that the one before it made; its state is the tuple of theirs.
+    """Apply each transform to the updates that the one before it made; its state is the tuple of
+    theirs.
 
-    Order matters: a transform that scales gradients stands before the optimiser, a mask that promises freezing after it.
+    Order matters: a transform that scales gradients stands before the optimiser, a mask that
+    promises freezing after it.
 
     Args:
         transforms: In order. Without any, updates pass unchanged.
 
     Raises:
-        ValueError: A transform that resets units is not the last of the chain. (The next one would change its resets.)
+        ValueError: A transform that resets units is not the last of the chain. (The next one would
+            change its resets.)
 
     >>> from clfunc import chain, clip_by_global_norm, sgd
     >>> tx = chain(clip_by_global_norm(1.0), sgd(0.1))
@@ -88,5 +91,8 @@ def carry(tx: Transform) -> Transform:
 
 
 def by_element(tx: Transform) -> Transform:
-    """`tx` with every count kept element by element; `tx` itself where it counts nothing that matters to one element."""
+    """`tx` with every count kept element by element.
+
+    `tx` itself where it counts nothing that matters to one element.
+    """
     return tx if tx.per_element is None else tx.per_element()

@@ -1,7 +1,8 @@
 """Freezing, entry by entry: mask what moves, not what pushes.
 
-A mask on the gradient does not freeze a weight, because momentum, Adam's moments and weight decay move it all the same.
-So a mask that promises freezing stands after the optimiser: `chain(adam(), mask_updates(mask))`.
+A mask on the gradient does not freeze a weight, because momentum, Adam's moments and weight decay
+move it all the same. So a mask that promises freezing stands after the optimiser: `chain(adam(),
+mask_updates(mask))`.
 """
 
 import torch
@@ -16,8 +17,9 @@ def mask_updates(mask: Params) -> Transform:
     """Keep updates where `mask > 0`, put exactly 0 elsewhere.
 
     Args:
-        mask: Like the parameters, or some of their groups (a group that the mask leaves out moves freely). Each leaf
-            broadcasts to its parameter: a float tensor, a bool tensor, or a plain bool.
+        mask: Like the parameters, or some of their groups (a group that the mask leaves out moves
+            freely). Each leaf broadcasts to its parameter: a float tensor, a bool tensor, or a
+            plain bool.
 
     Raises:
         ValueError: At `init`: the mask names a group or parameter that the parameters do not have.

@@ -42,12 +42,16 @@ def sgd(
 
     Args:
         lr: Learning rate, >= 0.
-        momentum: In [0, 1], torch's 0.9 being usual; None keeps no trace, which is less work and memory.
+        momentum: In [0, 1], torch's 0.9 being usual; None keeps no trace, which is less work and
+            memory.
         nesterov: Look ahead by one step of momentum.
         weight_decay: L2 penalty added to the gradient, >= 0.
 
     Raises:
         ValueError: A number out of its range, or `nesterov` without momentum.
+
+    >>> from clfunc import sgd
+    >>> tx = sgd(0.1, momentum=0.9, weight_decay=1e-4)
     """
     if nesterov and not momentum:
         raise ValueError("nesterov needs momentum: give momentum=0.9, or nesterov=False")

@@ -1,8 +1,9 @@
-"""A wrapper of `amnesiac(hat(...))` that makes up for what forgetting a task costs later tasks: see `compensation`.
+"""A wrapper of `amnesiac(hat(...))` that makes up for what forgetting a task costs later tasks: see
+`compensation`.
 
-Backups train beside the network and replace what is subtracted. Repair descends on the last examples of each remaining task.
-Either may be left out. The change that they make is recorded for the first task that uses the weight, so that the start plus
-all records stays the parameters.
+Backups train beside the network and replace what is subtracted. Repair descends on the last
+examples of each remaining task. Either may be left out. The change that they make is recorded for
+the first task that uses the weight, so that the start plus all records stays the parameters.
 """
 
 from collections.abc import Callable
@@ -79,7 +80,8 @@ def compensated(
         tx: The optimiser of the backups.
         num_tasks: Number of tasks, >= 1.
         compensate: Train backups, and put them in place of what is subtracted.
-        repair_steps: Steps of gradient descent on kept examples after each unlearning; 0 keeps none.
+        repair_steps: Steps of gradient descent on kept examples after each unlearning; 0 keeps
+            none.
         repair_lr: Learning rate of these steps, > 0.
         distillation: Weight of the stored logits beside the labels, >= 0.
         buffer_size: Examples of each task to keep, its last ones, >= 1.
@@ -108,10 +110,7 @@ def compensated(
         if compensate:
             backups = repair.no_backups(tx, fold_in(key, 1), common, num_tasks)
         if repair_steps:
-            inputs = model.settings["inputs"]
-            shape = (inputs,) if isinstance(inputs, int) else tuple(inputs)
-            width = model.head.classes
-            memory = repair.no_examples(common, shape, width, num_tasks, buffer_size)
+            memory = _no_examples(parts, common, buffer_size)
         return params, CompensatedState(
             inner=state,
             before=tree.zeros_like(rows),
@@ -138,6 +137,13 @@ def compensated(
         unlearn=_unlearn(parts, lifted) if compensate or repair_steps else lifted.unlearn,
         settings=settings,
     )
+
+
+def _no_examples(parts: _Parts, params: Params, size: int) -> repair.Memory:
+    """Room for examples of the model's inputs."""
+    inputs = parts.model.settings["inputs"]
+    shape = (inputs,) if isinstance(inputs, int) else tuple(inputs)
+    return repair.no_examples(params, shape, parts.model.head.classes, parts.num_tasks, size)
 
 
 def _attention(state: CompensatedState) -> EmbeddingsState:

@@ -1,7 +1,9 @@
-"""What forgetting a task costs later tasks under hard attention, and two ways to make up for it: backups and replay.
+"""What forgetting a task costs later tasks under hard attention, and two ways to make up for it:
+backups and replay.
 
-A later task may rest on weights that the forgotten one has moved, and taking its updates off changes them under it. With M_u
-the weights into units that task u could move, those not between units that tasks before u used,
+A later task may rest on weights that the forgotten one has moved, and taking its updates off
+changes them under it. With M_u the weights into units that task u could move, those not between
+units that tasks before u used,
 
     backup_u     what the weights M_u would be without u. It starts as they were before u, and each batch of later tasks trains
                  it too, on loss(where(M_u, backup_u, params)), as hard attention does: what a task but u has claimed stays
@@ -68,14 +70,18 @@ def batch_loss(
 
 
 def between(model: Model, params: Params, units: Units) -> Params:
-    """For each row of `units` `[n, units]`, which weights lie between marked units: Bool `[n, ...]`."""
+    """For each row of `units` `[n, units]`, which weights lie between marked units: Bool `[n,
+    ...]`.
+    """
     marked = tree.map(lambda m: m.to(torch.float32), units)
     weights = vmap(lambda row: masks.of_weights(model, params, row))(marked)
     return tree.map(lambda w: w > 0, weights)
 
 
 def movable(model: Model, params: Params, before: Units) -> Params:
-    """M: the weights into units that each task could move, by the units in use when it began, Bool `[tasks, ...]`."""
+    """M: the weights into units that each task could move, by the units in use when it began, Bool
+    `[tasks, ...]`.
+    """
     every = between(model, params, tree.map(torch.ones_like, before))
     taken = between(model, params, before)
     return tree.map(lambda e, t: e & ~t, every, taken)
@@ -102,7 +108,8 @@ def begin(
     attend: EmbeddingsState,
     task: Tensor,
 ) -> Backups:
-    """Backups as a task begins: their optimisers restart, and a weight may move that no other task has claimed.
+    """Backups as a task begins: their optimisers restart, and a weight may move that no other task
+    has claimed.
 
     Args:
         model: Its wires say which weights lie between units.
@@ -167,7 +174,9 @@ def lost(reach: Params, forgotten: Tensor, users: Params) -> Params:
 def restored(
     params: Params, backups: Params, reach: Params, forgotten: Tensor, users: Params
 ) -> Params:
-    """`params` with a backup in the place of each weight lost: that of the first forgotten task that could move it."""
+    """`params` with a backup in the place of each weight lost: that of the first forgotten task
+    that could move it.
+    """
 
     def one(p: Tensor, b: Tensor, m: Tensor, here: Tensor) -> Tensor:
         asked = m & tree.expand_last(forgotten, m.ndim)
@@ -180,7 +189,9 @@ def restored(
 def descended(
     loss: Callable[[Params], Tensor], params: Params, region: Params, lr: Scalar, steps: int
 ) -> Params:
-    """`params` after this many steps of gradient descent on `loss`, of the weights in `region` only."""
+    """`params` after this many steps of gradient descent on `loss`, of the weights in `region`
+    only.
+    """
     for _ in range(steps):
         gradient = grad(loss)(params)
         params = tree.map(lambda p, g, r: torch.where(r, p - lr * g, p), params, gradient, region)
@@ -188,7 +199,9 @@ def descended(
 
 
 def credited(records: Records, change: Params, users: Params) -> Records:
-    """Records with a change of shared parameters added to the record of the first task that uses each weight."""
+    """Records with a change of shared parameters added to the record of the first task that uses
+    each weight.
+    """
 
     def one(row: Tensor, c: Tensor, u: Tensor) -> Tensor:
         first = u & (u.cumsum(0) == 1)
@@ -220,7 +233,9 @@ def no_examples(
 
 
 def remember(memory: Memory, batch: Batch) -> Memory:
-    """The working examples with those of the batch, as many as there is room for, instead of the oldest."""
+    """The working examples with those of the batch, as many as there is room for, instead of the
+    oldest.
+    """
     old = memory.working
     size = old.weight.shape[0]
 
@@ -237,7 +252,10 @@ def remember(memory: Memory, batch: Batch) -> Memory:
 
 
 def keep_examples(memory: Memory, logits: Tensor, task: Tensor) -> Memory:
-    """Keep the working examples as the task's, with the network's logits for them; begin with none again."""
+    """Keep the working examples as the task's, with the network's logits for them.
+
+    Begin with none again.
+    """
     return Memory(
         working=tree.zeros_like(memory.working),
         bank=tree.put(memory.bank, task, memory.working),
@@ -263,7 +281,8 @@ def replay_loss(
 ) -> Callable[[Params], Tensor]:
     """The mean over tasks of the loss on the examples kept of each, of parameters that tasks share.
 
-    For one task it is the loss by its labels + distillation * mean squared distance from the logits stored.
+    For one task it is the loss by its labels + distillation * mean squared distance from the logits
+    stored.
 
     Args:
         model: The network.

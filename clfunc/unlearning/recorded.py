@@ -1,6 +1,8 @@
-"""An algorithm that records what it adds to the parameters, by task and by forget set. It cannot forget by itself.
+"""An algorithm that records what it adds to the parameters, by task and by forget set. It cannot
+forget by itself.
 
-Its state has the fields of `RecordedState`. A wrapper may add fields: hooks replace only the ones that they name.
+Its state has the fields of `RecordedState`. A wrapper may add fields: hooks replace only the ones
+that they name.
 """
 
 from collections.abc import Sequence
@@ -30,7 +32,8 @@ def recorded(
     forget_sets: Sequence[ForgetSet] = (),
     precision: str = "params",
 ) -> Algorithm:
-    """`inner`, with a record of every change of the parameters; it trains as `inner` does, bit for bit.
+    """`inner`, with a record of every change of the parameters; it trains as `inner` does, bit for
+    bit.
 
     Args:
         inner: Any algorithm that trains on one task at a time.

@@ -1,14 +1,17 @@
-"""Records of updates: what training on each task has added to the parameters, so that it can be subtracted again.
+"""Records of updates: what training on each task has added to the parameters, so that it can be
+subtracted again.
 
     params after training = params before + sum of all records
 
-Every change of the parameters is added to one record, as it was applied: to the record of a forget set whose examples were in
-the batch (`clfunc.unlearning.forget_sets`), or else to the record of the task that trains. For groups that each task has for
-itself (a head, an embedding), a record's entry is the change of its own task's groups.
+Every change of the parameters is added to one record, as it was applied: to the record of a forget
+set whose examples were in the batch (`clfunc.unlearning.forget_sets`), or else to the record of the
+task that trains. For groups that each task has for itself (a head, an embedding), a record's entry
+is the change of its own task's groups.
 
-One task's record is the working one and the others wait, as heads do. So a step adds to one record, however many tasks there
-are, and to the records of forget sets. After N steps a sum is off by at most about N u max|params|, u being 6e-8 in float32 and
-1e-16 in float64. In float64, changes of float32 parameters add up almost without error, for twice the memory.
+One task's record is the working one and the others wait, as heads do. So a step adds to one record,
+however many tasks there are, and to the records of forget sets. After N steps a sum is off by at
+most about N u max|params|, u being 6e-8 in float32 and 1e-16 in float64. In float64, changes of
+float32 parameters add up almost without error, for twice the memory.
 """
 
 from typing import NamedTuple
@@ -75,7 +78,9 @@ def add(records: Records, before: Params, after: Params) -> Records:
 def add_step(
     records: Records, before: Params, after: Params, touched: Bool[Tensor, " requests"]
 ) -> Records:
-    """Add the change that a batch made to the record of the first forget set it touches, or else to the working record."""
+    """Add the change that a batch made to the record of the first forget set it touches, or else to
+    the working record.
+    """
     first = touched & (touched.cumsum(0) == 1)
     change = _change(records, before, after)
 
