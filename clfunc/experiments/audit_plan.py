@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from clfunc.algorithms import amnesiac
+from clfunc.algorithms.amnesiac import amnesiac
 from clfunc.driver.timeline import timeline
 from clfunc.engine.sweep import members, sweep
 from clfunc.experiments.audit_examples import without_examples
@@ -64,7 +64,7 @@ class Plan(NamedTuple):
 
     def rows(self, *names: str) -> Tensor:
         """The numbers of the runs of these members."""
-        rows = []
+        rows: list[int] = []
         for name in names:
             first = self.seeds * self.members.index(name)
             rows += range(first, first + self.seeds)
