@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from clfunc.algorithms import amnesiac
+from clfunc.algorithms.amnesiac import amnesiac
 from clfunc.types import Algorithm
 from clfunc.unlearning.forget_sets import ForgetSet
 

@@ -139,7 +139,7 @@ def _table(title: str, columns: Sequence[str]) -> Table:
     table.add_column("forgot")
     table.add_column("network", no_wrap=True)
     for name in columns:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     return table
 
 
@@ -155,7 +155,7 @@ def _add_row(
     after, forgotten = "", ""
     if member == MEMBERS[0]:
         after = f"task {int(data['after'].values[stage]) + 1}"
-        forgotten = ", ".join(labels_of(data["forgotten"].values[stage]))
+        forgotten = "\n".join(labels_of(data["forgotten"].values[stage]))
     table.add_row(after, forgotten, member, *cells, end_section=member == last)
 
 
