@@ -41,6 +41,11 @@ class Job:
     device: torch.device
     options: RunOptions
 
+    @property
+    def inputs(self) -> tuple[Algorithm, Scenario, Keys]:
+        """The positional arguments of `run`."""
+        return self.algorithm, self.scenario, self.key
+
 
 class Keywords(TypedDict):
     """The options that a command line sets.
@@ -94,10 +99,10 @@ def job(args: Run) -> Job:
         device=device,
         options=run_options(args),
     )
-    refuse_impossible(made.algorithm, made.scenario, made.key, made.options)
+    refuse_impossible(*made.inputs, made.options)
     if isinstance(args, Unlearn):
         # the plan refuses requests that cannot be met
-        plan(made.algorithm, made.scenario, made.key, requests(args.request))
+        plan(*made.inputs, requests(args.request))
     return made
 
 

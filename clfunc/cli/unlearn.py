@@ -22,7 +22,7 @@ def work(args: Unlearn, job: build.Job, console: Console) -> None:
     """Train, forget and compare, and print the tables."""
     keywords = build.keywords(job.options)
     asked = requests(args.request)
-    found = audit(job.algorithm, job.scenario, job.key, asked, out=args.out, **keywords)
+    found = audit(*job.inputs, asked, out=args.out, **keywords)
     for table in tables(to_xarray(found)):
         console.print(table)
     runs, where = (
