@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import gc
+import importlib
 import io
 import os
 import resource
@@ -14,7 +15,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clfunc import datasets
 from clfunc.cli import main
 
 ROOM = 2 * 2**30  # bytes that a case may take
@@ -48,7 +48,8 @@ def confined():
     now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)
     patch = pytest.MonkeyPatch()
-    patch.setattr(datasets, "_digits", functools.lru_cache(datasets._digits))
+    loading = importlib.import_module("clfunc.datasets.load")  # the package has a function `load`
+    patch.setattr(loading, "_digits", functools.lru_cache(loading._digits))
     resource.setrlimit(resource.RLIMIT_AS, (now + ROOM, before[1]))
     handler = signal.signal(signal.SIGALRM, _hangs)
     yield
