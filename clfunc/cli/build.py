@@ -41,6 +41,11 @@ class Job:
     device: torch.device
     options: RunOptions
 
+    @property
+    def inputs(self) -> tuple[Algorithm, Scenario, Keys]:
+        """The positional arguments of `run`."""
+        return self.algorithm, self.scenario, self.key
+
 
 class Keywords(TypedDict):
     """The options that a command line sets.
@@ -98,10 +103,10 @@ def job(args: Run) -> Job:
         device=device,
         options=run_options(args),
     )
-    refuse_impossible(made.algorithm, made.scenario, made.key, made.options)
+    refuse_impossible(*made.inputs, made.options)
     if forgets is not None:
         # the plan refuses requests that cannot be met
-        plan(made.algorithm, made.scenario, made.key, forgets.requests)
+        plan(*made.inputs, forgets.requests)
     return made
 
 

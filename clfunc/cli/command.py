@@ -151,10 +151,8 @@ def _train(args: arguments.Run, work: Callable[[], Result], console: Console) ->
     rate = result.steps / max(result.train_seconds, 1e-9)
     runs = len(result.config["seeds"])
     where = f"; results and figures in {args.out}" if args.out else ""
-    console.print(
-        f"{result.wall_seconds:.1f} s, {rate:,.0f} steps/s of {runs} run(s), {result.engine}{where}",
-        highlight=False,
-    )
+    took = f"{result.wall_seconds:.1f} s, {rate:,.0f} steps/s of {runs} run(s)"
+    console.print(f"{took}, {result.engine}{where}", highlight=False)
 
 
 def _parse(argv: Sequence[str]) -> Given:

@@ -1,4 +1,4 @@
-"""How a job's runs are done: in one program, in chunks that fit, on several devices, or on a cluster.
+"""How a job's runs are done: in one program, in chunks, on several devices, or on a cluster.
 
 A chunk goes to another process or machine as the arguments of the command line and the numbers of
 its runs, and its result comes back as safetensors.
@@ -37,29 +37,37 @@ def prepare(args: Run, job: build.Job) -> Callable[[], Result]:
     at_once = runs_at_once(args)
     devices = _devices(args)
     _refuse_ways(args)
-    inputs = (job.algorithm, job.scenario, job.key)
+    inputs = job.inputs
     keywords = build.keywords(job.options)
+    out = args.out
     if isinstance(args, Sweep) and args.halving:
         check_halving(*inputs, args.eta)
-        return lambda: halve(*inputs, eta=args.eta, out=args.out, **keywords)
+        return lambda: halve(*inputs, eta=args.eta, out=out, **keywords)
     if isinstance(args, Sweep) and args.until_ci is not None:
         width = args.until_ci
         batch = args.seeds
         check_until(job.scenario, job.key, width, batch, dict(keywords))
         return lambda: run_until(
-            *inputs, width, batch=batch, runs_at_once=at_once, out=args.out, **keywords
+            *inputs,
+            width,
+            batch=batch,
+            runs_at_once=at_once,
+            out=out,
+            **keywords,
         )
     resume = _resume(args)
     if job.key.ndim == 1:
-        return lambda: run_with(*inputs, job.options, out=args.out, resume=resume)
+        return lambda: run_with(*inputs, job.options, out=out, resume=resume)
     if isinstance(args, Sweep) and args.cluster == "ray":
-        threads = torch.get_num_threads()
-        place = (args.cluster_address, args.device)
-        return lambda: _spread(args, job, at_once, executors.ray_cluster(*place, threads))
+        return lambda: _spread(args, job, at_once, _ray(args))
     if devices:
         return lambda: _spread(args, job, at_once, executors.processes(devices))
     return lambda: chunks.run_chunks(
-        *inputs, runs_at_once=at_once, out=args.out, resume=resume, **keywords
+        *inputs,
+        runs_at_once=at_once,
+        out=out,
+        resume=resume,
+        **keywords,
     )
 
 
@@ -104,6 +112,11 @@ def _devices(args: Run) -> list[str]:
     if len(devices) == 1:
         raise ValueError("--devices takes several, joined by commas: give one to --device")
     return devices
+
+
+def _ray(args: Sweep) -> executors.Machines:
+    threads = torch.get_num_threads()
+    return executors.ray_cluster(args.cluster_address, args.device, threads)
 
 
 def _resume(args: Run) -> bool | Literal["anyway"]:
@@ -177,10 +190,8 @@ def _spread(args: Run, job: build.Job, at_once: int | str, machines: executors.M
         shelf.keep(runs, data, plan)
         results[number] = unpack(data, job.algorithm)
         done = sum(result is not None for result in results)
-        say(
-            f"chunk {done}/{len(plan.chunks)}: runs {runs[0] + 1} to {runs[-1] + 1} are done",
-            args.progress,
-        )
+        place = f"chunk {done}/{len(plan.chunks)}"
+        say(f"{place}: runs {runs[0] + 1} to {runs[-1] + 1} are done", args.progress)
     whole = [result for result in results if result is not None]
     return chunks.finish(whole, job.algorithm, plan, shelf, began)
 
@@ -191,16 +202,16 @@ def _shelf(args: Run, job: build.Job) -> chunks.Shelf:
     for name in ("checkpoint_every", "progress", "config"):  # they change no result
         del deciding[name]
     config = job.options.config
-    mark = chunks.mark(job.algorithm, job.scenario, job.key, deciding, config)
+    mark = chunks.mark(*job.inputs, deciding, config)
     return chunks.Shelf(args.out, job.algorithm, mark)
 
 
 def _planned(
     args: Run, job: build.Job, at_once: int | str, machines: executors.Machines
 ) -> chunks.Plan:
-    """Where to cut and which engine to use, as the arguments say or as one of the machines finds."""
+    """Where to cut, and the engine: as the arguments say, or as one of the machines finds."""
     if at_once != "auto" and args.engine != "auto":
-        plan = chunks.plan(job.algorithm, job.scenario, job.key, at_once)
+        plan = chunks.plan(*job.inputs, at_once)
         return plan._replace(engine=args.engine)
     threads = torch.get_num_threads()
     question = (_sent(args), at_once, machines.devices, machines.sharing, threads)
@@ -256,7 +267,13 @@ def survey(
     torch.set_num_threads(threads)
     args, job = _received(json.dumps(sent), device)
     batch = args.batch_size
-    plan = chunks.plan(job.algorithm, job.scenario, job.key, at_once, batch, None, devices, sharing)
+    plan = chunks.plan(
+        *job.inputs,
+        runs_at_once=at_once,
+        batch_size=batch,
+        devices=devices,
+        sharing=sharing,
+    )
     first = plan.chunks[0]
     engine = str(args.engine)
     if engine == "auto":

@@ -96,8 +96,8 @@ def named(kind: str, name: str, table: Mapping[str, Factory]) -> Factory:
 def options(factory: Factory) -> dict[str, Any]:
     """The settings of a factory with their defaults, as `--set` names them.
 
-    >>> options(OPTIMIZERS["sgd"])["lr"]
-    0.01
+    >>> list(options(OPTIMIZERS["sgd"]))[:2]
+    ['lr', 'momentum']
     """
     settings = _parameters(factory)
     return {name: parameter.default for name, (_, parameter) in settings.items()}

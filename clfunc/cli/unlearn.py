@@ -40,7 +40,7 @@ def work(args: Unlearn, job: build.Job, console: Console) -> None:
     """Train, forget and compare, and print the tables."""
     keywords = build.keywords(job.options)
     forgets = build.wanted_forgetting(args, job.scenario)
-    found = audit(job.algorithm, job.scenario, job.key, forgets.requests, out=args.out, **keywords)
+    found = audit(*job.inputs, forgets.requests, out=args.out, **keywords)
     for table in tables(to_xarray(found)):
         console.print(table)
     for line in unmet_lines(found):

@@ -1,4 +1,4 @@
-"""Whatever is in a file, the command line reads it or says in one line what is wrong: IDX files, results."""
+"""The command line reads any file of data or results, or says in one line what is wrong with it."""
 
 import gzip
 import struct
@@ -163,10 +163,8 @@ def test_results_that_are_spoilt_though_no_reader_would_see_it_are_refused(finis
     sound, flipped = finished[1], bytearray(finished[1])
     flipped[-TRAILER - 20] ^= 1
     (finished[0] / "results.nc").write_bytes(flipped)
-    with pytest.raises(
-        ValueError,
-        match=r"results.nc is not a sound file of results: its bytes are not those that were written",
-    ):
+    damaged = "is not a sound file of results: its bytes are not those that were written"
+    with pytest.raises(ValueError, match=f"results.nc {damaged}"):
         archive.load(finished[0])
     (finished[0] / "results.nc").write_bytes(sound[:-TRAILER])
     assert archive.load(finished[0]).attrs["algorithm"] == "finetuning"

@@ -1,4 +1,4 @@
-"""Tables of results: a reference counts only if its tasks are the same, and diverged runs are left out with a word."""
+"""Tables of results: a reference counts only on the same tasks, and diverged runs are left out."""
 
 import json
 
