@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Progress:
-    """A rich progress bar on standard error, if that is a terminal; with `show=False` nothing at all, not even a line."""
+    """A rich progress bar on standard error, if that is a terminal. `show=False` prints nothing."""
 
     def __init__(self, show: bool, steps: int, phases: int, epochs: int) -> None:
         self.bar: Any = None
