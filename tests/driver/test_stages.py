@@ -14,12 +14,13 @@ QUIET = {"engine": "eager", "progress": False}
 
 
 def build(scenario, lr=0.1):
-    return cl.hat(cl.mlp(scenario.inputs, (6, 5), scenario.head()), cl.sgd(lr), num_tasks=3)
+    model = cl.mlp(scenario.inputs, (6, 5), scenario.head())
+    return cl.hat(model, cl.sgd(lr), num_tasks=scenario.num_tasks)
 
 
 def test_the_stages_of_a_run_have_names_in_order():
     scenario = toy_stream(num_tasks=2)
-    algorithm = cl.amnesiac(build(scenario), num_tasks=3)
+    algorithm = cl.amnesiac(build(scenario), num_tasks=2)
     requests = {1: [cl.ForgetSet(task=0)]}
     _, _, stages = played(algorithm, scenario, epochs=2, requests=requests)
     names = [stage.name for stage in stages]
