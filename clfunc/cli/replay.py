@@ -1,7 +1,8 @@
-"""Where two runs part between their checkpoints: both run again from a common one, and are compared step by step.
+"""Where two runs part between their checkpoints: both run again, and are compared step by step.
 
-A run is a function of its arguments, which config.json holds, and of a checkpoint. So both runs go on in eager mode from the
-last checkpoint that both folders hold, leaf for leaf, and are compared after every step and every event.
+A run is a function of its arguments, which config.json holds, and of a checkpoint. So both runs go
+on in eager mode from the last checkpoint that both folders hold, leaf for leaf, and are compared
+after every step and every event.
 """
 
 from collections.abc import Iterator
@@ -37,7 +38,8 @@ def parting(a: Path, b: Path, differ: bool) -> list[str]:
     Args:
         a: The folder of a run.
         b: The folder of another run.
-        differ: Whether their results differ. If they or the checkpoints do, the runs are replayed from the last common one.
+        differ: Whether their results differ. If they or the checkpoints do, the runs are replayed
+            from the last common one.
     """
     left, right = checkpoints(a), checkpoints(b)
     common = sorted(left.keys() & right.keys())
@@ -79,10 +81,13 @@ def checkpoints(folder: Path) -> dict[Place, Saved]:
 
 
 def replay(folder: Path, saved: Saved) -> Iterator[Stage]:
-    """The stages of a run from a checkpoint on, by the arguments that its folder records: each step, and each event's end.
+    """The stages of a run from a checkpoint on: each step, and the end of each event.
+
+    The run is made by the arguments that its folder records.
 
     Raises:
-        ValueError: The folder does not record how to make the run again, or the checkpoint is not of this run.
+        ValueError: The folder does not record how to make the run again, or the checkpoint is not
+            of this run.
     """
     words = store.read_json(folder / "config.json").get("arguments")
     if not isinstance(words, dict):

@@ -1,7 +1,8 @@
 """Which runs of a sweep take part in a stage: what the stage made of the others is left out.
 
-Every run executes every stage. For a run that skips the task or has diverged, the old state is selected
-afterwards, outside the compiled step. `active` is `Bool[*runs]` on the CPU, so asking it costs the device nothing.
+Every run executes every stage. For a run that skips the task or has diverged, the old state is
+selected afterwards, outside the compiled step. `active` is `Bool[*runs]` on the CPU, so asking it
+costs the device nothing.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from clfunc.types import Metrics, Params, State
 
 
 def select(active: Tensor, new: Any, old: Any) -> Any:
-    """`new` for the active runs and `old` for the others. The first axis of each leaf is that of the runs."""
+    """`new` for the active runs and `old` for the others; the first axis is that of the runs."""
     if active.all():
         return new
     device = tree.leaves(new)[0].device

@@ -1,4 +1,4 @@
-"""`AlgorithmRecord`: what the driver knows of an algorithm. It is read once, at the entrance of `run`."""
+"""`AlgorithmRecord`: what the driver knows of an algorithm, read once at the entrance of `run`."""
 
 from typing import NamedTuple
 

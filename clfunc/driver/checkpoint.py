@@ -1,9 +1,10 @@
-"""Checkpoints: a folder's last two, each a `.safetensors` file of tensors and a `.json` file that describes them.
+"""Checkpoints: a folder keeps the last two of a run.
 
-`checkpoint` is the newest and `checkpoint.previous` the one before it. The JSON holds the size and SHA-256 of the file of
-tensors, and a SHA-256 of its own. So a file that was cut short, edited or put there by something else is noticed before it
-is read. Files are replaced whole, in an order in which one of the two is good at every instant: a run may be killed at any
-time.
+Each is a `.safetensors` file of tensors and a `.json` file that describes them.
+`checkpoint` is the newest and `checkpoint.previous` the one before it. The JSON holds the size and
+SHA-256 of the file of tensors, and a SHA-256 of its own. So a file that was cut short, edited or
+put there by something else is noticed before it is read. Files are replaced whole, in an order in
+which one of the two is good at every instant: a run may be killed at any time.
 """
 
 import hashlib
@@ -71,10 +72,12 @@ def save(out: Path, tensors: Mapping[str, Tensor], description: Description) -> 
 def load(
     out: Path, check: Callable[[Description], None], warn: Callable[[str], None]
 ) -> tuple[dict[str, Tensor], Description] | None:
-    """The tensors of the newest good checkpoint in `out`, on the CPU, and its description; None if there is none.
+    """The tensors of the newest good checkpoint in `out`, on the CPU, and its description.
 
-    `check` gets the description before a tensor is read, and raises ValueError if it is wrong. `warn` gets a line if the
-    newest checkpoint is not usable and the previous one is.
+    It is None if there are no checkpoints.
+
+    `check` gets the description before a tensor is read, and raises ValueError if it is wrong.
+    `warn` gets a line if the newest checkpoint is not usable and the previous one is.
 
     Raises:
         Refused: There are checkpoints, and none is good.
@@ -177,7 +180,7 @@ def _same_file(old: Path, new: str) -> None:
 
 
 def _description(path: Path, tensors: Path) -> Description:
-    """The JSON of a checkpoint, if it is whole and the file of tensors is the one that it was written for."""
+    """The JSON of a checkpoint, if it is whole and belongs to the file of tensors."""
     description = json.loads(path.read_text())
     if not isinstance(description, dict) or description.get("format") != _FORMAT:
         raise ValueError("it is not a checkpoint of this library")
@@ -195,7 +198,7 @@ def _description(path: Path, tensors: Path) -> Description:
 
 def _tensors(path: Path) -> dict[str, Tensor]:
     with safe_open(path, framework="pt", device="cpu") as file:
-        return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
+        return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
 
 
 def _digest(body: Description) -> str:

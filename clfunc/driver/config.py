@@ -36,8 +36,8 @@ def run_config(
         key: `[*runs, 2]`, on the device of the run.
         options: How the run trains, tests and reports.
         timeline: The events of the run.
-        on_disk: Whether the config is to be compared with another process's. Then it has a digest of the data, and every
-            function in it must have a description.
+        on_disk: Whether the config is to be compared with another process's. Then it has a digest
+            of the data, and every function in it must have a description.
 
     Raises:
         ValueError: `on_disk`, and a setting is a function that no description tells apart.
@@ -74,7 +74,8 @@ def saved_settings(settings: Settings, must_tell_apart: bool) -> Any:
     """Settings as JSON can hold them: a function becomes its description.
 
     Raises:
-        ValueError: A function that no description tells apart, if that matters. Else its name stands for it.
+        ValueError: A function that no description tells apart, if that matters. Else its name
+            stands for it.
     """
     return _saved(settings, must_tell_apart, "")
 
@@ -103,7 +104,8 @@ def _saved(setting: Any, must_tell_apart: bool, name: str) -> Any:
 def data_digest(scenario: Scenario) -> str:
     """SHA-256 of the stored examples and of every task, so that a run does not go on with others.
 
-    Of a task it takes the view and the sizes. Of the first and the last task it takes the lists of examples too.
+    Of a task it takes the view and the sizes. Of the first and the last task it takes the lists of
+    examples too.
     """
     parts: list[Any] = []
     for phase in range(len(scenario.phases)):

@@ -1,4 +1,4 @@
-"""Loss and accuracy over all examples of a part of the data: exact counts, never a mean of batch means."""
+"""Loss and accuracy over all examples of a part of the data, as exact counts."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -22,14 +22,17 @@ def over_runs(f: Callable[..., Any], runs: int | None, in_dims: Any = 0) -> Call
 
 
 def with_runs(scenario: Scenario, stream: Stream, runs: int | None) -> Stream:
-    """A stream with the axis of runs: the scenario's axis, or one along which all runs share the stream."""
+    """A stream with the axis of runs. Where the scenario has none, all runs share the stream."""
     if runs is None or scenario.runs is not None:
         return stream
     return tree.map(lambda leaf: leaf.expand(runs, *leaf.shape), stream)
 
 
 def bare(stream: Stream) -> Stream:
-    """A stream without its lists of entries. A batch needs no more of it, and its shapes are those of every task."""
+    """A stream without its lists of entries, which has the same shapes for every task.
+
+    A batch needs no more of it.
+    """
     none = stream.train[..., :0]
     return stream._replace(train=none, valid=none, test=none)
 
@@ -43,10 +46,11 @@ def score(
     part: Literal["train", "valid", "test"] = "test",
     runs: int | None = None,
 ) -> Metrics:
-    """`loss` (mean cross-entropy, nats) and `accuracy` (in [0, 1]) of `predict` on a part of a task, `[*runs]` float64.
+    """The loss and the accuracy of `predict` on a part of a task, `[*runs]` float64.
 
-    In regression the loss is the mean squared error, and accuracy NaN. Both are NaN for a run whose logits are: it has
-    diverged, and an argmax of NaN would pass for a guess.
+    `loss` is the mean cross-entropy in nats, `accuracy` is in [0, 1].
+    In regression the loss is the mean squared error, and accuracy NaN. Both are NaN for a run whose
+    logits are: it has diverged, and an argmax of NaN would pass for a guess.
 
     Args:
         algorithm: With the axis of runs if `runs` is given, as `params`, `state` and `stream`.
@@ -81,6 +85,6 @@ def score(
 
 
 def _correct(logits: Tensor, y: Tensor, weight: Tensor) -> Tensor:
-    """How many examples are classified as they are labelled, `[*runs]`; NaN where a logit is NaN."""
+    """How many examples are classified right, `[*runs]`; NaN where a logit is NaN."""
     counted = ((logits.argmax(-1) == y) & (weight > 0)).sum(-1)
     return torch.where(logits.isnan().flatten(-2).any(-1), torch.nan, counted)

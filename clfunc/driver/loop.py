@@ -1,7 +1,8 @@
 """The loop of `run`, as a generator of named stages: `play`.
 
-All that a run gathers is one `RunState`, which the stages thread through. Whoever drives the generator looks at the run
-state after each stage: `run` saves checkpoints and moves the progress bar, `clfunc diff` compares two runs step by step.
+All that a run gathers is one `RunState`, which the stages thread through. Whoever drives the
+generator looks at the run state after each stage: `run` saves checkpoints and moves the progress
+bar, `clfunc diff` compares two runs step by step.
 """
 
 import functools
@@ -45,7 +46,7 @@ class Stage(NamedTuple):
 
     @property
     def can_resume(self) -> bool:
-        """Whether a run can go on from a checkpoint of this run state: what follows depends on nothing else."""
+        """Whether what follows depends on the run state alone, so that a run can go on from it."""
         return self.name in ("steps", "end_event")
 
 
@@ -71,7 +72,7 @@ Stages = Generator[Stage, None, RunState]
 
 
 def play(trainer: Trainer, run_state: RunState, order: Keys) -> Stages:
-    """Trains, unlearns and tests from a run state to the end of the run, and yields each stage when it is done.
+    """Trains, unlearns and tests to the end of the run, and yields each stage when it is done.
 
     Args:
         trainer: The parts of the run.
@@ -184,7 +185,7 @@ def _passes_multiple(before: int, after: int, period: int | None) -> bool:
 
 
 def start_and_order(key: Keys) -> tuple[Keys, Keys]:
-    """The key of a run's beginning and the key of the order of its examples, or those of each run."""
+    """The key of a run's beginning and the key of the order of its examples, `[*runs, 2]` each."""
 
     def two(key: Keys) -> tuple[Keys, ...]:
         return tuple(split(key).unbind())

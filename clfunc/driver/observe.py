@@ -1,4 +1,7 @@
-"""What is measured while a run trains: on held-out examples after an epoch, on tasks after an event, and by probes."""
+"""What is measured while a run trains.
+
+Held-out examples are scored after an epoch, tasks after an event; probes look at the algorithm.
+"""
 
 import torch
 from torch import Tensor
@@ -24,8 +27,9 @@ def validated(
     stream: Stream,
     epoch_curve: Curve,
 ) -> tuple[RunState, Metrics]:
-    """The metrics for `end_epoch`: on the held-out examples, else the epoch's mean training metrics.
+    """The metrics for `end_epoch`.
 
+    They are the scores of the held-out examples; where there are none, the epoch's mean metrics.
     Metrics of held-out examples are a point of the validation curve.
     """
     device = stream.task.device
@@ -64,10 +68,11 @@ def probed(
     entries: Tensor,
     phase: int,
 ) -> RunState:
-    """The run state with what the algorithm's probe says: numbers and vectors over time, pictures as of now.
+    """The run state with what the algorithm's probe measures.
 
-    The probe sees the examples of the last steps, `_PROBED_EXAMPLES` of them or a batch, whichever is more. Numbers and
-    vectors of a run that has diverged are NaN.
+    Numbers and vectors become a point of the curve of probes. Pictures replace the last ones.
+    The probe sees the examples of the last steps, `_PROBED_EXAMPLES` of them or a batch, whichever
+    is more. Numbers and vectors of a run that has diverged are NaN.
     """
     if algorithm.probe is None:
         return run_state

@@ -1,6 +1,7 @@
-"""`run`: train an algorithm on a scenario, task by task, and evaluate it. One run, or a sweep of them in one program.
+"""`run`: train an algorithm on a scenario, task by task, and evaluate it.
 
-Nothing in the loop asks the device for a value, except whether a run has diverged: metrics stay there until an epoch ends.
+It trains one run, or a sweep of many in one program. The loop asks the device for no value, except
+whether a run has diverged: metrics stay on the device until an epoch ends.
 """
 
 import time
@@ -68,32 +69,39 @@ def run(
     Args:
         algorithm: One algorithm, or a `sweep` of many.
         scenario: One that all runs share, or one with an axis of runs.
-        key: `[2]`, or `[runs, 2]` for as many runs in one program. Run i is what it would be alone with `key[i]`.
+        key: `[2]`, or `[runs, 2]` for as many runs in one program. Run i is what it would be alone
+            with `key[i]`.
         epochs: Passes over each task, >= 1.
-        batch_size: Examples in a step of one run, >= 1. An epoch's last batch is filled up from the epoch's beginning.
-        engine: `eager`, `trace`, `compile`, `cudagraph` (on CUDA alone), or `auto`, which chooses one and prints it; see
-            `clfunc.engine.scan`.
-        evaluate: After each task, test all tasks `seen`, the `current` one, all seen ones every n tasks (and at the end),
-            or `none`.
-        probe_every: Call the algorithm's `probe`, if it has one, about every so many steps too, not just after each task.
-        requests: What to unlearn and when: `{1: [ForgetSet(task=0)]}` forgets task 0 after task 1. Tasks count from 0. One
-            mapping that all runs share, or a list with a mapping for each. All tasks seen are tested after it.
-        skip: Tasks that are never trained, counted from 0; one set that all runs share, or a list with a set for each.
+        batch_size: Examples in a step of one run, >= 1. An epoch's last batch is filled up from the
+            epoch's beginning.
+        engine: `eager`, `trace`, `compile`, `cudagraph` (on CUDA alone), or `auto`, which chooses
+            one and prints it; see `clfunc.engine.scan`.
+        evaluate: After each task, test all tasks `seen`, the `current` one, all seen ones every n
+            tasks (and at the end), or `none`.
+        probe_every: Call the algorithm's `probe`, if it has one, about every so many steps too, not
+            just after each task.
+        requests: What to unlearn and when: `{1: [ForgetSet(task=0)]}` forgets task 0 after task 1.
+            Tasks count from 0. One mapping that all runs share, or a list with a mapping for each.
+            All tasks seen are tested after it.
+        skip: Tasks that are never trained, counted from 0; one set that all runs share, or a list
+            with a set for each.
         device: Where to run; the key's device if not given.
-        out: A folder for results, figures and checkpoints; nothing is written without. SIGTERM and Ctrl-C then leave a
-            checkpoint before they stop the run (a second one stops it at once).
-        resume: Go on from the newest good checkpoint in `out`, if there is one. The result has the bits of a run that was
-            never stopped. Everything that decides the result must be as it was. `"anyway"` lets torch, the device and the
-            number of threads differ, which the last bits may show.
-        checkpoint_every: Save about every so many steps; if not given, when a task ends and once a minute. The last two
-            checkpoints are kept. It may differ when a run goes on.
+        out: A folder for results, figures and checkpoints; nothing is written without. SIGTERM and
+            Ctrl-C then leave a checkpoint before they stop the run (a second one stops it at once).
+        resume: Go on from the newest good checkpoint in `out`, if there is one. The result has the
+            bits of a run that was never stopped. Everything that decides the result must be as it
+            was. `"anyway"` lets torch, the device and the number of threads differ, which the last
+            bits may show.
+        checkpoint_every: Save about every so many steps; if not given, when a task ends and once a
+            minute. The last two checkpoints are kept. It may differ when a run goes on.
         progress: Show a progress bar and the engine's choice.
         config: What else to record in config.json, such as the command line.
 
     Raises:
-        ValueError: A number out of range, an algorithm whose head does not fit the scenario, a request that cannot be met,
-            an `out` not writable, a setting that is a function which a file cannot tell from another, a checkpoint that is
-            another run's or damaged (`checkpoint.Refused`).
+        ValueError: A number out of range, an algorithm whose head does not fit the scenario, a
+            request that cannot be met, an `out` not writable, a setting that is a function which a
+            file cannot tell from another, a checkpoint that is another run's or damaged
+            (`checkpoint.Refused`).
         Interrupted: A KeyboardInterrupt: the run was asked to stop, and has left a checkpoint.
     """
     options = RunOptions(
@@ -209,7 +217,7 @@ def _train(
     resume: Resume,
     began: float,
 ) -> tuple[RunState, Trainer]:
-    """Plays every stage from the beginning or from a checkpoint; saves and moves the bar after each."""
+    """Plays every stage from the beginning or from a checkpoint; after each it may save."""
     options = schedule.options
     phases = len(schedule.scenario.phases)
     events = len(schedule.timeline.events)

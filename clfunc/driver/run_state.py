@@ -1,4 +1,4 @@
-"""`RunState`: where a run is and all that it has gathered; and the same as tensors by name and JSON, to be saved."""
+"""`RunState`: where a run is and all that it has gathered; and the form in which it is saved."""
 
 import math
 from collections.abc import Mapping
@@ -17,7 +17,8 @@ from clfunc.types import Params, State
 class RunState(NamedTuple):
     """A run under way.
 
-    Params, state, snapshots and `logged` are on the run's device, and everything else is on the CPU.
+    Params, state, snapshots and `logged` are on the run's device, and everything else is on the
+    CPU.
     """
 
     params: Params
@@ -113,7 +114,14 @@ def to_tensors(run_state: RunState) -> tuple[dict[str, Tensor], Description]:
 
 
 def refuse_unsound(description: Description, events: int, epochs: int, steps: int) -> None:
-    """Raise ValueError unless `to_tensors` could describe a run of so many events, epochs and steps an epoch so."""
+    """Raise ValueError unless `to_tensors` could have made this description of a run.
+
+    Args:
+        description: What a checkpoint's JSON holds.
+        events: How many events the run has.
+        epochs: How many epochs a task has.
+        steps: The most steps that an epoch has.
+    """
     _refuse_place(description.get("place"), events, epochs, steps)
     names = description.get("names")
     lists: list[Any] = [None]
@@ -163,7 +171,7 @@ def _is_plan(plan: Any) -> bool:
 def from_tensors(
     first: RunState, tensors: Mapping[str, Tensor], description: Description
 ) -> RunState:
-    """The run state that was saved, in the structure and on the device of the same run's `first` run state.
+    """The run state that was saved, in the structure and on the device of the `first` run state.
 
     Raises:
         Refused: It is another algorithm's.
@@ -215,7 +223,9 @@ def _refuse_other_leaves(expected: dict[str, Any], tensors: Mapping[str, Tensor]
 
 
 def _refuse_other_curve(name: str, found: dict[str, Tensor], runs: Tensor) -> None:
-    """Raise Refused unless tensors are a curve's: steps, tasks and, for each, a number (or several) for each run."""
+    """Raise Refused unless tensors are those of a curve: its values have a point a step, and the
+    axis of runs.
+    """
     steps = found.pop(f"{name}.step")
     tasks = found.pop(f"{name}.task")
     is_curve = steps.ndim == 1 and steps.shape == tasks.shape

@@ -1,4 +1,4 @@
-"""`Schedule`: what a run trains and tests, and in which order. It holds nothing that training changes."""
+"""`Schedule`: what a run trains and tests, and in which order. Training changes nothing of it."""
 
 from typing import NamedTuple
 
@@ -34,7 +34,7 @@ class Schedule(NamedTuple):
         return len(self.timeline.events), self.scenario.num_tasks, *runs
 
     def phase(self, event: Event) -> int | None:
-        """The phase that an event trains; None if it trains none. A mixture has one phase for all tasks."""
+        """The phase that an event trains, or None. A mixture has one phase for all tasks."""
         tasks_seen = event.task + 1
         if event.kind != "trained" or tasks_seen not in self.scenario.phases:
             return None
@@ -45,7 +45,7 @@ class Schedule(NamedTuple):
         return ~self.timeline.skipped[..., event.task]
 
     def planned_steps(self) -> int:
-        """How many steps the program takes if no run diverges. It leaves out tasks that every run skips."""
+        """How many steps are taken if no run diverges; tasks that every run skips have none."""
         planned = 0
         for event in self.timeline.events:
             phase = self.phase(event)
@@ -62,7 +62,10 @@ class Schedule(NamedTuple):
         return with_runs(self.scenario, self.scenario.test(task), self.runs)
 
     def entries(self, order: Keys, phase: int, epoch: int, stream: Stream) -> Tensor:
-        """An epoch's entries, `[steps, *runs, batch]`. Each epoch has its own key, so that it can be drawn again."""
+        """An epoch's entries, `[steps, *runs, batch]`.
+
+        Each epoch has its own key, so that it can be drawn again.
+        """
         steps, batch_size = self.steps[phase], self.options.batch_size
 
         def draw(key: Key, stream: Stream) -> Tensor:

@@ -1,8 +1,9 @@
-"""Segments of steps: the engine runs some steps of an epoch in one go, and then divergence is looked for.
+"""Segments of steps: the engine runs some steps of an epoch in one go.
 
-A run has diverged when a parameter or its loss is not finite after a segment. The segment then runs again from its
-beginning, a chunk (the steps of one program; one step in eager mode) at a time, and the run is frozen as it was before the
-first chunk after which it was not finite. It is tested no more, and its neighbours never notice.
+A run has diverged when a parameter or its loss is not finite after a segment. The segment then runs
+again from its beginning, a chunk (the steps of one program; one step in eager mode) at a time, and
+the run is frozen as it was before the first chunk after which it was not finite. It is tested no
+more, and its neighbours never notice.
 """
 
 import math
@@ -34,8 +35,8 @@ class Stepper:
         step: One step of all runs, `(carry, entries) -> (carry, metrics)`.
         data: The examples of the scenario, on the run's device.
         engine: The engine as the user named it; `auto` chooses one.
-        all_steps: How many steps the run takes in all, >= 1. It decides what `auto` chooses, and how many steps one
-            point of the training curve is the mean of.
+        all_steps: How many steps the run takes in all, >= 1. It decides what `auto` chooses, and
+            how many steps one point of the training curve is the mean of.
         say: Prints a line.
     """
 
@@ -62,7 +63,7 @@ class Stepper:
     def make_plan(
         self, run_state: RunState, stream: Stream, entries: Tensor
     ) -> engines.EnginePlan | None:
-        """Chooses the engine before the first step: the new plan, or None if there is one already."""
+        """Chooses the engine before the first step; None if that is done already."""
         if self.plan is not None:
             return None
         carry = self._carry(run_state, stream)
@@ -77,7 +78,10 @@ class Stepper:
 
     @property
     def log_every(self) -> int:
-        """How many steps one point of the training curve is the mean of: it divides `unroll`, or `unroll` divides it."""
+        """How many steps one point of the training curve is the mean of.
+
+        It divides `unroll`, or `unroll` divides it.
+        """
         wanted = max(1, self.all_steps // _CURVE_POINTS)
         if wanted >= self.unroll:
             return _rounded_up(wanted, self.unroll)
@@ -86,8 +90,9 @@ class Stepper:
     def segment_end(self, run_state: RunState, entries: Tensor, *every: int | None) -> int:
         """The step of the epoch at which the next segment ends.
 
-        Something happens `every` so many steps of the run. The segment ends at the first place where a program and a
-        point of the curve end too. So these places do not depend on what else ends segments.
+        Something happens `every` so many steps of the run. The segment ends at the first place
+        where a program and a point of the curve end too. So these places do not depend on what else
+        ends segments.
         """
         most = max(1, _SEGMENT_EXAMPLES // entries[0].numel())
         steps = min(_SEGMENT_STEPS, most)
@@ -129,7 +134,7 @@ class Stepper:
     def _last_finite(
         self, run_state: RunState, stream: Stream, entries: Tensor, lost: Tensor
     ) -> tuple[Tensor, tuple[Params, State]]:
-        """At which step the `lost` runs diverge in a segment, and their params and state before that chunk."""
+        """At which step the `lost` runs diverge, and their params and state before that chunk."""
         carry = self._carry(run_state, stream)
         kept = run_state.params, run_state.state
         done, diverged = run_state.done, run_state.diverged

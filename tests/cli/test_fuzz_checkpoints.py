@@ -1,4 +1,5 @@
-"""Whatever the checkpoints in a folder, a run goes on from a good one or says in one line why it cannot; it leaves them be."""
+"""Whatever the checkpoints in a folder, a run goes on from a good one or says in one line why it
+cannot; it leaves them be."""
 
 import json
 import struct
@@ -35,7 +36,8 @@ NAMES = [name + suffix for name in (NEWEST, PREVIOUS) for suffix in (".safetenso
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """The checkpoints of a run and of one like it with another seed: bytes by name; and the parameters of the former's."""
+    """The checkpoints of a run and of one like it with another seed: bytes by name; and the
+    parameters of the former's."""
     found = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("clfunc.results.plots.save", lambda *_: [])
@@ -54,7 +56,8 @@ def params(tensors):
 
 
 def resumed(files, place):
-    """Exit code, what is said, and the standing (None if it was refused) from which a run with these files would go on."""
+    """Exit code, what is said, and the run state (None if it was refused) from which a run with
+    these files would go on."""
     out, taken = place / "run", []
     out.mkdir(exist_ok=True)
     for name in NAMES:
@@ -150,7 +153,8 @@ def _paths(tree, at=()):
 
 
 def edited(draw, about):
-    """JSON with an entry removed, added or of another value, in a part drawn first so that the long ones do not take all."""
+    """JSON with an entry removed, added or of another value, in a part drawn first so that the long
+    ones do not take all."""
     about = json.loads(json.dumps(about))
     part = draw(st.sampled_from(sorted(about)))
     path = draw(st.sampled_from([p for p in _paths(about) if p[0] == part]))
@@ -267,7 +271,7 @@ def _sound(data):
         return False
 
 
-@law(120, data=st.data())
+@law(60, data=st.data())
 def test_a_run_goes_on_from_a_good_checkpoint_or_says_in_one_line_why_not(data, made, place):
     sound, other, good = made
     files = dict(sound)
@@ -278,7 +282,7 @@ def test_a_run_goes_on_from_a_good_checkpoint_or_says_in_one_line_why_not(data, 
         assert any(same(at, held) for held in good)
 
 
-@law(40, data=st.data())
+@law(20, data=st.data())
 def test_one_bit_or_the_end_of_the_newest_lost_is_noticed_and_the_previous_used(data, made, place):
     sound, _, good = made
     name = data.draw(st.sampled_from(NAMES[:2]))

@@ -1,4 +1,5 @@
-"""`clfunc diff` goes back to the last checkpoint that two runs have in common, and names where they part from there."""
+"""`clfunc diff` goes back to the last checkpoint that two runs have in common, and names where they
+part from there."""
 
 import json
 import shutil

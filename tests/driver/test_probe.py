@@ -1,4 +1,5 @@
-"""Probes: what an algorithm tells of itself, after each task and as often as asked, labelled and drawn."""
+"""Probes: what an algorithm tells of itself, after each task and as often as asked, labelled and
+drawn."""
 
 import numpy as np
 import pytest

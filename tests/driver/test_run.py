@@ -1,4 +1,5 @@
-"""`run`: what it trains, tests, logs and returns; that a run of a sweep is the run alone; what it refuses."""
+"""`run`: what it trains, tests, logs and returns; that a run of a sweep is the run alone; what it
+refuses."""
 
 import pytest
 import torch
