@@ -20,9 +20,11 @@ from clfunc.driver.progress import say
 from clfunc.driver.run import run_with
 from clfunc.engine.sweep import members, part, sweep
 from clfunc.experiments import chunks, executors, sizing
+from clfunc.experiments.chunk_store import ChunkStore
+from clfunc.experiments.cutting import ChunkPlan, cut, plan_chunks
 from clfunc.experiments.halving import check_halving, halve
 from clfunc.experiments.until import check_until, run_until
-from clfunc.results.merge import pack, unpack
+from clfunc.results.packing import pack, unpack
 from clfunc.results.result import Result
 
 Words = dict[str, Any]  # the arguments as JSON can hold them
@@ -46,7 +48,7 @@ def prepare(args: Run, job: build.Job) -> Callable[[], Result]:
     if isinstance(args, Sweep) and args.until_ci is not None:
         width = args.until_ci
         batch = args.seeds
-        check_until(job.scenario, job.key, width, batch, dict(keywords))
+        check_until(job.scenario, job.key, width, batch, job.options)
         return lambda: run_until(
             *inputs,
             width,
@@ -114,7 +116,7 @@ def _devices(args: Run) -> list[str]:
     return devices
 
 
-def _ray(args: Sweep) -> executors.Machines:
+def _ray(args: Sweep) -> executors.Executor:
     threads = torch.get_num_threads()
     return executors.ray_cluster(args.cluster_address, args.device, threads)
 
@@ -168,55 +170,45 @@ def runs_at_once(args: Run) -> int | str:
     return int(asked)
 
 
-def _spread(args: Run, job: build.Job, at_once: int | str, machines: executors.Machines) -> Result:
+def _spread(args: Run, job: build.Job, at_once: int | str, machines: executors.Executor) -> Result:
     """Run the chunks on many machines, and keep each result as it comes."""
     began = time.perf_counter()
-    shelf = _shelf(args, job)
-    plan = shelf.plan(len(job.key), at_once)
+    store = ChunkStore(args.out, *job.inputs, job.options)
+    plan = store.saved_plan(len(job.key), at_once)
     if plan is None:
         plan = _planned(args, job, at_once, machines)
     say(plan.why, args.progress)
 
-    results = [shelf.find(runs) for runs in plan.chunks]
+    results = [store.find(runs) for runs in plan.chunks]
     missing = [number for number, result in enumerate(results) if result is None]
     threads = torch.get_num_threads()
     jobs = []
     for number in missing:
         runs = plan.chunks[number]
-        jobs.append((_sent(args), list(runs), plan.engine, shelf.name(runs), threads))
-    for job_number, data in machines.do(chunk, jobs):
+        jobs.append((_sent(args), list(runs), plan.engine, store.label(runs), threads))
+    for job_number, data in machines.run(chunk, jobs):
         number = missing[job_number]
         runs = plan.chunks[number]
-        shelf.keep(runs, data, plan)
+        store.keep(runs, data, plan)
         results[number] = unpack(data, job.algorithm)
         done = sum(result is not None for result in results)
         place = f"chunk {done}/{len(plan.chunks)}"
         say(f"{place}: runs {runs[0] + 1} to {runs[-1] + 1} are done", args.progress)
     whole = [result for result in results if result is not None]
-    return chunks.finish(whole, job.algorithm, plan, shelf, began)
-
-
-def _shelf(args: Run, job: build.Job) -> chunks.Shelf:
-    """The folder of the chunks that are done, the same as that of `run_chunks`."""
-    deciding = dict(build.keywords(job.options))
-    for name in ("checkpoint_every", "progress", "config"):  # they change no result
-        del deciding[name]
-    config = job.options.config
-    mark = chunks.mark(*job.inputs, deciding, config)
-    return chunks.Shelf(args.out, job.algorithm, mark)
+    return chunks.finish(whole, job.algorithm, plan, store, began)
 
 
 def _planned(
-    args: Run, job: build.Job, at_once: int | str, machines: executors.Machines
-) -> chunks.Plan:
+    args: Run, job: build.Job, at_once: int | str, machines: executors.Executor
+) -> ChunkPlan:
     """Where to cut, and the engine: as the arguments say, or as one of the machines finds."""
     if at_once != "auto" and args.engine != "auto":
-        plan = chunks.plan(*job.inputs, at_once)
+        plan = plan_chunks(*job.inputs, job.options, at_once)
         return plan._replace(engine=args.engine)
     threads = torch.get_num_threads()
-    question = (_sent(args), at_once, machines.devices, machines.sharing, threads)
-    ((_, (size, why, engine)),) = machines.do(survey, [question])
-    return chunks.Plan(chunks.cut(len(job.key), size), why, engine)
+    question = (_sent(args), at_once, machines.slots, machines.sharing, threads)
+    ((_, (size, why, engine)),) = machines.run(survey, [question])
+    return ChunkPlan(cut(len(job.key), size), why, engine)
 
 
 def _sent(args: Run) -> Words:
@@ -267,13 +259,7 @@ def survey(
     torch.set_num_threads(threads)
     args, job = _received(json.dumps(sent), device)
     batch = args.batch_size
-    plan = chunks.plan(
-        *job.inputs,
-        runs_at_once=at_once,
-        batch_size=batch,
-        devices=devices,
-        sharing=sharing,
-    )
+    plan = plan_chunks(*job.inputs, job.options, at_once, devices=devices, sharing=sharing)
     first = plan.chunks[0]
     engine = str(args.engine)
     if engine == "auto":

@@ -24,7 +24,7 @@ from clfunc.driver.schedule import Schedule
 from clfunc.driver.timeline import timeline
 from clfunc.engine import scan as engines
 from clfunc.experiments import diff as difference
-from clfunc.experiments.diff import Part
+from clfunc.experiments.diff import Difference
 from clfunc.results import store
 
 Saved = tuple[dict[str, Tensor], checkpoint.Description]
@@ -46,7 +46,7 @@ def parting(a: Path, b: Path, differ: bool) -> list[str]:
     if not common:
         return ["no replay: the folders hold no checkpoint of one step"] if differ else []
     runs = len(store.read_json(a / "config.json").get("seeds", [0]))
-    apart: dict[Place, Part] = {}
+    apart: dict[Place, Difference] = {}
     for place in common:
         part = _first_difference(left[place][0], right[place][0], runs, place[-1])
         if part is not None:
@@ -161,7 +161,7 @@ def _named(run_state: RunState) -> dict[str, Tensor]:
 
 def _first_difference(
     a: dict[str, Tensor], b: dict[str, Tensor], runs: int, step: int
-) -> Part | None:
+) -> Difference | None:
     """The first leaf of params and state that differs."""
     return next(difference.leaves(_trained(a), _trained(b), runs, step), None)
 

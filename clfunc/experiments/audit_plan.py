@@ -109,7 +109,7 @@ def plan(
         )
     able = _able_to_forget(algorithm, scenario)
     events = timeline(scenario, read_algorithm(able), None, requests, ()).events
-    unlearnings = [event for event in events if event.kind == "unlearned"]
+    unlearnings = [event for event in events if any(event.forgets)]
     if not unlearnings:
         raise ValueError(
             "requests must name a task to forget, as {1: [cl.ForgetSet(task=0)]} does,"

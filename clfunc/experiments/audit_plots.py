@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clfunc.results.plots import _COLOURS, _figure, _legend, _scene, write_all
+from clfunc.results.panels import COLOURS, draw_legend, make_panels, tasks_title
+from clfunc.results.plots import write_all
 from clfunc.unlearning.forget_sets import from_compact
 
 if TYPE_CHECKING:
@@ -70,16 +71,16 @@ def figure(data: "xarray.Dataset", name: str) -> "Figure":
     longest = max(len(line) for text in _tick_labels(data) for line in text.split("\n"))
     narrowest = 5.4 if len(panels) == 1 else 4.2
     width = max(narrowest, max(1.6, 0.09 * longest) * data.sizes["unlearning"] + 1.0)
-    drawn, all_axes = _figure(width, 3.4, len(panels))
+    drawn, all_axes = make_panels(width, 3.4, len(panels))
     factor = 100 if name in _PERCENT else 1
     for axes, (variable, title) in zip(all_axes, panels.items(), strict=True):
         _panel(axes, data, variable, factor)
         axes.set_title(title.replace(_FORGOTTEN, forgotten_title(data)), fontsize=9)
     all_axes[0].set_ylabel(_LABELS[name])
-    _legend(all_axes[-1])
+    draw_legend(all_axes[-1])
     seeds = len(np.unique(data["seed"].values))
     many = f", {seeds} seeds: mean ± standard deviation" if seeds > 1 else ""
-    drawn.suptitle(f"{data.attrs['algorithm']}, {_scene(data)}{many}", fontsize=10)
+    drawn.suptitle(f"{data.attrs['algorithm']}, {tasks_title(data)}{many}", fontsize=10)
     return drawn
 
 
@@ -92,7 +93,7 @@ def _panel(axes: "Axes", data: "xarray.Dataset", variable: str, factor: float) -
     for number, member in enumerate(MEMBERS):
         values = factor * by_member(data, variable, member)
         if not np.isnan(values).all():
-            _draw(axes, stages + 0.22 * (number - 1), values, _COLOURS[number], member)
+            _draw(axes, stages + 0.22 * (number - 1), values, COLOURS[number], member)
     axes.set_xticks(stages, labels=_tick_labels(data))
     axes.set_xlim(-0.5, len(stages) - 0.5)
 

@@ -1,7 +1,7 @@
-"""What a computation takes of memory, and what there is.
+"""Device memory: how much of it a computation takes, and how much is free.
 
-On a GPU the allocator counts. On a CPU every operation's result is counted from when it appears until nothing holds it any
-more, which sees all that torch allocates for tensors, and nothing that an operation needs only while it runs.
+On a GPU the allocator counts. On a CPU the bytes of every operation's result count from the operation until nothing holds
+them any more. This sees all that torch allocates for tensors, and nothing that an operation needs only while it runs.
 """
 
 import os
@@ -22,36 +22,36 @@ _NO_LIMIT = 2**63 - 1
 
 
 class _Counter(TorchDispatchMode):
-    """Bytes of the storages made while it is on: those that live, and the most that ever did."""
+    """Counts the bytes of the storages that are made while it is active: those held now, and the most at one time."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.live, self.most = 0, 0
+        self.held = 0
+        self.most = 0
         self.sizes: dict[int, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        known = {
-            leaf.untyped_storage()._cdata
-            for leaf in tree.leaves((args, kwargs))
-            if isinstance(leaf, Tensor)
-        }
+        given = set()
+        for leaf in tree.leaves((args, kwargs)):
+            if isinstance(leaf, Tensor):
+                given.add(leaf.untyped_storage()._cdata)
         out = func(*args, **(kwargs or {}))
         for leaf in tree.leaves(out):
             if isinstance(leaf, Tensor):
-                self._see(leaf.untyped_storage(), known)
+                self._count(leaf.untyped_storage(), given)
         return out
 
-    def _see(self, storage: torch.UntypedStorage, known: set[int]) -> None:
+    def _count(self, storage: torch.UntypedStorage, given: set[int]) -> None:
         name = storage._cdata
-        if name in self.sizes or name in known:  # a view, or what an argument is held by
+        if name in self.sizes or name in given:  # a view, or an argument written in place
             return
         self.sizes[name] = storage.nbytes()
-        self.live += storage.nbytes()
-        self.most = max(self.most, self.live)
-        weakref.finalize(storage, self._forget, name)
+        self.held += storage.nbytes()
+        self.most = max(self.most, self.held)
+        weakref.finalize(storage, self._release, name)
 
-    def _forget(self, name: int) -> None:
-        self.live -= self.sizes.pop(name, 0)
+    def _release(self, name: int) -> None:
+        self.held -= self.sizes.pop(name, 0)
 
 
 def peak(f: Callable[[], Any], device: torch.device) -> int:
@@ -69,10 +69,11 @@ def peak(f: Callable[[], Any], device: torch.device) -> int:
 
 
 def available(device: torch.device) -> int:
-    """Bytes that new tensors may take: what is free on a GPU; on a CPU what the system, or its container, has left."""
+    """Bytes that are free for new tensors: on the GPU, or on a CPU in the system and in its container."""
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + cached
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + cached
     return min(_system(), _container())
 
 
@@ -80,32 +81,37 @@ def total(device: torch.device) -> int:
     """Bytes that the device has, or that this process may use of it, free or not."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    space, has = (
-        resource.getrlimit(resource.RLIMIT_AS)[0],
-        os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
-    )
-    return min(has, _limit(), _NO_LIMIT if space == resource.RLIM_INFINITY else space)
+    address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if address_space == resource.RLIM_INFINITY:
+        address_space = _NO_LIMIT
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min(physical, _limit(), address_space)
 
 
 def _system() -> int:
+    """Bytes that are free in the system; half of all if it does not say."""
     try:
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        text = Path("/proc/meminfo").read_text()
+        lines = dict(line.split(":") for line in text.splitlines())
         return int(lines["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 def _container() -> int:
-    """What a control group leaves; caches, which it can drop, count as free."""
+    """Bytes that are free in the control group. Its caches count as free, since it can drop them."""
     try:
         used = int((_CGROUP / "memory.current").read_text())
-        stat = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
-        return max(0, _limit() - used + int(stat.get("inactive_file", 0)))
+        text = (_CGROUP / "memory.stat").read_text()
+        statistics = dict(line.split() for line in text.splitlines())
+        caches = int(statistics.get("inactive_file", 0))
+        return max(0, _limit() - used + caches)
     except (OSError, ValueError):
         return _NO_LIMIT
 
 
 def _limit() -> int:
+    """Bytes that the control group may use."""
     try:
         return int((_CGROUP / "memory.max").read_text())
     except (OSError, ValueError):  # no such group, or its limit is "max"

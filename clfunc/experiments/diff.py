@@ -1,7 +1,7 @@
-"""Where two runs part: the first step, run and leaf at which what they left differs.
+"""Where two runs part: the first step, run and leaf at which their results differ.
 
-Equal means equal value by value: NaN equals NaN, 0 equals -0, and nothing is close enough. Steps, runs and tasks are named as
-every label is, tasks from 1 and runs from 0.
+Equal means equal value by value: NaN equals NaN, 0 equals -0, and nothing else is close enough. Messages are for a person:
+they count events and tasks from 1, and runs from 0 as every label does.
 """
 
 from collections.abc import Iterable, Iterator
@@ -11,184 +11,220 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from clfunc.driver.checkpoint import NEWEST, PREVIOUS
-from clfunc.results import store as archive
+from clfunc.results import store
 
 if TYPE_CHECKING:
     import xarray
 
-_ASIDE = ("arguments.out", "arguments.progress", "arguments.resume")  # what no result depends on
-_NOTHING = "nothing"  # shown where a side has no such field
-_STEPS = {
-    "step": "step",
-    "epoch": "epoch_step",
-    "probe": "probe_step",
-}  # an axis, and the variable of its steps
+# Settings on which no result depends.
+_ASIDE = ("arguments.out", "arguments.progress", "arguments.resume")
+_NOTHING = "nothing"  # shown for a field that one side does not have
+_MOST_SHOWN = 4  # fields of a setting; of more only the count is shown
+# Axis -> the variable that holds the steps of its entries.
+_STEPS = {"step": "step", "epoch": "epoch_step", "probe": "probe_step"}
+_COUNTED_FROM_1 = {"event": "event", "tested": "task"}  # axis -> its word
 
 
-class Part(NamedTuple):
+class Difference(NamedTuple):
     """The first place at which two things of one name differ."""
 
-    step: float  # training steps done there; infinity where it is the end
+    step: float  # training steps done there; infinity for the end
     name: str
     run: int | None
     where: str
     values: tuple[Any, Any]
 
     def __str__(self) -> str:
-        at = "" if self.run is None else f" of run {self.run}"
-        return f"{self.name}{at}{self.where}: {self.values[0]} and {self.values[1]}"
+        of_run = "" if self.run is None else f" of run {self.run}"
+        left, right = self.values
+        return f"{self.name}{of_run}{self.where}: {left} and {right}"
 
 
 def settings(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
-    """The fields in which two configurations differ, a line each."""
-    return list(_apart("", a, b))
+    """The fields in which two configurations differ, a line each.
+
+    >>> settings({"lr": 0.1, "tasks": 2}, {"lr": 0.2, "tasks": 2})
+    ['lr: 0.1 and 0.2']
+    """
+    return list(_differing_fields("", a, b))
 
 
-def _apart(name: str, a: Any, b: Any) -> Iterator[str]:
-    """What differs below a name: a line for each field, or for all that one side alone has there."""
+def _differing_fields(name: str, a: Any, b: Any) -> Iterator[str]:
+    """A line for each field below a name that differs, or for everything there that only one side has."""
     if name in _ASIDE:
         return
-    left, right = _fields(a), _fields(b)
+    left = _fields(a)
+    right = _fields(b)
     if left is None or right is None or isinstance(a, dict) != isinstance(b, dict):
         if str(a) != str(b):
             yield f"{name}: {_shown(a)} and {_shown(b)}"
         return
     if isinstance(a, list) and len(a) != len(b):
         yield f"{name}: {_shown(a)} and {_shown(b)}"
-        left, right = ({i: side[i] for i in range(min(len(a), len(b)))} for side in (left, right))
+        common = range(min(len(a), len(b)))
+        left = {i: left[i] for i in common}
+        right = {i: right[i] for i in common}
     for key in left | right:
-        yield from _apart(
-            f"{name}.{key}".lstrip("."), left.get(key, _NOTHING), right.get(key, _NOTHING)
-        )
+        field = f"{name}.{key}".lstrip(".")
+        yield from _differing_fields(field, left.get(key, _NOTHING), right.get(key, _NOTHING))
 
 
 def _fields(value: Any) -> dict[Any, Any] | None:
-    return (
-        value
-        if isinstance(value, dict)
-        else dict(enumerate(value))
-        if isinstance(value, list)
-        else None
-    )
+    """The fields of a dict or a list; None for anything else."""
+    if isinstance(value, dict):
+        return value
+    return dict(enumerate(value)) if isinstance(value, list) else None
 
 
 def _shown(value: Any) -> str:
     fields = _fields(value)
-    short = fields is None or (len(fields) <= 4 and not any(map(_fields, fields.values())))
-    return str(value) if short or fields is None else f"{len(fields)} entries"
+    if fields is None:
+        return str(value)
+    is_flat = not any(map(_fields, fields.values()))
+    if is_flat and len(fields) <= _MOST_SHOWN:
+        return str(value)
+    return f"{len(fields)} entries"
 
 
-def results(a: "xarray.Dataset", b: "xarray.Dataset") -> list[Part]:
-    """Where each variable first differs, the earliest first; what is measured at one step in the order of the file."""
-    names = [str(name) for name in a.variables] + [
-        str(name) for name in b.variables if name not in a.variables
-    ]
-    found = [part for name in names if (part := _variable(name, a, b))]
-    return sorted(found, key=lambda part: part.step)
+def results(a: "xarray.Dataset", b: "xarray.Dataset") -> list[Difference]:
+    """Where each variable first differs, the earliest step first; those of one step are in the order of the file."""
+    names = dict.fromkeys([*map(str, a.variables), *map(str, b.variables)])
+    found = []
+    for name in names:
+        difference = _variable(name, a, b)
+        if difference is not None:
+            found.append(difference)
+    return sorted(found, key=lambda difference: difference.step)
 
 
-def _variable(name: str, a: "xarray.Dataset", b: "xarray.Dataset") -> Part | None:
+def _variable(name: str, a: "xarray.Dataset", b: "xarray.Dataset") -> Difference | None:
+    """Where a variable first differs; None if it does not."""
+
+    def at_the_end(where: str, values: tuple[Any, Any]) -> Difference:
+        return Difference(step=np.inf, name=name, run=None, where=where, values=values)
+
     if name not in a.variables or name not in b.variables:
-        there = ("there", "not there") if name in a.variables else ("not there", "there")
-        return Part(np.inf, name, None, "", there)
-    (left, right), axes = (data[name].values for data in (a, b)), a[name].dims
+        return at_the_end("", _presence(name in a.variables))
+    axes = a[name].dims
+    left = a[name].values
+    right = b[name].values
     if axes != b[name].dims or left.ndim != right.ndim:
-        return Part(np.inf, name, None, " has axes", (axes, b[name].dims))
-    common = tuple(slice(0, min(sizes)) for sizes in zip(left.shape, right.shape, strict=True))
-    places = np.argwhere(~np.asarray(_same(left[common], right[common]), dtype=bool))
-    if not len(places):
-        return (
-            None
-            if left.shape == right.shape
-            else Part(np.inf, name, None, " has shape", (left.shape, right.shape))
-        )
-    place = min(map(tuple, places.tolist()), key=lambda place: (_step(a, axes, place), place))
-    run = place[axes.index("run")] if "run" in axes else None
-    where = " at " + ", ".join(
-        _named(a, axis, i) for axis, i in zip(axes, place, strict=True) if axis != "run"
+        return at_the_end(" has axes", (axes, b[name].dims))
+    # Of two sizes the common entries are compared first.
+    sizes = zip(left.shape, right.shape, strict=True)
+    common = tuple(slice(0, min(pair)) for pair in sizes)
+    is_same = np.asarray(_same(left[common], right[common]), dtype=bool)
+    places = [tuple(place) for place in np.argwhere(~is_same).tolist()]
+    if not places:
+        same_shape = left.shape == right.shape
+        return None if same_shape else at_the_end(" has shape", (left.shape, right.shape))
+    place = min(places, key=lambda place: (_step(a, axes, place), place))
+    return Difference(
+        step=_step(a, axes, place),
+        name=name,
+        run=place[axes.index("run")] if "run" in axes else None,
+        where=_where(a, axes, place),
+        values=(left[place], right[place]),
     )
-    return Part(
-        _step(a, axes, place),
-        name,
-        run,
-        where if where != " at " else "",
-        (left[place], right[place]),
-    )
+
+
+def _presence(is_left: bool) -> tuple[str, str]:
+    return ("there", "not there") if is_left else ("not there", "there")
 
 
 def _same(x: Any, y: Any) -> Any:
-    """Which entries of two arrays, or of two tensors, are equal."""
+    """Which entries of two arrays, or of two tensors, are equal. NaN differs from itself."""
     return (x == y) | ((x != x) & (y != y))
 
 
 def _step(data: "xarray.Dataset", axes: tuple[Any, ...], place: tuple[int, ...]) -> float:
     """Training steps done at an entry of a variable."""
-    for axis, i in zip(axes, place, strict=True):
+    for axis, position in zip(axes, place, strict=True):
         if axis in _STEPS and _STEPS[axis] in data.variables:
-            return float(data[_STEPS[axis]].values[i])
+            return float(data[_STEPS[axis]].values[position])
         if axis == "event" and "training_task" in data.variables:
-            task = data["task"].values[i] if "task" in data.variables else data["event"].values[i]
-            own = data["step"].values[data["training_task"].values == task]
-            return float(own[-1]) if len(own) else np.inf
+            events = data["task"] if "task" in data.variables else data["event"]
+            is_inside = data["training_task"].values == events.values[position]
+            steps = data["step"].values[is_inside]
+            return float(steps[-1]) if len(steps) else np.inf
     return np.inf
 
 
-def _named(data: "xarray.Dataset", axis: Any, i: int) -> str:
-    """An entry of an axis, by the word that labels have for it."""
-    words = {"event": "event", "tested": "task"}
+def _where(data: "xarray.Dataset", axes: tuple[Any, ...], place: tuple[int, ...]) -> str:
+    """An entry of a variable in words, without its run."""
+    words = []
+    for axis, position in zip(axes, place, strict=True):
+        if axis != "run":
+            words.append(_named(data, axis, position))
+    return " at " + ", ".join(words) if words else ""
+
+
+def _named(data: "xarray.Dataset", axis: Any, position: int) -> str:
+    """An entry of an axis in the words of labels."""
     if axis in _STEPS and _STEPS[axis] in data.variables:
-        return f"step {data[_STEPS[axis]].values[i]}"
-    value = data[axis].values[i] if axis in data.variables else i
-    if axis in words:
-        return f"{words[axis]} {value + 1}"  # a person counts from 1
+        return f"step {data[_STEPS[axis]].values[position]}"
+    value = data[axis].values[position] if axis in data.variables else position
+    if axis in _COUNTED_FROM_1:
+        return f"{_COUNTED_FROM_1[axis]} {value + 1}"
     return f"{axis} {value}"
 
 
 def leaves(
     a: Iterable[tuple[str, Any]], b: Iterable[tuple[str, Any]], runs: int = 1, step: float = np.inf
-) -> Iterator[Part]:
-    """The named tensors that differ, in their order, each with the first run and entry; with several runs they are axis 0."""
-    left, right = dict(a), dict(b)
+) -> Iterator[Difference]:
+    """The named tensors that differ, in their order, each with the first run and entry that does.
+
+    Args:
+        a: Pairs of a name and a tensor.
+        b: Likewise.
+        runs: How many runs there are; several are axis 0 of the tensors.
+        step: Training steps done, for the differences found.
+    """
+    left = dict(a)
+    right = dict(b)
     for name in left | right:
         if name not in left or name not in right:
-            there = ("there", "not there") if name in left else ("not there", "there")
-            yield Part(step, name, None, "", there)
+            yield Difference(step, name, None, "", _presence(name in left))
             continue
-        x, y = (side[name].detach().cpu() for side in (left, right))
+        x = left[name].detach().cpu()
+        y = right[name].detach().cpu()
         if x.shape != y.shape or x.dtype != y.dtype:
-            yield Part(
-                step,
-                name,
-                None,
-                " is",
-                (f"{x.dtype} {list(x.shape)}", f"{y.dtype} {list(y.shape)}"),
-            )
+            yield Difference(step, name, None, " is", (_kind(x), _kind(y)))
             continue
-        places = (~_same(x, y)).nonzero()
-        if len(places):
-            place = places[0].tolist()
-            run = place[0] if runs > 1 and x.shape[0] == runs else None
-            entry = place if run is None else place[1:]
-            where = f"{entry if entry else ''} ({len(places)} of {x.numel()} entries differ)"
-            yield Part(step, name, run, where, (x[tuple(place)].item(), y[tuple(place)].item()))
+        places = (~_same(x, y)).nonzero().tolist()
+        if places:
+            place = places[0]
+            has_runs = runs > 1 and x.shape[0] == runs
+            entry = place[1:] if has_runs else place
+            count = f"({len(places)} of {x.numel()} entries differ)"
+            yield Difference(
+                step=step,
+                name=name,
+                run=place[0] if has_runs else None,
+                where=f"{entry or ''} {count}",
+                values=(x[tuple(place)].item(), y[tuple(place)].item()),
+            )
+
+
+def _kind(leaf: Any) -> str:
+    return f"{leaf.dtype} {list(leaf.shape)}"
 
 
 def files(a: Path, b: Path, runs: int) -> list[str]:
-    """What differs in the tensors that both folders keep under one name; a line for each first leaf.
+    """What differs in the files of tensors that both folders have; a line for the first leaf of each file.
 
     Raises:
-        ValueError: One is not a sound file of tensors.
+        ValueError: A file is damaged.
     """
-    said = []
+    lines = []
     for path in sorted(a.glob("*.safetensors")):
-        if (b / path.name).is_file() and path.stem not in (
-            NEWEST,
-            PREVIOUS,
-        ):  # those may be of other steps
-            found = list(leaves(_tensors(path), _tensors(b / path.name), runs))
-            if found:
-                said.append(f"{path.name}: {len(found)} leaves differ, first {found[0]}")
-    return said
+        is_checkpoint = path.stem in (NEWEST, PREVIOUS)  # two checkpoints may be of other steps
+        if is_checkpoint or not (b / path.name).is_file():
+            continue
+        found = list(leaves(_tensors(path), _tensors(b / path.name), runs))
+        if found:
+            lines.append(f"{path.name}: {len(found)} leaves differ, first {found[0]}")
+    return lines
 
 
 def _tensors(path: Path) -> list[tuple[str, Any]]:
@@ -198,26 +234,26 @@ def _tensors(path: Path) -> list[tuple[str, Any]]:
     try:
         return list(load_file(path).items())
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"{path} is not a sound file of tensors: {' '.join(str(error).split())}"
-        ) from error
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} is not a sound file of tensors: {reason}") from error
 
 
 def folders(a: Path, b: Path) -> tuple[list[str], list[str]]:
-    """The settings in which two runs' folders differ, and what differs in what they hold, a line each.
+    """The settings in which the runs of two folders differ, and what differs in their results, a line each.
 
     Raises:
-        ValueError: A folder does not hold a finished run, or a spoilt one.
+        ValueError: A folder does not hold a finished run, or a damaged one.
     """
-    configs = [archive.read_json(folder / "config.json") for folder in (a, b)]
-    left, right = (archive.load(folder) for folder in (a, b))
-    parts = results(left, right)
-    said = []
-    if parts:
-        first = parts[0]
+    left_config = store.read_json(a / "config.json")
+    right_config = store.read_json(b / "config.json")
+    left = store.load(a)
+    right = store.load(b)
+    lines = []
+    differences = results(left, right)
+    if differences:
+        first = differences[0]
         when = "at the end" if np.isinf(first.step) else f"by step {first.step:.0f}"
-        said = [
-            f"first difference {when}: {first}",
-            f"{len(parts)} of {len(left.variables)} variables differ",
-        ]
-    return settings(*configs), said + files(a, b, left.sizes["run"])
+        lines.append(f"first difference {when}: {first}")
+        lines.append(f"{len(differences)} of {len(left.variables)} variables differ")
+    lines += files(a, b, left.sizes["run"])
+    return settings(left_config, right_config), lines

@@ -1,7 +1,7 @@
-"""What a run has left in its folder, read without trusting it: a file may be cut short, spoilt, edited or another's.
+"""The files of a finished run, read without trust: a file may be cut short, damaged, edited or of another program.
 
-HDF5 hangs on some spoilt files. So `results.nc` ends with the SHA-256 of what comes before, which HDF5 does not mind; it is
-checked before HDF5 sees the file. A file without it (another program's) is read with the other checks alone.
+HDF5 hangs on some damaged files. So `results.nc` ends with the SHA-256 of the bytes before it, which HDF5 ignores. It is
+checked before HDF5 reads the file. A file of another program has no such end, and is read with the other checks alone.
 """
 
 import hashlib
@@ -18,10 +18,16 @@ from clfunc.results import files
 if TYPE_CHECKING:
     import xarray
 
-_AXES = {"accuracy": ("run", "event", "tested"), "seed": ("run",)}
-_AXES |= dict.fromkeys(("average_accuracy", "backward_transfer", "forgetting"), ("run", "event"))
+# The variables that every result has, with their axes.
+_AXES = {
+    "accuracy": ("run", "event", "tested"),
+    "seed": ("run",),
+    "average_accuracy": ("run", "event"),
+    "backward_transfer": ("run", "event"),
+    "forgetting": ("run", "event"),
+}
 _WORDS = ("kind", "unlearned", "member", "forgotten")  # the variables that hold no numbers
-_DESCRIBED = ("algorithm", "scenario", "dataset", "paradigm")
+_DESCRIPTION = ("algorithm", "scenario", "dataset", "paradigm")  # attributes
 
 _TRAILER = re.compile(rb"\nsha256 ([0-9a-f]{64})\n")
 _LENGTH = len(b"\nsha256 \n") + 64
@@ -43,7 +49,7 @@ def load(folder: Path) -> "xarray.Dataset":
     """The `results.nc` of a folder.
 
     Raises:
-        ValueError: There is none, or it is not what a run writes.
+        ValueError: There is none, or no run writes such a file.
     """
     import xarray
 
@@ -52,11 +58,12 @@ def load(folder: Path) -> "xarray.Dataset":
         raise ValueError(f"no results.nc in {folder}: give folders that --out named")
     try:
         _check_sum(path)
-        _check_promises(path)
+        _check_sizes(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a spoilt file may warn before it fails
+            warnings.simplefilter("ignore")  # a damaged file may warn before it fails
             data = xarray.load_dataset(path, engine="h5netcdf")
             _check_axes(data)
+            _check_kinds(data)
     except Exception as error:  # whatever a foreign file makes the reader raise
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(f"{path} is not a sound file of results: {reason}") from error
@@ -64,54 +71,57 @@ def load(folder: Path) -> "xarray.Dataset":
 
 
 def _check_sum(path: Path) -> None:
-    """Raise ValueError if the file is not what its checksum was made of."""
-    held = path.read_bytes()
-    told = _TRAILER.fullmatch(held[-_LENGTH:])
-    if told and hashlib.sha256(held[:-_LENGTH]).hexdigest() != told[1].decode():
+    """Raise ValueError if the file has a checksum that is not its own."""
+    data = path.read_bytes()
+    trailer = _TRAILER.fullmatch(data[-_LENGTH:])
+    if trailer and hashlib.sha256(data[:-_LENGTH]).hexdigest() != trailer[1].decode():
         raise ValueError("its bytes are not those that were written")
 
 
-def _check_promises(path: Path) -> None:
-    """Raise ValueError if a variable says it holds more than is in the file, before memory is taken for it."""
+def _check_sizes(path: Path) -> None:
+    """Raise ValueError if a variable is larger than what the file stores of it, before memory is allocated for it."""
     import h5py
 
     with h5py.File(path) as file:
-        for name, held in file.items():
-            if not isinstance(held, h5py.Dataset):
+        for name, variable in file.items():
+            if not isinstance(variable, h5py.Dataset):
                 raise ValueError(f"{name} is not a variable")
-            if (
-                held.nbytes > held.id.get_storage_size()
-                and b"not a netCDF variable" not in held.attrs.get("NAME", b"")
-            ):
-                raise ValueError(
-                    f"{name} promises {held.nbytes} bytes and holds {held.id.get_storage_size()}"
-                )
+            promised = variable.nbytes
+            stored = variable.id.get_storage_size()
+            is_axis = b"not a netCDF variable" in variable.attrs.get("NAME", b"")
+            if promised > stored and not is_axis:
+                raise ValueError(f"{name} promises {promised} bytes and holds {stored}")
 
 
 def _check_axes(data: "xarray.Dataset") -> None:
-    """Raise ValueError unless the variables that all results have are there, with their axes and kinds."""
+    """Raise ValueError unless the variables that every result has are there, with their axes."""
     for name, axes in _AXES.items():
-        if (
-            name not in data.variables
-            or data[name].dims != axes
-            or not np.issubdtype(data[name].dtype, np.number)
-        ):
+        is_there = name in data.variables and data[name].dims == axes
+        if not is_there or not _holds_numbers(data, name):
             raise ValueError(f"{name} must be numbers over {', '.join(axes)}")
         if not data[name].size:
             raise ValueError(f"{name} is empty")
+
+
+def _check_kinds(data: "xarray.Dataset") -> None:
+    """Raise ValueError unless variables hold numbers, and the attributes words."""
     for name in map(str, data.variables):
-        if not np.issubdtype(data[name].dtype, np.number) and name not in _WORDS:
+        if name not in _WORDS and not _holds_numbers(data, name):
             raise ValueError(f"{name} holds no numbers")
-    for name in _DESCRIBED:
+    for name in _DESCRIPTION:
         if not isinstance(data.attrs.get(name), str):
             raise ValueError(f"its attribute {name} must be a word")
 
 
+def _holds_numbers(data: "xarray.Dataset", name: str) -> bool:
+    return np.issubdtype(data[name].dtype, np.number)
+
+
 def read_json(path: Path) -> dict[str, Any]:
-    """A file of one JSON object.
+    """The JSON object in a file.
 
     Raises:
-        ValueError: There is none, or it is not one.
+        ValueError: There is no file, or it holds something else.
     """
     try:
         found = json.loads(path.read_text())

@@ -1,21 +1,39 @@
 """Chunks of a sweep: run one after the other they leave what the sweep leaves; how large they are; what is kept of them."""
 
+from functools import cache
+
 import pytest
 import torch
 
-from clfunc import finetuning, mlp, run, scenarios, sgd, sweep, tree
+from clfunc import (
+    ForgetSet,
+    amnesiac,
+    chain,
+    finetuning,
+    mask_updates,
+    mlp,
+    run,
+    scenarios,
+    sgd,
+    sweep,
+    tree,
+)
+from clfunc.driver.options import RunOptions
 from clfunc.engine.programs import programs
 from clfunc.engine.sweep import part
 from clfunc.experiments import chunks
 from clfunc.experiments import device_memory as memory
-from clfunc.experiments.chunks import Plan, cut, plan, run_chunks
+from clfunc.experiments.chunk_store import ChunkStore, sweep_digest
+from clfunc.experiments.chunks import run_chunks
+from clfunc.experiments.cutting import ChunkPlan, cut, plan_chunks
 from clfunc.experiments.sizing import Need, measure
 from clfunc.random import key, split
-from clfunc.results import merge
+from clfunc.results import packing
 from clfunc.testing import toy_stream
 from clfunc.testing.play import toy_data
 
 QUIET = {"engine": "eager", "progress": False, "batch_size": 8}
+OPTIONS = RunOptions(**QUIET)
 KEYS = split(key(1), 7)
 
 
@@ -23,6 +41,11 @@ def build(scenario, lr=0.1):
     return finetuning(
         mlp(scenario.inputs, (8, 6), scenario.head(), dtype=torch.float64), sgd(lr, 0.9)
     )
+
+
+def chained(scenario, mask):
+    model = mlp(scenario.inputs, (8, 6), scenario.head(), dtype=torch.float64)
+    return finetuning(model, chain(sgd(0.1), mask_updates(mask)))
 
 
 def probed(algorithm):
@@ -33,6 +56,7 @@ def probed(algorithm):
     return algorithm._replace(probe=probe)
 
 
+@cache
 def job(shared=False):
     """Seven runs, each with its own learning rate and, unless shared, its own tasks."""
     scenario = scenarios.permuted(toy_data(), 2, key(2) if shared else split(key(2), 7), valid=0.25)
@@ -51,11 +75,41 @@ def same(a, b):
     )
 
 
-@pytest.mark.parametrize("shared", [True, False], ids=["shared tasks", "tasks of its own"])
-@pytest.mark.parametrize("size", [1, 3, 7])
+@cache
+def swept(shared):
+    algorithm, scenario = job(shared)
+    return run(algorithm, scenario, KEYS, epochs=2, probe_every=5, **QUIET)
+
+
+@cache
+def small(tasks=2):
+    """Seven runs without probes, and without examples held out."""
+    scenario = scenarios.permuted(toy_data(), tasks, key(2))
+    return sweep([build(scenario, 0.02 * (i + 1)) for i in range(7)]), scenario
+
+
+@cache
+def packed():
+    """Two runs, and the bytes of their result."""
+    algorithm, scenario = small()
+    result = run(part(algorithm, range(2)), scenario, KEYS[:2], **QUIET)
+    return packing.pack(result, "mine")
+
+
+CUTS = [
+    pytest.param(1, True, marks=pytest.mark.long),
+    (1, False),
+    (3, True),
+    (3, False),
+    (7, True),
+    pytest.param(7, False, marks=pytest.mark.long),
+]
+
+
+@pytest.mark.parametrize(("size", "shared"), CUTS)
 def test_the_chunks_of_a_sweep_leave_what_the_sweep_leaves(size, shared):
     algorithm, scenario = job(shared)
-    whole = run(algorithm, scenario, KEYS, epochs=2, probe_every=5, **QUIET)
+    whole = swept(shared)
     merged = run_chunks(
         algorithm, scenario, KEYS, runs_at_once=size, epochs=2, probe_every=5, **QUIET
     )
@@ -67,7 +121,14 @@ def test_the_chunks_of_a_sweep_leave_what_the_sweep_leaves(size, shared):
     assert merged.coordinates == whole.coordinates and merged.steps == whole.steps
 
 
-@pytest.mark.parametrize("rates", [(1e300, 0.1, 1e300), (0.1, 1e300, 0.1), (1e300, 1e301, 1e302)])
+RATES = [
+    (1e300, 0.1, 1e300),
+    pytest.param((0.1, 1e300, 0.1), marks=pytest.mark.long),
+    (1e300, 1e301, 1e302),
+]
+
+
+@pytest.mark.parametrize("rates", RATES)
 def test_a_chunk_whose_runs_all_diverge_ends_early_and_is_padded_with_nan(rates):
     scenario = scenarios.permuted(toy_data(), 2, key(2), valid=0.25)
     algorithm = sweep([probed(build(scenario, lr)) for lr in rates])
@@ -84,6 +145,61 @@ def test_a_chunk_whose_runs_all_diverge_ends_early_and_is_padded_with_nan(rates)
             check_dtype=False,
         )
     assert torch.equal(merged.probes.step, whole.probes.step)
+
+
+def forgetful():
+    """Four runs that can unlearn, of three tasks."""
+    scenario = scenarios.permuted(toy_data(), 3, key(2), valid=0.25)
+    members = [amnesiac(build(scenario, lr), num_tasks=3) for lr in (0.05, 0.1, 0.15, 0.2)]
+    return sweep(members), scenario
+
+
+FIRST, SECOND = ForgetSet(task=0), ForgetSet(task=1)
+REQUESTS = [{1: [FIRST]}, {}, {}, {0: [FIRST], 2: [SECOND]}]
+SKIP = [set(), {0}, {0, 1}, set()]
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_requests_and_skipped_tasks_of_each_run_are_cut_with_the_runs(size):
+    algorithm, scenario = forgetful()
+    options = {"requests": REQUESTS, "skip": SKIP, "evaluate": "current"} | QUIET
+    whole = run(algorithm, scenario, KEYS[:4], **options)
+    merged = run_chunks(algorithm, scenario, KEYS[:4], runs_at_once=size, **options)
+    assert merged.events == whole.events and merged.steps == whole.steps
+    assert merged.config == whole.config | {"chunks": [size] * (4 // size)}
+    for name in ("accuracy", "training", "validation", "params", "state", "snapshots"):
+        torch.testing.assert_close(
+            getattr(merged, name), getattr(whole, name), rtol=0, atol=1e-10, equal_nan=True
+        )
+
+
+def test_a_chunk_that_trains_nothing_has_nan_where_the_others_have_points():
+    algorithm, scenario = job(shared=True)
+    three, keys = part(algorithm, range(3)), KEYS[:3]
+    options = {"skip": [{1}, {0, 1}, {0}]} | QUIET
+    whole = run(three, scenario, keys, **options)
+    merged = run_chunks(three, scenario, keys, runs_at_once=1, **options)
+    assert merged.steps == whole.steps and merged.config["skip"] == whole.config["skip"]
+    for name in ("accuracy", "training", "validation", "params"):
+        torch.testing.assert_close(
+            getattr(merged, name), getattr(whole, name), rtol=0, atol=1e-10, equal_nan=True
+        )
+    assert torch.equal(merged.probes.step, whole.probes.step)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"requests": REQUESTS[:2]}, "one for each of 4 run.s., given 2"),
+        ({"skip": SKIP[:3]}, "one for each of 4 run.s., given 3"),
+        ({"requests": {0: [SECOND]}}, "it is not trained yet"),
+    ],
+)
+def test_requests_are_checked_for_all_runs_before_the_first_chunk(change, message, monkeypatch):
+    algorithm, scenario = forgetful()
+    monkeypatch.setattr(chunks, "run_with", lambda *args, **keywords: pytest.fail("it has begun"))
+    with pytest.raises(ValueError, match=message):
+        run_chunks(algorithm, scenario, KEYS[:4], runs_at_once=2, **change, **QUIET)
 
 
 def test_an_algorithm_by_itself_is_cut_along_its_keys():
@@ -126,12 +242,13 @@ def test_the_size_of_a_chunk_is_what_fits_in_half_of_memory(monkeypatch):
     assert Need(100, 10).fit(2 * 145) == 4 and Need(100, 10).fit(0) == 1
     room = 2 * max(need.fixed + 3 * need.each for need in (training, testing))
     monkeypatch.setattr(memory, "available", lambda device: room)
-    found = plan(algorithm, scenario, KEYS, "auto", 8)
+    found = plan_chunks(algorithm, scenario, KEYS, OPTIONS)
     assert [len(chunk) for chunk in found.chunks] == [3, 3, 1]
     assert "7 runs, 3 at a time, the last of 1" in found.why and "that cpu has free" in found.why
     monkeypatch.setattr(memory, "available", lambda device: 1000 * room)
-    assert plan(algorithm, scenario, KEYS, "auto", 8).chunks == [range(7)]
-    assert [len(c) for c in plan(algorithm, scenario, KEYS, "auto", 8, devices=2).chunks] == [4, 3]
+    assert plan_chunks(algorithm, scenario, KEYS, OPTIONS).chunks == [range(7)]
+    found = plan_chunks(algorithm, scenario, KEYS, OPTIONS, devices=2)
+    assert [len(chunk) for chunk in found.chunks] == [4, 3]
 
 
 @pytest.mark.parametrize(
@@ -170,9 +287,9 @@ def test_a_run_takes_what_its_network_and_its_batches_take():
 def test_a_packed_result_is_the_same_result():
     algorithm, scenario = job()
     result = run(algorithm, scenario, KEYS, probe_every=3, **QUIET)
-    data = merge.pack(result, "mine")
-    back = merge.unpack(data, algorithm)
-    assert merge.mark_of(data) == "mine" and tree.structure(tensors(back)) == tree.structure(
+    data = packing.pack(result, "mine")
+    back = packing.unpack(data, algorithm)
+    assert packing.label_of(data) == "mine" and tree.structure(tensors(back)) == tree.structure(
         tensors(result)
     )
     assert same(tensors(back), tensors(result))
@@ -184,15 +301,24 @@ def test_a_packed_result_is_the_same_result():
     "spoil", [lambda d: d[:100], lambda d: d[:-1], lambda d: b"", lambda d: b"\xff" * 50 + d]
 )
 def test_bytes_that_are_not_a_whole_result_are_refused(spoil):
-    algorithm, scenario = job()
-    data = spoil(merge.pack(run(algorithm, scenario, KEYS, **QUIET), "mine"))
     with pytest.raises(ValueError):
-        merge.unpack(data, algorithm)
+        packing.unpack(spoil(packed()), small()[0])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
+def test_one_flipped_bit_of_a_packed_result_is_noticed_wherever_it_is(share):
+    data, algorithm = packed(), small()[0]
+    header = 8 + int.from_bytes(data[:8], "little")
+    for first, stop in ((0, header), (header, len(data))):
+        flipped = bytearray(data)
+        flipped[int(first + share * (stop - first))] ^= 8
+        with pytest.raises(ValueError):
+            packing.unpack(bytes(flipped), algorithm)
 
 
 def test_chunks_that_are_done_are_not_run_again(tmp_path, monkeypatch):
-    algorithm, scenario = job()
-    ran, real = [], chunks.run
+    algorithm, scenario = small(tasks=1)
+    ran, real = [], chunks.run_with
     options = {"runs_at_once": 3, "out": tmp_path} | QUIET
 
     def watched(*args, **how):
@@ -201,7 +327,7 @@ def test_chunks_that_are_done_are_not_run_again(tmp_path, monkeypatch):
         ran.append(args[2])
         return real(*args, **how)
 
-    monkeypatch.setattr(chunks, "run", watched)
+    monkeypatch.setattr(chunks, "run_with", watched)
     with pytest.raises(KeyboardInterrupt):
         run_chunks(algorithm, scenario, KEYS, **options)
     kept = sorted(path.name for path in (tmp_path / "chunks").iterdir())
@@ -211,7 +337,7 @@ def test_chunks_that_are_done_are_not_run_again(tmp_path, monkeypatch):
     )
 
     monkeypatch.setattr(
-        chunks, "run", lambda *args, **how: ran.append(args[2]) or real(*args, **how)
+        chunks, "run_with", lambda *args, **how: ran.append(args[2]) or real(*args, **how)
     )
     resumed = run_chunks(algorithm, scenario, KEYS, **options)
     assert [len(keys) for keys in ran] == [3, 3, 1] and not (tmp_path / "chunks").exists()
@@ -221,39 +347,55 @@ def test_chunks_that_are_done_are_not_run_again(tmp_path, monkeypatch):
     assert (tmp_path / "results.nc").exists() and (tmp_path / "figures").is_dir()
 
 
-def test_chunks_of_another_sweep_or_spoilt_ones_are_run_again(tmp_path):
-    algorithm, scenario = job()
-    shelf = chunks.Shelf(tmp_path, algorithm, chunks.mark(algorithm, scenario, KEYS, QUIET, None))
+def test_chunks_of_another_sweep_or_damaged_ones_are_run_again(tmp_path):
+    algorithm, scenario = small()
+    store = ChunkStore(tmp_path, algorithm, scenario, KEYS, OPTIONS)
     result = run(part(algorithm, range(3)), scenario.part(range(3)), KEYS[:3], **QUIET)
-    shelf.keep(range(3), merge.pack(result, shelf.name(range(3))), Plan(cut(7, 3), "", "eager"))
-    assert same(tensors(shelf.find(range(3))), tensors(result)) and shelf.find(range(2)) is None
-    others = {
-        chunks.mark(*args)
-        for args in (
-            (algorithm, scenario, KEYS, QUIET, None),
-            (algorithm, scenario, KEYS + 1, QUIET, None),
-            (algorithm, toy_stream(split(key(3), 7), 2), KEYS, QUIET, None),
-            (
-                algorithm,
-                scenario._replace(data=scenario.data._replace(x=scenario.data.x + 1)),
-                KEYS,
-                QUIET,
-                None,
-            ),
-            (sweep([build(scenario)] * 7), scenario, KEYS, QUIET, None),
-            (algorithm, scenario, KEYS, QUIET | {"batch_size": 9}, None),
-            (algorithm, scenario, KEYS, QUIET, {"arguments": {"seed": 3}}),
-        )
-    }
-    assert len(others) == 7
-    assert chunks.Shelf(tmp_path, algorithm, "another").find(range(3)) is None
-    assert (
-        shelf.plan(7, 3).chunks == shelf.plan(7, "auto").chunks == cut(7, 3)
-        and shelf.plan(7, 4) is None
-    )
+    data = packing.pack(result, store.label(range(3)))
+    store.keep(range(3), data, ChunkPlan(cut(7, 3), "", "eager"))
+    assert same(tensors(store.find(range(3))), tensors(result)) and store.find(range(2)) is None
+    assert store.saved_plan(7, 3).chunks == store.saved_plan(7, "auto").chunks == cut(7, 3)
+    for other_cut in (4, 0, "many"):
+        assert store.saved_plan(7, other_cut) is None
+
+    other = ChunkStore(tmp_path, algorithm, scenario, KEYS, OPTIONS.changed(batch_size=9))
+    assert other.find(range(3)) is None and other.saved_plan(7, 3) is None
     path = tmp_path / "chunks" / "0-2.safetensors"
-    path.write_bytes(path.read_bytes()[:-10])
-    assert shelf.find(range(3)) is None
+    flipped = bytearray(data)
+    flipped[-10] ^= 8
+    for damaged in (data[:-10], bytes(flipped)):
+        path.write_bytes(damaged)
+        assert store.find(range(3)) is None
+
+
+def test_the_digest_of_a_sweep_changes_with_everything_that_decides_a_result():
+    algorithm, scenario = small()
+    shifted = scenario._replace(data=scenario.data._replace(x=scenario.data.x + 1))
+    frozen = chained(scenario, {"hidden1": False})
+    cases = [
+        (algorithm, scenario, KEYS, OPTIONS),
+        (algorithm, scenario, KEYS + 1, OPTIONS),
+        (algorithm, toy_stream(key(3), 2), KEYS, OPTIONS),
+        (algorithm, shifted, KEYS, OPTIONS),
+        (sweep([build(scenario)] * 7), scenario, KEYS, OPTIONS),
+        (algorithm, scenario, KEYS, OPTIONS.changed(batch_size=9)),
+        (algorithm, scenario, KEYS, OPTIONS.changed(skip={1})),
+        (algorithm, scenario, KEYS, OPTIONS.changed(requests={0: [ForgetSet(task=0)]})),
+        (algorithm, scenario, KEYS, OPTIONS.changed(config={"arguments": {"seed": 3}})),
+        (algorithm, scenario, KEYS, OPTIONS.changed(config={"arguments": ["mine.py", "--fast"]})),
+        (sweep([frozen] * 7), scenario, KEYS, OPTIONS),
+    ]
+    digests = [sweep_digest(*case) for case in cases]
+    assert len(set(digests)) == len(cases)
+    elsewhere = {"out": "a", "device": "cpu", "runs_at_once": "2"}
+    for same_runs in (
+        OPTIONS.changed(progress=True, checkpoint_every=5),
+        OPTIONS.changed(config={"arguments": elsewhere}),
+    ):
+        expected = OPTIONS.changed(config={"arguments": {}} if same_runs.config else None)
+        assert sweep_digest(algorithm, scenario, KEYS, same_runs) == sweep_digest(
+            algorithm, scenario, KEYS, expected
+        )
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from clfunc import finetuning, mlp, scenarios, sgd
+from clfunc.driver.options import RunOptions
 from clfunc.experiments import device_memory as memory
-from clfunc.experiments import sizing as rehearsal
-from clfunc.experiments.chunks import plan
+from clfunc.experiments import sizing
+from clfunc.experiments.cutting import plan_chunks
 from clfunc.experiments.sizing import Need, measure
 from clfunc.random import key, split
 from clfunc.testing.play import toy_data
@@ -43,7 +44,9 @@ def test_devices_in_one_memory_share_what_it_has(monkeypatch):
         2 * max(need.fixed + 6 * need.each for need in measure(algorithm, scenario, KEYS, 8)) + 100
     )
     monkeypatch.setattr(memory, "available", lambda device: room)
-    sizes = [len(plan(algorithm, scenario, KEYS, "auto", 8, sharing=n).chunks[0]) for n in (1, 2)]
+    options = RunOptions(batch_size=8)
+    plans = [plan_chunks(algorithm, scenario, KEYS, options, sharing=n) for n in (1, 2)]
+    sizes = [len(plan.chunks[0]) for plan in plans]
     needs = measure(algorithm, scenario, KEYS, 8)
     assert sizes[0] in (4, 6) and sizes[1] <= min(need.fit(room // 2) for need in needs) < sizes[0]
 
@@ -62,9 +65,9 @@ def test_what_does_not_grow_with_runs_is_counted_once_and_what_does_for_each(mon
     algorithm, scenario = job()
     peaks = iter([1000, 1300, 64])
     monkeypatch.setattr(memory, "peak", lambda f, device: next(peaks))
-    monkeypatch.setattr(rehearsal, "_held", lambda begun: 200 * begun.runs)
+    monkeypatch.setattr(sizing, "_held", lambda trial: 200 * trial.runs)
     tested = scenario.test(0).test.shape[-1]
-    monkeypatch.setattr(rehearsal, "AT_ONCE", 3 * tested)
+    monkeypatch.setattr(sizing, "AT_ONCE", 3 * tested)
     training, testing = measure(algorithm, scenario, KEYS, 8)
     assert training == Need(1200 - 500, 500)  # one run 200 + 1000, two 400 + 1300
     assert testing == Need(3 * 64, 200)  # three runs' examples go through at a time

@@ -20,8 +20,11 @@ RUN = [*SMALL, "--hidden", "8"]
 def runs(tmp_path_factory):
     """One command twice, and once with another learning rate."""
     root = tmp_path_factory.mktemp("runs")
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setattr("clfunc.results.plots.save", lambda *_: [])
     for name, lr in (("a", "0.001"), ("b", "0.001"), ("faster", "0.01")):
         assert run_command([*RUN, "--set", f"lr={lr}", "--out", str(root / name)])[0] == 0
+    monkeypatch.undo()
     return root
 
 
@@ -152,6 +155,8 @@ def test_a_folder_without_a_sound_run_is_refused_in_one_line(message, runs, tmp_
 THREADS = """
 import sys, torch
 torch.set_num_threads(int(sys.argv[1]))
+from clfunc.results import plots
+plots.save = lambda *_: []
 from clfunc.cli import main
 sys.exit(main(sys.argv[2:]))
 """

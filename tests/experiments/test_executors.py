@@ -28,6 +28,14 @@ SMALL = [
 SWEEP = ["sweep", *SMALL, "--seeds", "3", "--grid", "lr=0.03,0.01"]
 
 
+QUICK = [*SWEEP, "--batch-size", "512"]
+
+
+@pytest.fixture(autouse=True)
+def _no_figures(monkeypatch):
+    monkeypatch.setattr("clfunc.results.plots.save", lambda *_: [])
+
+
 def load(folder):
     return xarray.load_dataset(folder / "results.nc", engine="h5netcdf")
 
@@ -36,24 +44,24 @@ def here(stop_after=None):
     """A cluster that is this process; it is shut off after so many chunks."""
     done = []
 
-    def do(work, jobs):
+    def run(work, jobs):
         for number, job in enumerate(jobs):
             if work is many.chunk and len(done) == stop_after:
                 raise KeyboardInterrupt
             done.append(job[1]) if work is many.chunk else None
             yield number, work(*job, "cpu")
 
-    return cluster.Machines(2, 1, do), done
+    return cluster.Executor(2, 1, run), done
 
 
 def test_jobs_on_processes_each_have_a_device_and_all_come_back():
     machines = cluster.processes(["cpu", "cuda:1"])
     assert (
-        machines.devices == 2
+        machines.slots == 2
         and machines.sharing == 1
         and cluster.processes(["cpu"] * 3).sharing == 3
     )
-    found = dict(machines.do(jobs.square, [(n,) for n in range(7)]))
+    found = dict(machines.run(jobs.square, [(n,) for n in range(7)]))
     assert {n: value for n, (value, _, _) in found.items()} == {n: n * n for n in range(7)}
     by_device = {
         device: {pid for _, d, pid in found.values() if d == device} for device in ("cpu", "cuda:1")
@@ -66,23 +74,23 @@ def test_jobs_on_processes_each_have_a_device_and_all_come_back():
 
 def test_a_job_whose_process_dies_is_begun_again_and_its_error_is_raised(tmp_path):
     machines = cluster.processes(["cpu", "cpu"])
-    assert sorted(machines.do(jobs.die_once, [(n, tmp_path) for n in range(3)])) == [
+    assert sorted(machines.run(jobs.die_once, [(n, tmp_path) for n in range(3)])) == [
         (0, 0),
         (1, 1),
         (2, 2),
     ]
     with pytest.raises(ValueError, match="not 4"):
-        list(machines.do(jobs.refuse, [(4,)]))
+        list(machines.run(jobs.refuse, [(4,)]))
     with pytest.raises(ChildProcessError, match="died 3 times"):
-        list(machines.do(jobs.always_die, [(4,)]))
+        list(machines.run(jobs.always_die, [(4,)]))
 
 
 def test_a_restarted_sweep_asks_the_cluster_only_for_what_it_has_not(tmp_path, monkeypatch, capsys):
     local, out = tmp_path / "local", tmp_path / "out"
-    assert main([*SWEEP, "--runs-at-once", "2", "--out", str(local)]) == 0
+    assert main([*QUICK, "--runs-at-once", "2", "--out", str(local)]) == 0
     machines, first = here(stop_after=2)
     monkeypatch.setattr(cluster, "ray_cluster", lambda *_: machines)
-    command = [*SWEEP, "--cluster", "ray", "--runs-at-once", "2", "--out", str(out)]
+    command = [*QUICK, "--cluster", "ray", "--runs-at-once", "2", "--out", str(out)]
     assert main(command) == 1 and not (out / "results.nc").exists()
     machines, second = here()
     assert main(command) == 0
@@ -94,11 +102,11 @@ def test_a_restarted_sweep_asks_the_cluster_only_for_what_it_has_not(tmp_path, m
 def test_chunks_that_a_cluster_has_done_are_not_run_again_without_it(tmp_path, monkeypatch, capsys):
     machines, _ = here(stop_after=2)
     monkeypatch.setattr(cluster, "ray_cluster", lambda *_: machines)
-    command = [*SWEEP, "--runs-at-once", "2", "--out", str(tmp_path)]
+    command = [*QUICK, "--runs-at-once", "2", "--out", str(tmp_path)]
     assert main([*command, "--cluster", "ray"]) == 1
-    ran, real = [], chunks.run
+    ran, real = [], chunks.run_with
     monkeypatch.setattr(
-        chunks, "run", lambda *args, **how: ran.append(len(args[2])) or real(*args, **how)
+        chunks, "run_with", lambda *args, **how: ran.append(len(args[2])) or real(*args, **how)
     )
     assert main(command) == 0 and ran == [2]
     capsys.readouterr()
@@ -109,7 +117,7 @@ def test_a_machine_of_the_cluster_says_how_to_cut_and_which_engine_pays(
 ):
     machines, asked = here()
     monkeypatch.setattr(cluster, "ray_cluster", lambda *_: machines)
-    command = [word for word in SWEEP if word not in ("--engine", "eager", "--no-progress")]
+    command = [word for word in QUICK if word not in ("--engine", "eager", "--no-progress")]
     assert main([*command, "--cluster", "ray", "--out", str(tmp_path)]) == 0
     assert asked == [[0, 1, 2], [3, 4, 5]] and load(tmp_path).sizes["run"] == 6
     assert "6 runs, 3 at a time" in capsys.readouterr().err
@@ -145,7 +153,7 @@ def test_every_chunk_is_told_all_that_was_asked():
     ],
 )
 def test_wrong_ways_to_cut_are_refused_in_one_line(flags, message, tmp_path, capsys):
-    assert main([*SWEEP, "--out", str(tmp_path / "out"), *flags.split()]) == 2
+    assert main([*QUICK, "--out", str(tmp_path / "out"), *flags.split()]) == 2
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1 and not (tmp_path / "out").exists()
 
@@ -153,7 +161,7 @@ def test_wrong_ways_to_cut_are_refused_in_one_line(flags, message, tmp_path, cap
 @pytest.mark.long
 def test_a_sweep_on_two_processes_is_the_sweep_in_chunks(tmp_path, capsys):
     for name, flags in (("one", []), ("two", ["--devices", "cpu,cpu"])):
-        assert main([*SWEEP, "--runs-at-once", "3", "--out", str(tmp_path / name), *flags]) == 0
+        assert main([*QUICK, "--runs-at-once", "3", "--out", str(tmp_path / name), *flags]) == 0
     assert load(tmp_path / "two").identical(load(tmp_path / "one"))
     capsys.readouterr()
 
@@ -244,9 +252,9 @@ def test_a_sweep_on_a_ray_cluster_loses_nothing_when_workers_and_a_node_die(
 def test_what_goes_wrong_on_a_ray_cluster_is_one_line(ray_nodes):
     found, _ = ray_nodes
     machines = cluster.ray_cluster(found.address)
-    assert machines.devices == 3
+    assert machines.slots == 3
     sent = {"command": "Run", "algorithm": "nonsense", "out": None, "data_root": None}
     with pytest.raises(ValueError, match="--algorithm must be one of"):
-        list(machines.do(many.chunk, [(sent, [0], "eager", "", 1)]))
+        list(machines.run(many.chunk, [(sent, [0], "eager", "", 1)]))
     with pytest.raises(ValueError, match=r"no node of the Ray cluster has 2 CPU"):
         cluster.ray_cluster(found.address, threads=2)

@@ -2,11 +2,12 @@
 
 import json
 import math
+from functools import cache
 
 import pytest
 import torch
 
-from clfunc import finetuning, l2_init, mlp, run, scenarios, sgd, sweep, tree
+from clfunc import ForgetSet, finetuning, l2_init, mlp, run, scenarios, sgd, sweep, tree
 from clfunc.cli import main
 from clfunc.engine.sweep import configurations
 from clfunc.experiments.halving import halve, rungs
@@ -25,6 +26,7 @@ def build(scenario, lr):
     )
 
 
+@cache
 def job(valid=0.25, tasks=4):
     """Four learning rates, one of which diverges, with two seeds each that have tasks of their own."""
     scenario = scenarios.permuted(toy_data(), tasks, split(key(2), 8), valid=valid)
@@ -112,7 +114,7 @@ def test_the_configuration_tells_what_each_rung_found():
     about = halve(algorithm, scenario, KEYS, eta=2, **QUIET).config["halving"]
     assert about["eta"] == 2 and about["by"] == "valid"
     first, second = about["rungs"]
-    assert (first["task"], second["task"]) == (1, 2)
+    assert (first["tasks"], second["tasks"]) == (1, 2)
     assert [one["settings"]["lr"] for one in first["configurations"]] == list(RATES)
     assert first["configurations"][2] == {"settings": {"lr": 1e300}, "score": None, "kept": False}
     assert [sum(one["kept"] for one in rung["configurations"]) for rung in (first, second)] == [
@@ -204,6 +206,8 @@ def test_configurations_differ_where_any_of_their_numbers_does():
         ({"algorithm": build(job()[1], 0.1)}, "needs a sweep of 3 configurations or more, given 1"),
         ({"scenario": toy_stream(split(key(2), 8), 1)}, "needs two tasks or more"),
         ({"key": KEYS[:3]}, "a sweep of 8 needs a key"),
+        ({"skip": [1]}, "halve takes no skip"),
+        ({"requests": {0: [ForgetSet(task=0)]}}, "halve takes no requests"),
     ],
 )
 def test_what_cannot_be_halved_is_refused_in_one_line(change, message):
@@ -214,7 +218,8 @@ def test_what_cannot_be_halved_is_refused_in_one_line(change, message):
     assert "\n" not in str(error.value)
 
 
-def test_the_command_halves_a_grid(tmp_path, capsys):
+def test_the_command_halves_a_grid(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("clfunc.results.plots.save", lambda *_: [])
     grid = [
         "--grid",
         "lr=0.0001,0.003,0.03",
@@ -229,7 +234,7 @@ def test_the_command_halves_a_grid(tmp_path, capsys):
     ]
     assert main(["sweep", *grid, "--seeds", "2", "--halving", "--out", str(tmp_path)]) == 0
     about = json.loads((tmp_path / "config.json").read_text())
-    assert [rung["task"] for rung in about["halving"]["rungs"]] == [1] and about["seeds"] == [0, 1]
+    assert [rung["tasks"] for rung in about["halving"]["rungs"]] == [1] and about["seeds"] == [0, 1]
     said = capsys.readouterr()
     assert "after task 1: 1 of 3 configurations go on; best lr=0.03 (valid 0." in said.err
     assert "left of 3 configurations, by valid examples: lr=0.03\n" in said.out
@@ -243,7 +248,7 @@ def test_in_regression_the_configuration_of_the_lowest_error_goes_on():
     result = halve(algorithm, scenario, KEYS[:2], eta=2, **QUIET)
     first, second = result.config["halving"]["rungs"][0]["configurations"]
     assert first["score"] < second["score"] < 0 and (first["kept"], second["kept"]) == (False, True)
-    assert result.config["halving"]["rungs"][0]["task"] == 2
+    assert result.config["halving"]["rungs"][0]["tasks"] == 2
     for lr, start, found in ((1e-9, KEYS[0], first), (0.01, KEYS[1], second)):
         member, errors = build(scenario, lr), []
         at = run(member, scenario._replace(phases=(1, 2)), start, **QUIET)

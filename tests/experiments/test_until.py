@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from clfunc import finetuning, mlp, run, scenarios, sgd, sweep, tree
+from clfunc import ForgetSet, amnesiac, finetuning, mlp, run, scenarios, sgd, sweep, tree
 from clfunc.cli import main
 from clfunc.experiments.until import interval, run_until
 from clfunc.random import key, split
@@ -16,6 +16,7 @@ QUIET = {"engine": "eager", "progress": False, "batch_size": 8}
 KEYS = split(key(1), 12)
 
 
+@functools.lru_cache
 def job():
     """Two learning rates with six seeds each, that have tasks of their own; the first learns nothing."""
     scenario = scenarios.permuted(toy_data(), 2, split(key(2), 12))
@@ -49,8 +50,19 @@ def test_the_interval_is_students():
     )
 
 
-@pytest.mark.parametrize("width", [10.0, 25.0, 1e-9, 1e9])
-@pytest.mark.parametrize("batch", [2, 4])
+PAIRS = [
+    (10.0, 2),
+    (25.0, 4),
+    (1e-9, 4),
+    (1e9, 2),
+    (1e9, 4),
+    pytest.param(10.0, 4, marks=pytest.mark.long),
+    pytest.param(25.0, 2, marks=pytest.mark.long),
+    pytest.param(1e-9, 2, marks=pytest.mark.long),
+]
+
+
+@pytest.mark.parametrize(("width", "batch"), PAIRS)
 def test_each_configuration_takes_batches_of_seeds_until_its_interval_is_narrow(width, batch):
     algorithm, scenario = job()
     result = run_until(algorithm, scenario, KEYS, width, batch=batch, **QUIET)
@@ -78,6 +90,29 @@ def test_each_configuration_takes_batches_of_seeds_until_its_interval_is_narrow(
         assert len(kept) == 2 * (batch if batch > 2 else 4)  # three seeds at least
 
 
+def test_requests_and_skipped_tasks_of_each_run_stay_with_their_seeds():
+    _, scenario = job()
+    model = mlp(scenario.inputs, (8, 6), scenario.head(), dtype=torch.float64)
+    algorithm = sweep([amnesiac(finetuning(model, sgd(0.1)), num_tasks=2)] * 12)
+    options = {
+        "requests": [{}, {}, {1: [ForgetSet(task=0)]}, {}] * 3,
+        "skip": [set(), {0}, set(), {1}] * 3,
+    }
+    result = run_until(algorithm, scenario, KEYS, 1e9, batch=2, runs_at_once=1, **options, **QUIET)
+    first_four = scenario.part(range(4))
+    shorter = {name: entries[:4] for name, entries in options.items()}
+    whole = run(
+        sweep([amnesiac(finetuning(model, sgd(0.1)), num_tasks=2)] * 4),
+        first_four,
+        KEYS[:4],
+        **shorter,
+        **QUIET,
+    )
+    assert result.events == whole.events and result.config["skip"] == whole.config["skip"]
+    torch.testing.assert_close(result.accuracy, whole.accuracy, rtol=0, atol=1e-10, equal_nan=True)
+    torch.testing.assert_close(result.params, whole.params, rtol=0, atol=1e-10)
+
+
 def test_an_algorithm_by_itself_takes_seeds_too_and_leaves_a_folder(tmp_path):
     _, scenario = job()
     algorithm = finetuning(mlp(scenario.inputs, (8, 6), scenario.head()), sgd(0.1))
@@ -92,6 +127,7 @@ def test_an_algorithm_by_itself_takes_seeds_too_and_leaves_a_folder(tmp_path):
         ({"batch": 0}, "batch must be at least 1, given 0"),
         ({"evaluate": "none"}, "a confidence interval needs accuracies"),
         ({"key": KEYS[:3]}, "a sweep of 12 needs a key"),
+        ({"key": KEYS[[0, 1, 2, 0, 4, 5, 6, 7, 8, 9, 10, 11]]}, "given one key for runs 0 and 3"),
     ],
 )
 def test_what_has_no_interval_is_refused_in_one_line(change, message):
@@ -104,7 +140,8 @@ def test_what_has_no_interval_is_refused_in_one_line(change, message):
     assert "\n" not in str(error.value)
 
 
-def test_the_command_adds_seeds(tmp_path, capsys):
+def test_the_command_adds_seeds(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("clfunc.results.plots.save", lambda *_: [])
     small = [
         "--hidden",
         "8",
