@@ -321,7 +321,7 @@ def test_a_sweep_forgets_run_by_run():
 def test_a_mask_of_more_tasks_than_there_are_is_refused(kind):
     algorithm, carry = trained(kind)
     with pytest.raises(
-        ValueError, match=r"^there are 3 tasks and requests to forget, given a mask of 4$"
+        ValueError, match=r"^there are 3 tasks and declared sets to forget, given a mask of 4$"
     ):
         algorithm.unlearn(*carry, torch.tensor([False, False, False, True]))
 

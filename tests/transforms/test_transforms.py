@@ -311,7 +311,7 @@ def test_a_mask_freezes_only_after_the_optimiser_for_before_it_the_weight_is_mov
     all_move, none_move = tree.map(torch.ones_like, PARAMS), tree.map(torch.zeros_like, PARAMS)
     masked = chain(mask_updates(all_move), tx) if first else chain(tx, mask_updates(all_move))
     params, state = [(PARAMS, masked.init(KEY, PARAMS)), *steps(masked, GRADIENTS[:gathered])][-1]
-    closed = tuple(tree.leaves(none_move))
+    closed = none_move
     state = (closed, state[1]) if first else (state[0], closed)
     moved, _ = last(masked, GRADIENTS[:1], params, state)
     for new, old in zip(tree.leaves(moved), tree.leaves(params), strict=True):
