@@ -141,7 +141,10 @@ def _compare(a: Iterator[Stage], b: Iterator[Stage], start: int, runs: int) -> s
     for left_stage, right_stage in zip(a, b, strict=False):
         left, right = left_stage.run_state, right_stage.run_state
         if (left.done, left.event) != (right.done, right.event):
-            return f"replayed from step {start}: alike to step {done}, then one goes on to another task"
+            return (
+                f"replayed from step {start}: alike to step {done},"
+                " then one goes on to another task"
+            )
         part = _first_difference(_named(left), _named(right), runs, left.done)
         if part is not None:
             when = f"after step {left.done}"

@@ -108,7 +108,8 @@ def to_tensors(run_state: RunState) -> tuple[dict[str, Tensor], Description]:
     tensors = dict(pairs)
     if len(tensors) < len(pairs):
         raise ValueError(
-            "two leaves of params or state have one dotted name: rename one, so that they can be saved"
+            "two leaves of params or state have one dotted name: rename one, so that they can be"
+            " saved"
         )
     return tensors, {"place": place, "names": names, "snapshots": len(run_state.snapshots)}
 

@@ -76,7 +76,10 @@ def test_runs_alike_have_no_difference_whatever_steps_their_checkpoints_are_of(r
 
 def test_one_bit_in_a_leaf_of_a_checkpoint_is_named_by_step_leaf_and_run(runs, tmp_path):
     code, said = diff(runs / "a", copied(runs / "a", tmp_path / "b", flip, checkpoint.PREVIOUS))
-    begins = f"apart at step {STEPS}, the first that both hold a checkpoint of: params.hidden1.weight of run 1[2, 3] (1 of "
+    begins = (
+        f"apart at step {STEPS}, the first that both hold a checkpoint of:"
+        " params.hidden1.weight of run 1[2, 3] (1 of "
+    )
     assert code == 1 and told_of_replay(said).startswith(begins)
 
 

@@ -12,7 +12,8 @@ import time
 import pytest
 import xarray
 
-COMMON = "--dataset digits --scenario permuted --tasks 3 --epochs 2 --batch-size 32 --hidden 16 --engine eager --no-progress"
+COMMON = "--dataset digits --scenario permuted --tasks 3 --epochs 2 --batch-size 32 --hidden 16"
+COMMON += " --engine eager --no-progress"
 COMMANDS = {
     "run": f"run {COMMON} --algorithm cbp --set replacement_rate=0.01 --checkpoint-every 10",
     "sweep": f"sweep {COMMON} --seeds 2 --grid lr=0.01,0.001 --checkpoint-every 7",
@@ -45,7 +46,7 @@ def values(out):
 
 
 def of_commands(*names):
-    """Tests of some of the commands: what one command shows of a law, another need not show again."""
+    """Runs a test with these commands only. A law that one command shows needs no second one."""
     return pytest.mark.parametrize("undisturbed", names, indirect=True)
 
 
