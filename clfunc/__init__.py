@@ -6,6 +6,7 @@ of steps; a sweep is a run whose state has one more axis.
 
 from clfunc import algorithms as algorithms
 from clfunc import datasets as datasets
+from clfunc import hard_attention as hard_attention
 from clfunc import losses as losses
 from clfunc import metrics as metrics
 from clfunc import models as models

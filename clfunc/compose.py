@@ -1,16 +1,35 @@
-"""`lift`: an algorithm inside a wrapper's state. What a wrapper does not change, it takes from here."""
+"""How parts make a whole: an algorithm inside another, and an optimiser whose state forgets a group
+of the parameters.
+"""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from clfunc.types import Algorithm, Batch, Inputs, Logits, Metrics, Params, State, Task, TaskId
+from clfunc import tree
+from clfunc.bank import in_fields, shared
+from clfunc.types import (
+    Algorithm,
+    Bank,
+    Batch,
+    Inputs,
+    Logits,
+    Metrics,
+    Params,
+    State,
+    TaskId,
+    Transform,
+)
 
 
 def lift(inner: Algorithm) -> Algorithm:
-    """`inner`, acting on the field `inner` of a larger state (a NamedTuple), whatever else that state holds.
+    """`inner`, acting on the field `inner` of a larger state (a NamedTuple), whatever else that
+    state holds.
 
-    A wrapper is `lift(inner)._replace(init=..., step=..., settings=...)`: its `init` makes the larger state.
+    A wrapper is `lift(inner)._replace(init=..., step=..., settings=...)`: its `init` makes the
+    larger state.
     """
 
     def step(params: Params, state: State, batch: Batch) -> tuple[Params, State, Metrics]:
@@ -20,46 +39,77 @@ def lift(inner: Algorithm) -> Algorithm:
     def predict(params: Params, state: State, x: Inputs, task: TaskId) -> Logits:
         return inner.predict(params, state.inner, x, task)
 
-    def begin_task(params: Params, state: State, task: Task) -> tuple[Params, State]:
-        params, new = inner.begin_task(params, state.inner, task)
+    return Algorithm(
+        init=inner.init,
+        step=step,
+        predict=predict,
+        begin_task=_changing(inner.begin_task),
+        end_epoch=_changing(inner.end_epoch),
+        end_task=_changing(inner.end_task),
+        probe=None if inner.probe is None else _reading(inner.probe),
+        unlearn=None if inner.unlearn is None else _changing(inner.unlearn),
+        settings=inner.settings,
+        features=None if inner.features is None else _reading(inner.features),
+        bank=None if inner.bank is None else in_fields({"inner": inner.bank}),
+    )
+
+
+def _changing(hook: Callable[..., tuple[Params, State]]) -> Callable[..., tuple[Params, State]]:
+    """A hook that returns params and state, on the field `inner`."""
+
+    def lifted(params: Params, state: State, *more: Any) -> tuple[Params, State]:
+        params, new = hook(params, state.inner, *more)
         return params, state._replace(inner=new)
 
-    def end_epoch(params: Params, state: State, metrics: Metrics) -> tuple[Params, State]:
-        params, new = inner.end_epoch(params, state.inner, metrics)
-        return params, state._replace(inner=new)
+    return lifted
 
-    def end_task(params: Params, state: State) -> tuple[Params, State]:
-        params, new = inner.end_task(params, state.inner)
-        return params, state._replace(inner=new)
 
-    def own(params: Params, state: State) -> Params:
-        return inner.own(params, state.inner)
+def _reading(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """A hook that changes no state, on the field `inner`."""
 
-    def restore(params: Params, state: State, own: Params, gone: Tensor) -> tuple[Params, State]:
-        params, new = inner.restore(params, state.inner, own, gone)
-        return params, state._replace(inner=new)
+    def lifted(params: Params, state: State, *more: Any) -> Any:
+        return hook(params, state.inner, *more)
 
-    probe, unlearn = None, None
-    if inner.probe is not None:
-        inner_probe = inner.probe
+    return lifted
 
-        def probe(params, state, batch):
-            return inner_probe(params, state.inner, batch)
 
-    if inner.unlearn is not None:
-        inner_unlearn = inner.unlearn
+def bank_of(algorithm: Algorithm) -> Bank:
+    """What each task has for itself under this algorithm.
 
-        def unlearn(params, state, tasks):
-            params, new = inner_unlearn(params, state.inner, tasks)
-            return params, state._replace(inner=new)
+    The bank that keeps nothing where tasks share all.
+    """
+    return shared() if algorithm.bank is None else algorithm.bank
 
-    features = None
-    if inner.features is not None:
-        inner_features = inner.features
 
-        def features(params, state, x, task):
-            return inner_features(params, state.inner, x, task)
+def forget_groups(tx: Transform, state: State, groups: Sequence[str]) -> State:
+    """The state of `tx` with zeros in every leaf that follows one of these groups of the
+    parameters.
 
-    hooks = (begin_task, end_epoch, end_task, probe, unlearn)
-    more: dict[str, Any] = {"own": own, "restore": restore, "features": features}
-    return Algorithm(inner.init, step, predict, *hooks, settings=inner.settings, **more)
+    An algorithm calls it when a task brings its own groups. Without it, under `carry`, the momentum
+    of one task's head would move the head of the next task.
+    """
+
+    def clear(leaf: Tensor, name: str) -> Tensor:
+        return torch.zeros_like(leaf) if name.split(".")[0] in groups else leaf
+
+    return tree.map(clear, state, tx.follows(state))
+
+
+def optimizer_of(state: State) -> State:
+    """The optimiser's state (the field `opt`), however deep in the states of wrappers (their field
+    `inner`).
+    """
+    return state.opt if hasattr(state, "opt") else optimizer_of(state.inner)
+
+
+def with_optimizer(state: State, opt: State, keep: str) -> State:
+    """`state` with `opt` in place of the optimiser's state, but for its leaves whose name ends in
+    `keep`.
+    """
+    if not hasattr(state, "opt"):
+        return state._replace(inner=with_optimizer(state.inner, opt, keep))
+
+    def chosen(name: str, given: Tensor, now: Tensor) -> Tensor:
+        return now if name.split(".")[-1] == keep else given
+
+    return state._replace(opt=tree.map_items(chosen, opt, state.opt))

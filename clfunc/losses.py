@@ -1,4 +1,5 @@
-"""Losses as pure functions, and `descend`: the first two thoughts of every step, the gradient and what is made of it."""
+"""Losses as pure functions, and `descend`: the gradient of a loss, and the updates that a transform
+makes of it."""
 
 from collections.abc import Callable
 
@@ -10,29 +11,56 @@ from torch.func import grad_and_value
 from clfunc import tree
 from clfunc.types import Context, Metrics, Params, State, TaskId, Transform, Updates
 
+LossFn = Callable[[Params], tuple[Tensor, tuple[dict[str, Tensor], Metrics]]]
+
 
 def cross_entropy_each(
-    logits: Float[Tensor, "batch classes"], y: Int[Tensor, " batch"]
+    logits: Float[Tensor, "batch classes"],
+    y: Int[Tensor, " batch"],
 ) -> Float[Tensor, " batch"]:
-    """Cross-entropy of each example, in nats. Logits may be -inf (a masked class) anywhere but at the label."""
+    """The cross-entropy of each example, in nats.
+
+    Args:
+        logits: Any numbers; -inf (a masked class) anywhere but at the label.
+        y: The labels, in [0, classes).
+
+    >>> cross_entropy_each(torch.tensor([[0.0, -torch.inf]]), torch.tensor([0])).item() == 0
+    True
+    """
     chosen = y[:, None] == torch.arange(logits.shape[1], device=logits.device)
-    # a select and a sum where torch gathers: the gradient of a gather scatters, which compiles wrongly (torch 2.13, CPU)
+    # A select and a sum in place of torch's gather: the gradient of a gather scatters, which
+    # compiles wrongly (torch 2.13, CPU).
     return -torch.where(chosen, torch.log_softmax(logits, dim=1), 0.0).sum(1)
 
 
 def squared_error_each(
-    outputs: Float[Tensor, "batch outputs"], y: Float[Tensor, "batch outputs"]
+    outputs: Float[Tensor, "batch outputs"],
+    y: Float[Tensor, "batch outputs"],
 ) -> Float[Tensor, " batch"]:
-    """Squared error of each example, the mean over outputs."""
+    """The squared error of each example, which is the mean over its outputs.
+
+    >>> squared_error_each(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 0.0]]))
+    tensor([2.5000])
+    """
     return ((outputs - y) ** 2).mean(1)
 
 
 def weighted_mean(
-    values: Float[Tensor, " batch"], weight: Float[Tensor, " batch"]
+    values: Float[Tensor, " batch"],
+    weight: Float[Tensor, " batch"],
 ) -> Float[Tensor, ""]:
-    """Mean over the examples whose weight is not 0; 0 where there are none."""
+    """The weighted mean over a batch; 0 if every weight is 0.
+
+    Args:
+        values: Any numbers; where the weight is 0 they may be infinite or NaN.
+        weight: The weight of each example, >= 0; 0 ignores an example.
+
+    >>> weighted_mean(torch.tensor([1.0, 3.0, torch.inf]), torch.tensor([1.0, 1.0, 0.0]))
+    tensor(2.)
+    """
     total = weight.sum()
-    return torch.where(weight > 0, values * weight, 0.0).sum() / torch.where(total > 0, total, 1.0)
+    weighted = torch.where(weight > 0, values * weight, 0.0)
+    return weighted.sum() / torch.where(total > 0, total, 1.0)
 
 
 def cross_entropy(
@@ -40,7 +68,12 @@ def cross_entropy(
     y: Int[Tensor, " batch"],
     weight: Float[Tensor, " batch"],
 ) -> Float[Tensor, ""]:
-    """Weighted mean cross-entropy of a batch, in nats."""
+    """The weighted mean cross-entropy of a batch, in nats.
+
+    >>> logits, y = torch.zeros(2, 4), torch.tensor([0, 3])
+    >>> round(cross_entropy(logits, y, torch.ones(2)).exp().item(), 4)
+    4.0
+    """
     return weighted_mean(cross_entropy_each(logits, y), weight)
 
 
@@ -49,7 +82,11 @@ def squared_error(
     y: Float[Tensor, "batch outputs"],
     weight: Float[Tensor, " batch"],
 ) -> Float[Tensor, ""]:
-    """Weighted mean squared error of a batch."""
+    """The weighted mean squared error of a batch.
+
+    >>> squared_error(torch.ones(2, 1), torch.zeros(2, 1), torch.ones(2))
+    tensor(1.)
+    """
     return weighted_mean(squared_error_each(outputs, y), weight)
 
 
@@ -58,7 +95,11 @@ def accuracy(
     y: Int[Tensor, " batch"],
     weight: Float[Tensor, " batch"],
 ) -> Float[Tensor, ""]:
-    """Weighted share of a batch whose largest logit is the label's, in [0, 1]."""
+    """The weighted share of the examples whose largest logit is the label's, in [0, 1].
+
+    >>> accuracy(torch.tensor([[0.0, 1.0], [0.0, 1.0]]), torch.tensor([1, 0]), torch.ones(2))
+    tensor(0.5000)
+    """
     return weighted_mean((logits.argmax(1) == y).to(weight.dtype), weight)
 
 
@@ -68,14 +109,14 @@ def task_cross_entropy(
     weight: Float[Tensor, " batch"],
     task: Int[Tensor, " batch"],
 ) -> Float[Tensor, ""]:
-    """Mean over the tasks present in a mixed batch of each task's own mean cross-entropy; 0 for an empty batch."""
-    size = torch.where(task[:, None] == task, weight, 0.0).sum(
-        1
-    )  # of the example's task, in this batch
-    return weighted_mean(cross_entropy_each(logits, y), weight / torch.where(size > 0, size, 1.0))
+    """The mean over the tasks of a mixed batch of each task's weighted mean cross-entropy.
 
-
-LossFn = Callable[[Params], tuple[Tensor, tuple[dict[str, Tensor], Metrics]]]
+    It is 0 for a batch in which every weight is 0.
+    """
+    # the total weight of the example's task in this batch
+    size = torch.where(task[:, None] == task, weight, 0.0).sum(1)
+    share = weight / torch.where(size > 0, size, 1.0)
+    return weighted_mean(cross_entropy_each(logits, y), share)
 
 
 def descend(
@@ -85,19 +126,26 @@ def descend(
     opt: State,
     task: TaskId,
 ) -> tuple[Updates, State, Metrics]:
-    """The updates that `tx` makes of the gradient of `loss_fn`, its new memory, and the metrics.
+    """The updates that `tx` makes of the gradient of `loss_fn`, its new state, and the metrics.
 
-    `loss_fn(params)` returns `(loss, (features, metrics))`. No unit is gated, and none owned by an earlier task.
+    No unit is gated, and no earlier task uses one.
+
+    Args:
+        tx: The transform.
+        loss_fn: Takes params, returns `(loss, (features, metrics))`.
+        params: The params at which the gradient is taken.
+        opt: The state of `tx`.
+        task: The task of the batch.
     """
     gradient, (loss, (features, metrics)) = grad_and_value(loss_fn, has_aux=True)(params)
-    features = {name: feature.detach() for name, feature in features.items()}
-    none = {name: feature.new_zeros(feature.shape[1]) for name, feature in features.items()}
-    context = Context(features, task, used=none, claims=none, gates=tree.map(torch.ones_like, none))
-
-    updates, opt = tx.update(gradient, opt, params, context)
-
-    return (
-        updates,
-        opt,
-        {"loss": loss.detach()} | {name: value.detach() for name, value in metrics.items()},
+    features = tree.map(torch.detach, features)
+    no_unit = {name: feature.new_zeros(feature.shape[1]) for name, feature in features.items()}
+    context = Context(
+        features=features,
+        task=task,
+        used=no_unit,
+        claims=no_unit,
+        gates=tree.map(torch.ones_like, no_unit),
     )
+    updates, opt = tx.update(gradient, opt, params, context)
+    return updates, opt, tree.map(torch.detach, {"loss": loss} | metrics)

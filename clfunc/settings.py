@@ -1,8 +1,10 @@
-"""Settings: everything that decides what a part does, by value, so that two parts can be told apart.
+"""Settings: everything that decides what a part does, by value, so that two parts can be told
+apart.
 
-A setting is a 0-d tensor (a number that may differ within a sweep), a plain value, a function, or a dict or list of these. Two
-functions are equal within a process if they are one object. On disk a function is its qualified name and a digest of its code.
-A function that closes over values has no such description, since the values may differ: `named` gives it one.
+A setting is a 0-d tensor (a number that may differ within a sweep), a plain value, a function, or a
+dict or list of these. Two functions are equal within a process if they are one object. On disk a
+function is its qualified name and a digest of its code. A function that closes over values has no
+such description, since the values may differ: `named` gives it one.
 """
 
 import dataclasses
@@ -31,7 +33,8 @@ class Named:
 
 
 def named(name: str, function: Callable[..., Any]) -> Named:
-    """`function`, known on disk by `name`: for one that closes over values, or an object that is called.
+    """`function`, known on disk by `name`: for one that closes over values, or an object that is
+    called.
 
     >>> double = named("times 2", lambda x: 2 * x)
     >>> double(4), described(double)
@@ -41,7 +44,10 @@ def named(name: str, function: Callable[..., Any]) -> Named:
 
 
 def of_part(part: Any, function: Callable[..., Any]) -> Settings:
-    """The settings of a part; where it declares none, the identity of the `function` that it is made of."""
+    """The settings of a part.
+
+    Where it declares none, the identity of the `function` that it is made of.
+    """
     return part.settings or {"function": function}
 
 
@@ -60,7 +66,10 @@ def items(settings: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def find(settings: Any, name: str) -> Any:
-    """The first setting of this name that is not None, however deep in wrappers or members; None if there is none."""
+    """The first setting of this name that is not None, however deep in wrappers or members.
+
+    None if there is none.
+    """
     if isinstance(settings, dict):
         if settings.get(name) is not None:
             return settings[name]
@@ -80,7 +89,8 @@ def declares(settings: Any, name: str, value: Any = True) -> str | None:
     'fix'
     """
     if isinstance(settings, dict):
-        if settings.get(name) == value:
+        declared = settings.get(name)
+        if type(declared) is type(value) and declared == value:
             return str(settings.get("name", name))
         settings = list(settings.values())
     if isinstance(settings, list | tuple):
@@ -97,7 +107,10 @@ def numbers(settings: Settings) -> dict[str, float]:
 
 
 def first_difference(a: Settings, b: Settings) -> tuple[str, Any, Any] | None:
-    """The first setting in which two parts differ in more than numbers: its name and both values; None if there is none."""
+    """The first setting in which two parts differ in more than numbers: its name and both values.
+
+    None if there is none.
+    """
     left, right = dict(items(a)), dict(items(b))
     for name in sorted(left.keys() | right.keys()):
         x, y = left.get(name), right.get(name)
@@ -129,7 +142,8 @@ def described(function: Callable[..., Any]) -> str:
     """A function as a file can hold it: two functions with one description compute the same.
 
     Raises:
-        ValueError: It closes over values, or it is an object, so that no description tells it apart.
+        ValueError: It closes over values, or it is an object, so that no description tells it
+            apart.
     """
     if isinstance(function, Named):
         return f"named: {function.name}"
@@ -160,7 +174,9 @@ def shown(value: Any) -> str:
 
 
 def digest(values: Params) -> dict[str, str]:
-    """A tree of tensors as a setting: the shape, the dtype and a SHA-256 of each leaf, by dotted name."""
+    """A tree of tensors as a setting: the shape, the dtype and a SHA-256 of each leaf, by dotted
+    name.
+    """
     found = {}
     for name, leaf in tree.items(values):
         stored = leaf.detach().cpu().contiguous()

@@ -1,7 +1,7 @@
 """The nouns. Everything in clfunc is one of these, or a pure function between them.
 
-An algorithm is a step, `(params, state, batch) -> (params, state, metrics)`; a transform rewrites updates; a run is a
-scan of steps; a sweep is a run whose state has one more axis.
+An algorithm is a step, `(params, state, batch) -> (params, state, metrics)`; a transform rewrites
+updates; a run is a scan of steps; a sweep is a run whose state has one more axis.
 """
 
 import math
@@ -12,6 +12,8 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor
+
+from clfunc import tree
 
 Params: TypeAlias = Any  # pytrees of tensors, nothing else; "no state" is (), never None
 State: TypeAlias = Any
@@ -46,7 +48,7 @@ class Batch(NamedTuple):
 
 
 class Task(NamedTuple):
-    """What `begin_task` is told."""
+    """A task as `begin_task` gets it."""
 
     id: Int[Tensor, ""]
     steps_per_epoch: Int[Tensor, ""]
@@ -54,7 +56,10 @@ class Task(NamedTuple):
 
 
 class Output(NamedTuple):
-    """What a model computes. `features` are post-activation, one entry per unit group, in forward order."""
+    """What a model computes.
+
+    `features` are post-activation, one entry per unit group, in forward order.
+    """
 
     logits: Float[Tensor, "batch classes"]
     features: dict[str, Tensor]
@@ -84,13 +89,13 @@ def keep_state(state: State, params: Params) -> State:
 
 
 def keep(params: Params, state: State, *_: Any) -> tuple[Params, State]:
-    """An algorithm's hook that changes nothing."""
+    """A hook of an algorithm or a bank that changes nothing."""
     return params, state
 
 
-def nothing(params: Params, state: State) -> Params:
-    """What each task has for itself, where tasks share everything."""
-    return {}
+def follows_nothing(state: State) -> Any:
+    """A transform's `follows` where no leaf of its state follows a parameter."""
+    return tree.map(lambda _: "", state)
 
 
 def no_rows(params: Params, state: State) -> Params:
@@ -104,51 +109,82 @@ def same_params(params: Params, state: State, task: TaskId) -> Params:
 
 
 class Bank(NamedTuple):
-    """What each task has for itself, one row a task: in `params` while the task trains, and parked in a state `s` else."""
+    """What each task has for itself: one row a task.
 
-    init: Callable[[Key, Params], State]  # (key, params) -> s
-    begin_task: Callable[[Params, State, Tensor], tuple[Params, State]] = keep  # check a row out
-    end_task: Callable[[Params, State], tuple[Params, State]] = keep  # check it in
-    lookup: Callable[[Params, State, TaskId], Params] = same_params  # params with the task's row
-    rows: Callable[[Params, State], Params] = no_rows  # of all tasks, `[tasks, ...]`
-    # (params, s, rows, forgotten: Bool[tasks]) -> params and s with `rows` in their place, and the forgotten tasks as if
+    The row of the task that trains is in `params`, and the others are in the bank's state `s`.
+    `clfunc.bank` makes banks.
+    """
+
+    # (key, params) -> s
+    init: Callable[[Key, Params], State]
+    # (params, s, task) -> params with the row of the task, and the new s
+    begin_task: Callable[[Params, State, Tensor], tuple[Params, State]] = keep
+    # (params, s) -> params, and s with the row of the task that ends
+    end_task: Callable[[Params, State], tuple[Params, State]] = keep
+    # (params, s, task) -> params with the row of the task, which may be any task
+    lookup: Callable[[Params, State, TaskId], Params] = same_params
+    # (params, s) -> rows of all tasks by group, leaves [tasks, ...]
+    rows: Callable[[Params, State], Params] = no_rows
+    # (params, s, rows, forgotten: Bool[tasks]) -> params and s with `rows` in their place, and
+    # the forgotten tasks as if
     # they had not been trained
     restore: Callable[[Params, State, Params, Tensor], tuple[Params, State]] = keep
-    groups: tuple[str, ...] = ()  # top-level names in params
+    # top-level names in params; None for all of them
+    groups: tuple[str, ...] | None = ()
+
+
+class HeadSpec(NamedTuple):
+    """What a head is: static."""
+
+    paradigm: str
+    classes: tuple[int, ...]  # of each task; outputs of each task for regression
+    width: int  # of the logits: the largest class count, or all classes in CIL
+    together: bool = (
+        False  # params have the heads of all tasks, [tasks, ...], for batches that mix tasks
+    )
 
 
 class Head(NamedTuple):
-    """The last layer and what it owes to the task: which head trains, where the others wait, which classes count.
+    """The last layer, and what it owes to the task: which head trains, where the others wait, which
+    classes count.
 
-    The working head lives in `params["head"]`; what waits (the parked heads, the classes seen) is the head's state.
+    The working head lives in `params["head"]`. The heads that wait and the classes seen are the
+    state of its `bank`.
     """
 
-    paradigm: str
-    classes: int  # width of the logits: the largest class count, or all classes in CIL
-    num_tasks: int
-    init: Callable[..., Params]  # (key, units, dtype) -> working head
-    apply: Callable[
-        [Params, Tensor, TaskId], Logits
-    ]  # (working head, last features, task) -> logits
-    park: Callable[[Key, Params], State]  # (key, params) -> head state, every head freshly drawn
-    begin_task: Callable[[Params, State, Tensor], tuple[Params, State]]
-    end_task: Callable[[Params, State], tuple[Params, State]]
-    lookup: Callable[[Params, State, TaskId], Params]  # params holding the head of this task
-    mask: Callable[
-        [State, Logits, TaskId], Logits
-    ]  # -inf where a class is not the task's, or not yet seen
-    settings: Settings
-    loss: Callable[..., Tensor]  # (logits, y, weight) -> 0-d: what the head is trained by
-    measure: Callable[
-        ..., Metrics
-    ]  # (logits, y, weight) -> how good they are, in the head's own terms
-    owns: tuple[
-        str, ...
-    ] = ()  # groups of params that a task has for itself: in `params` while it trains, else parked
-    own: Callable[[Params, State], Params] = nothing  # those groups, of all tasks: `[tasks, ...]`
-    restore: Callable[[Params, State, Params, Tensor], tuple[Params, State]] = (
-        keep  # see `Algorithm`
-    )
+    spec: HeadSpec
+    # (key, units, dtype) -> working head
+    init: Callable[..., Params]
+    # (working head, last features, task) -> logits
+    apply: Callable[[Params, Tensor, TaskId], Logits]
+    # (state, logits, task) -> logits with -inf where a class is not the task's, or not yet seen
+    mask: Callable[[State, Logits, TaskId], Logits]
+    # (logits, y, weight) -> 0-d: the loss that the head is trained by
+    loss: Callable[..., Tensor]
+    # (logits, y, weight) -> metrics of their quality, such as the accuracy
+    measure: Callable[..., Metrics]
+    bank: Bank
+    settings: Settings = {}
+
+    @property
+    def paradigm(self) -> str:
+        """`til`, `cil`, `dil`, `mtl`, `stl` or `regression`."""
+        return self.spec.paradigm
+
+    @property
+    def num_tasks(self) -> int:
+        """The number of tasks that the head serves."""
+        return len(self.spec.classes)
+
+    @property
+    def classes(self) -> int:
+        """The width of the logits."""
+        return self.spec.width
+
+    @property
+    def owns(self) -> tuple[str, ...]:
+        """The groups of params that each task has for itself."""
+        return self.bank.groups or ()
 
 
 class Model(NamedTuple):
@@ -186,17 +222,24 @@ class Context(NamedTuple):
 
 
 class Transform(NamedTuple):
-    """Rewrites updates, and owns the memory it needs to do so (optax's protocol, the context always passed).
-
-    `per_element` makes the same transform with its counts kept element by element (Adam's steps), for a wrapper that lets
-    single units start anew; None where there is nothing to count.
+    """Rewrites updates, and owns the state that it needs to do so (optax's protocol, the context
+    always passed).
     """
 
     init: Callable[[Key, Params], State]
     update: Callable[[Updates, State, Params, Context], tuple[Updates, State]]
     begin_task: Callable[[State, Params], State] = keep_state
     settings: Settings = {}
+    # () -> the same transform with its counts kept element by element (Adam's steps), for a
+    # wrapper that resets single
+    # units; None where there is nothing to count
     per_element: "Callable[[], Transform] | None" = None
+    # (state) -> a tree of the state's structure; each leaf is the dotted name of the parameter
+    # that it follows
+    # ("hidden1.weight"), or "" where it follows none. A leaf that follows a parameter has its
+    # shape, and is cleared where
+    # the parameter is reset or belongs to another task
+    follows: Callable[[State], Any] = follows_nothing
 
 
 class Algorithm(NamedTuple):
@@ -206,22 +249,18 @@ class Algorithm(NamedTuple):
     step: Callable[[Params, State, Batch], tuple[Params, State, Metrics]]
     predict: Callable[[Params, State, Inputs, TaskId], Logits]
     begin_task: Callable[[Params, State, Task], tuple[Params, State]] = keep
-    end_epoch: Callable[[Params, State, Metrics], tuple[Params, State]] = (
-        keep  # told the validation metrics
-    )
+    # the metrics are of the validation part, or of training where there is none
+    end_epoch: Callable[[Params, State, Metrics], tuple[Params, State]] = keep
     end_task: Callable[[Params, State], tuple[Params, State]] = keep
     probe: Callable[[Params, State, Batch], dict[str, Tensor]] | None = None
+    # (params, state, forgotten: Bool[tasks + forget sets]) -> params and state without them
     unlearn: Callable[[Params, State, Tensor], tuple[Params, State]] | None = None
     settings: Settings = {}
-    # what the network gives its head in `predict`, [batch, units]
+    # the input of the head in `predict`, [batch, units]
     features: Callable[[Params, State, Inputs, TaskId], Tensor] | None = None
-    own: Callable[[Params, State], Params] = (
-        nothing  # groups of params that each task has for itself: `[tasks, ...]`
-    )
-    restore: Callable[[Params, State, Params, Tensor], tuple[Params, State]] = (
-        keep  # (params, state, own, gone): `own` in
-    )
-    # their place, and the tasks of `gone` (Bool[tasks]) as if they had not been trained
+    # what each task has for itself; acts on the whole state of the algorithm; None where tasks
+    # share all
+    bank: Bank | None = None
 
 
 def choice(value: str, name: str, options: Iterable[str]) -> str:
@@ -229,16 +268,6 @@ def choice(value: str, name: str, options: Iterable[str]) -> str:
     if value not in options:
         raise ValueError(f"{name} must be one of {', '.join(options)}, given {value!r}")
     return value
-
-
-def nested(settings: Any, name: str) -> Any:
-    """The first setting of this name, however deep in wrappers or in the members of a sweep; None where there is none."""
-    if isinstance(settings, dict):
-        if name in settings:
-            return settings[name]
-        settings = list(settings.values())
-    found = [nested(value, name) for value in settings] if isinstance(settings, list) else []
-    return next((value for value in found if value is not None), None)
 
 
 def scalar(
@@ -252,11 +281,12 @@ def scalar(
 ) -> Scalar:
     """A number as a 0-d float64 leaf, so that it can differ between the runs of one program.
 
-    float64 loses nothing and, being 0-d, does not widen the tensors it meets. A tensor passes unchecked, so a number may
-    itself be under `vmap`.
+    float64 loses nothing and, being 0-d, does not widen the tensors it meets. A tensor passes
+    unchecked, so a number may itself be under `vmap`.
 
     Raises:
-        ValueError: `value` is not a finite number in [low, high]; `above` and `below` leave out the ends.
+        ValueError: `value` is not a finite number in [low, high]; `above` and `below` leave out the
+            ends.
     """
     if isinstance(value, Tensor):
         return value.to(torch.float64)

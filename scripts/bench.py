@@ -1,12 +1,13 @@
-"""How fast is clfunc, beside a PyTorch loop, a loader-fed one, JAX, and what the machine could do at best?
+"""How fast is clfunc beside PyTorch loops, JAX, and the least time that the machine takes?
 
-    python scripts/bench.py                                   # every case, at its own numbers of runs
+    python scripts/bench.py                                # every case, at its own numbers of runs
     python scripts/bench.py --case hat --runs 16 64 --json results/bench.jsonl
 
-Contenders start from the same weights, see the same batches, are checked to arrive at the same weights, and take turns in
-one process on the same cores. Times are milliseconds per run and step, the median over repetitions; the spread is half the
-range between the quartiles. Plain loops train one run, since many would come one after the other. JAX runs if it is
-installed. Time with nothing else running.
+Contenders start from the same weights and see the same batches. They are checked to arrive at the
+same weights, and take turns in one process on the same cores. Times are milliseconds per run and
+step, the median over repetitions; the spread is half the range between the quartiles. Plain loops
+train one run, since their runs come one after the other. JAX takes part if it is installed. Let
+nothing else run meanwhile.
 """
 
 import contextlib
@@ -23,8 +24,9 @@ from typing import Any
 import tyro
 
 Row = dict[str, Any]
-OWN = ("clfunc", "eager", "trace", "cudagraph")  # clfunc by its engines, compiled first
-TIMED = (*OWN, "torch", "loader", "jax", "limit")
+OWN = ("clfunc", "eager", "trace", "cudagraph")  # clfunc by its engines; `clfunc` is compiled
+OTHERS = ("torch", "loader", "jax", "limit")
+TIMED = (*OWN, *OTHERS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,28 +36,29 @@ class Setting:
     case: tuple[str, ...] = ()
     """finetuning, hat, cbp, tiny, tiny_cbp, online, convnet, startup, job; all if not given."""
     runs: tuple[int, ...] = ()
-    """Numbers of runs, in place of each case's own."""
+    """Numbers of runs; each case has its own if not given."""
     json: Path | None = None
-    """Where to add one line for each case and number of runs."""
+    """A file to which one line is added for each case and number of runs."""
     repeat: int = 9
     """Repetitions, each of some steps of every contender."""
     steps: int | None = None
-    """Steps of a repetition, in place of the case's own."""
+    """Steps of a repetition; each case has its own if not given."""
     unroll: int | None = None
-    """Steps of a compiled program, in place of what the engine chooses."""
+    """Steps of a compiled program; the engine chooses if not given."""
     threads: int = len(os.sched_getaffinity(0))
     """Cores that every contender may use."""
     without: tuple[str, ...] = ()
     """Contenders to leave out: eager, trace, cudagraph, torch, loader, jax, limit."""
     keep_cache: bool = False
-    """Use the compile cache that there is; otherwise compiles are cold."""
+    """Use the present compile cache; otherwise compiles are cold."""
     device: str = "cpu"
+    """Where to train."""
 
 
 def main(setting: Setting) -> None:
-    os.sched_setaffinity(
-        0, sorted(os.sched_getaffinity(0))[: setting.threads]
-    )  # JAX has no other setting that holds
+    # JAX obeys no other setting of its number of threads.
+    cores = sorted(os.sched_getaffinity(0))[: setting.threads]
+    os.sched_setaffinity(0, cores)
     import torch
     from benchmarks import cases
 
@@ -64,12 +67,23 @@ def main(setting: Setting) -> None:
     unknown = [name for name in setting.case if name not in known]
     if unknown:
         raise SystemExit(f"case must be of {', '.join(known)}, given {', '.join(unknown)}")
-    rows = []
+    rows: list[Row] = []
     for name in setting.case or known:
-        for row in [WHOLE[name]()] if name in WHOLE else _rows(setting, cases.CASES[name]):
-            rows.append(row | {"threads": setting.threads, "load": os.getloadavg()[0]})
-            _write(setting, rows[-1])
+        for row in _rows_of(setting, name):
+            row |= {"threads": setting.threads, "load": os.getloadavg()[0]}
+            rows.append(row)
+            _write(setting, row)
     _show(rows)
+
+
+def _rows_of(setting: Setting, name: str) -> Iterator[Row]:
+    """The rows of a case, each as soon as it is measured."""
+    from benchmarks import cases
+
+    if name in WHOLE:
+        yield WHOLE[name]()
+    else:
+        yield from _rows(setting, cases.CASES[name])
 
 
 def _rows(setting: Setting, case: Any) -> Iterator[Row]:
@@ -85,25 +99,33 @@ def _measured(setting: Setting, case: Any, runs: int) -> Row:
 
     job = cases.job(case, runs, setting.device)
     compiled, plan = own(job, "compile", setting.unroll)
-    compile_seconds = _first(compiled, job, plan.unroll)
-    engines = ("trace", "cudagraph") if setting.device.startswith("cuda") else ("trace",)
-    eager, *engines = (own(job, engine, setting.unroll)[0] for engine in ("eager", *engines))
-    others = [*engines, *_others(setting, job)]
-    differences = measure.check(job, [c for c in (eager, compiled, *others) if c.name != "limit"])
-    kept = [c for c in (compiled, eager, *others) if c.name not in setting.without]
+    compile_seconds = _first_call(compiled, job, plan.unroll)
+    eager, _ = own(job, "eager", setting.unroll)
+    others = []
+    for engine in ("trace", "cudagraph"):
+        if engine == "trace" or setting.device.startswith("cuda"):
+            contender, _ = own(job, engine, setting.unroll)
+            others.append(contender)
+    others += _others(setting, job)
+
+    trained = [each for each in (eager, compiled, *others) if each.name != "limit"]
+    differences = measure.check(job, trained)
+    del differences["eager"]
+    kept = [each for each in (compiled, eager, *others) if each.name not in setting.without]
     times = measure.alternate(job, kept, setting.repeat, setting.steps or case.steps)
-    row = {"case": case.name, "runs": runs} | _compared(
-        {name: measure.summary(t) for name, t in times.items()}
-    )
-    row |= {"compile_seconds": compile_seconds, "unroll": plan.unroll, "repeat": setting.repeat}
+    summaries = {name: measure.summary(found) for name, found in times.items()}
+    row = {"case": case.name, "runs": runs} | _compared(summaries)
     return row | {
+        "compile_seconds": compile_seconds,
+        "unroll": plan.unroll,
+        "repeat": setting.repeat,
         "device": setting.device,
-        "differences": {k: v for k, v in differences.items() if k != "eager"},
+        "differences": differences,
     }
 
 
-def _first(compiled: Any, job: Any, unroll: int) -> float:
-    """Seconds of the first call, nearly all of it compiling."""
+def _first_call(compiled: Any, job: Any, unroll: int) -> float:
+    """Seconds of the first call, nearly all of which compiling takes."""
     from benchmarks import cases, measure
 
     began = time.perf_counter()
@@ -112,7 +134,7 @@ def _first(compiled: Any, job: Any, unroll: int) -> float:
 
 
 def _others(setting: Setting, job: Any) -> list[Any]:
-    """Contenders other than clfunc, as far as they are wanted and can be."""
+    """The contenders other than clfunc that are installed and not left out."""
     from benchmarks.limits import limit
     from benchmarks.loader import loader
     from benchmarks.plain import plain
@@ -127,12 +149,17 @@ def _others(setting: Setting, job: Any) -> list[Any]:
 
 def _compared(found: dict[str, tuple[float, float]]) -> Row:
     """Medians, clfunc's ratio to each other contender (below 1: clfunc is faster), and spreads."""
-    row: Row = {f"{name}_ms": found[name][0] if name in found else None for name in TIMED}
-    for name in ("torch", "loader", "jax", "limit"):
+    row: Row = {}
+    for name in TIMED:
+        row[f"{name}_ms"] = found[name][0] if name in found else None
+    for name in OTHERS:
         row[f"ratio_{name}"] = row["clfunc_ms"] / row[f"{name}_ms"] if name in found else None
-    for name in OWN[1:] if "torch" in found else ():
-        row[f"ratio_torch_{name}"] = row[f"{name}_ms"] / row["torch_ms"] if name in found else None
-    return row | {"spread": {name: spread for name, (_, spread) in found.items()}}
+    if "torch" in found:
+        for name in OWN[1:]:
+            ratio = row[f"{name}_ms"] / row["torch_ms"] if name in found else None
+            row[f"ratio_torch_{name}"] = ratio
+    row["spread"] = {name: spread for name, (_, spread) in found.items()}
+    return row
 
 
 def _startup() -> Row:
@@ -152,7 +179,7 @@ WHOLE = {"startup": _startup, "job": _job}  # measured from the start of a proce
 
 @contextlib.contextmanager
 def _cache(keep: bool) -> Iterator[None]:
-    """A compile cache that is empty, or the one that there is."""
+    """An empty compile cache, or the present one."""
     if keep:
         yield
         return
@@ -185,30 +212,38 @@ def _show(rows: list[Row]) -> None:
     shown = [name for name in TIMED if any(row.get(f"{name}_ms") for row in rows)]
     for name in ("case", "runs", *shown, "/ torch", "/ jax", "/ limit", "compile s"):
         table.add_column(name, justify="left" if name == "case" else "right")
-    for row in (row for row in rows if row["case"] not in WHOLE):
+    for row in rows:
+        if row["case"] in WHOLE:
+            continue
         times = [_cell(row[f"{name}_ms"], row["spread"].get(name)) for name in shown]
         ratios = [_cell(row[f"ratio_{name}"]) for name in ("torch", "jax", "limit")]
-        table.add_row(
-            row["case"], str(row["runs"]), *times, *ratios, f"{row['compile_seconds']:.1f}"
-        )
+        seconds = f"{row['compile_seconds']:.1f}"
+        table.add_row(row["case"], str(row["runs"]), *times, *ratios, seconds)
     console = Console(width=150)
-    console.print(table) if table.row_count else None
-    for row in (row for row in rows if row["case"] in WHOLE):
-        times = [
-            f"{name.removesuffix('_seconds')} {row[name]:.1f} s"
-            for name in row
-            if name.endswith("_seconds")
-        ]
-        console.print(
-            f"{row['case']}: {', '.join(times)}"
-            + (f", {row['speedup']:.1f} times" if "speedup" in row else "")
-        )
+    if table.row_count:
+        console.print(table)
+    for row in rows:
+        if row["case"] in WHOLE:
+            console.print(f"{row['case']}: {_seconds(row)}")
+
+
+def _seconds(row: Row) -> str:
+    """The seconds of a row that is measured from the start of a process."""
+    parts = []
+    for name in row:
+        if name.endswith("_seconds"):
+            parts.append(f"{name.removesuffix('_seconds')} {row[name]:.1f} s")
+    if "speedup" in row:
+        parts.append(f"{row['speedup']:.1f} times")
+    return ", ".join(parts)
 
 
 def _cell(value: float | None, spread: float | None = None) -> str:
     if value is None:
         return ""
-    return f"{value:.3g}" + ("" if spread is None else f" ({100 * spread:.0f}%)")
+    if spread is None:
+        return f"{value:.3g}"
+    return f"{value:.3g} ({100 * spread:.0f}%)"
 
 
 if __name__ == "__main__":

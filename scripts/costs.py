@@ -1,15 +1,17 @@
-"""What should not cost: many tasks, metrics; and whether bfloat16 pays.
+"""What many tasks and metrics cost, which should be nothing; and whether bfloat16 pays.
 
     python scripts/costs.py                                   # every case
     python scripts/costs.py --case tasks --json results/costs.jsonl
 
     tasks       a compiled task-incremental step at 100 tasks, over one at 2
-    metrics     a compiled step with its metrics, over one whose metrics nobody asks for, so that Inductor leaves them out
+    metrics     a compiled step with metrics, over one without, from which Inductor removes them
     bfloat16    a compiled step with `compute_dtype="bfloat16"`, over one without
-    memory      peak resident memory of a run of 800 permuted tasks, over one of 8, each in a process of its own
+    memory      peak resident memory of a run of 800 permuted tasks, over one of 8, each in a
+                process of its own
 
-Steps are those of `bench.py` (an MLP 784-256-256-10, batch 128) and take turns. A number is the lower quartile over repetitions
-of milliseconds of CPU time per step of all runs, on one core, so that others at work disturb it little.
+Steps are the steps of `bench.py` (an MLP 784-256-256-10, batch 128), and take turns. A number is
+the lower quartile over repetitions of milliseconds of CPU time per step of all runs, on one core,
+so that other processes disturb it little.
 """
 
 import dataclasses
@@ -42,11 +44,11 @@ class Setting:
     """Repetitions, each of some steps of both contenders."""
     steps: int = 4
     json: Path | None = None
-    """Where to add one line for each row."""
+    """A file to which one line is added for each row."""
     of_tasks: int = 0
-    """Only be the process that trains so many tasks, and say what memory it took."""
+    """Only train so many tasks, and print the memory that this process takes."""
     paradigm: str = "dil"
-    """Of that process."""
+    """The paradigm of that process."""
 
 
 def main(setting: Setting) -> None:
@@ -85,16 +87,15 @@ def _steps(setting: Setting, case: str, method: str) -> Row:
         "metrics": ({}, {}),
         "bfloat16": ({"compute_dtype": "bfloat16"}, {}),
     }
-    more, less = (job(CASES[method], setting.runs, "cpu", **told) for told in pairs[case])
+    with_it, without = pairs[case]
+    more = job(CASES[method], setting.runs, "cpu", **with_it)
+    less = job(CASES[method], setting.runs, "cpu", **without)
     if case == "metrics":
-        step = less.algorithm.step
-        less = less._replace(
-            algorithm=less.algorithm._replace(step=lambda *given: (*step(*given)[:2], {}))
-        )
-    ratio, high, low = _compared(setting, [_program(setting, each) for each in (more, less)])
-    name = f"{case}, {method}, {setting.runs} runs"
+        less = less._replace(algorithm=_without_metrics(less.algorithm))
+    programs = [_program(setting, more), _program(setting, less)]
+    ratio, high, low = _compared(setting, programs)
     return {
-        "case": name,
+        "case": f"{case}, {method}, {setting.runs} runs",
         "more": high,
         "less": low,
         "unit": "ms",
@@ -103,13 +104,22 @@ def _steps(setting: Setting, case: str, method: str) -> Row:
     }
 
 
+def _without_metrics(algorithm: Any) -> Any:
+    def step(*arguments: Any) -> Any:
+        params, state, _ = algorithm.step(*arguments)
+        return params, state, {}
+
+    return algorithm._replace(step=step)
+
+
 def _program(setting: Setting, job: Any) -> Callable[[], None]:
-    """Some more steps of a job, at each call."""
+    """A function that trains a job for some more steps at each call."""
     from benchmarks.cases import entries
     from benchmarks.contender import own
 
     contender, _ = own(job, "compile")
-    carry, batches = contender.start(job.params, job.state, False), entries(job, setting.steps, 0)
+    carry = contender.start(job.params, job.state, False)
+    batches = entries(job, setting.steps, 0)
 
     def advance() -> None:
         nonlocal carry
@@ -132,10 +142,10 @@ def _compared(setting: Setting, programs: list[Callable[[], None]]) -> tuple[flo
 
 
 def _memory(paradigm: str) -> Row:
-    more, less = (_in_a_process(tasks, paradigm) for tasks in (800, 8))
-    name = f"memory, {paradigm} head, 800 tasks to 8"
+    more = _in_a_process(800, paradigm)
+    less = _in_a_process(8, paradigm)
     return {
-        "case": name,
+        "case": f"memory, {paradigm} head, 800 tasks to 8",
         "more": more,
         "less": less,
         "unit": "MiB",
@@ -150,17 +160,17 @@ def _in_a_process(tasks: int, paradigm: str) -> float:
 
 
 def _peak(tasks: int, paradigm: str) -> float:
-    """MiB that a run of so many permuted tasks takes at most."""
+    """Peak memory of a run of so many permuted tasks, in MiB."""
     import torch
 
     import clfunc as cl
 
-    x = torch.randint(
-        256, (512, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    )
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(256, (512, 1, 28, 28), dtype=torch.uint8, generator=generator)
     data = cl.datasets.Dataset("synthetic", x, torch.arange(512) % 10, 512, 10, 127.5, 73.9)
     scenario = cl.scenarios.permuted(data, tasks, cl.random.key(0), paradigm=paradigm)
-    algorithm = cl.finetuning(cl.mlp(scenario.inputs, (32,), scenario.head()), cl.sgd(0.01))
+    model = cl.mlp(scenario.inputs, (32,), scenario.head())
+    algorithm = cl.finetuning(model, cl.sgd(0.01))
     cl.run(
         algorithm,
         scenario,

@@ -126,7 +126,7 @@ def rows():
     key = cl.random.key(7)
     data = cl.datasets.load("digits").first(320, 100)
     # the request after task 2 to forget task 1; older code counts tasks in requests from 1
-    request = {1: [0]} if hasattr(cl, "ForgetSet") else {2: [1]}
+    request = {1: [cl.ForgetSet(task=0)]} if hasattr(cl, "ForgetSet") else {2: [1]}
     for paradigm in PARADIGMS:
         scenario = cl.scenarios.permuted(data, TASKS, key, paradigm=paradigm)
         for optimiser, tx in OPTIMISERS.items():

@@ -8,8 +8,8 @@ import pytest
 ROOT = Path(__file__).parent.parent / "clfunc"
 # From the ground up: a file imports its own room and rooms that stand before it.
 ROOMS = (
-    "types",
     "tree",
+    "types",
     "random",
     "settings",
     "bank",

@@ -184,8 +184,8 @@ def test_every_value_that_clarena_prints_is_kept_and_every_other_is_nan(name, ar
 @given(measured())
 def test_every_metric_has_its_meaning_at_the_ends_of_its_range(arrays):
     acc, independent, joint, random = arrays
-    own = torch.stack([acc[t, t] for t in range(len(acc))])
-    steady = torch.cat([own, independent[len(acc) :]]).expand(acc.shape)
+    diagonal = torch.stack([acc[t, t] for t in range(len(acc))])
+    steady = torch.cat([diagonal, independent[len(acc) :]]).expand(acc.shape)
     zeros = torch.zeros_like(acc[:, 0])
     assert_close(metrics.average_accuracy(torch.ones_like(acc)), zeros + 1)
     assert_close(metrics.backward_transfer(steady)[1:], zeros[1:])

@@ -40,5 +40,5 @@ def test_the_algorithm_shown_is_the_librarys_and_its_row_the_tests():
     shown = next(block for block in BLOCKS if "class L2InitState" in block)
     assert (ROOT / "clfunc/algorithms/l2_init.py").read_text().endswith(shown)
     row = next(block for block in BLOCKS if block.lstrip().startswith("Case("))
-    assert row in (ROOT / "tests/zoo.py").read_text()
+    assert row in (ROOT / "tests/support/zoo.py").read_text()
     assert len(shown.splitlines()) + len(row.splitlines()) + 1 < 60

@@ -101,10 +101,10 @@ def test_every_take_and_put_under_vmap_is_one_a_run(values, indices, seed):
         taken = vmap(tree.take, (values_dim, index_dim))(held, index)
         put = vmap(tree.put, (values_dim, index_dim, 0))(held, index, entries)
         for run in range(RUNS):
-            own = tree.index(values, run if values_dim == 0 else 0)
+            alone = tree.index(values, run if values_dim == 0 else 0)
             i = int(indices[run if index_dim == 0 else 0])
-            assert_same(tree.index(taken, run), tree.index(own, i))
-            assert_same(tree.index(put, run), plainly_put(own, i, tree.index(entries, run)))
+            assert_same(tree.index(taken, run), tree.index(alone, i))
+            assert_same(tree.index(put, run), plainly_put(alone, i, tree.index(entries, run)))
 
 
 @given(
@@ -142,69 +142,6 @@ def test_compiled_gradients_of_take_and_put_are_those_of_eager_mode():
 
     for i in map(torch.tensor, (0, 3)):
         assert_same(torch.compile(slope, fullgraph=True)(bank, index, i), slope(bank, index, i))
-
-
-class Part:
-    """A leaf that stands for a subtree of a state, and says whether it is like the parameters."""
-
-    def __init__(self, value, like):
-        self.value, self.like = value, like
-
-
-@st.composite
-def params_and_state(draw):
-    """Parameters, and a state of parts: trees like the parameters, among tensors of other shapes."""
-    params = draw(nested(tensors(dtypes=(torch.float64,))).filter(tree.leaves))
-    like = st.builds(lambda: Part(tree.clone(params), True))
-    other = tensors(lead=(SIZE + 1,)).map(lambda leaf: Part(leaf, False))
-    return params, draw(nested(like | other))
-
-
-@given(params_and_state())
-def test_map_like_touches_every_subtree_shaped_like_params_and_nothing_else(drawn):
-    params, parts = drawn
-    state = tree.map(lambda part: part.value, parts)
-    seen = []
-
-    def grow(entry, leaf):
-        seen.append(entry)
-        return 3 * entry + leaf
-
-    grown = tree.map_like(grow, params, state, params)
-    by_hand = tree.map(
-        lambda part: tree.map(lambda p: 3 * p + p, params) if part.like else part.value, parts
-    )
-    assert_same(grown, by_hand)
-    assert len(seen) == len(tree.leaves(params)) * sum(part.like for part in tree.leaves(parts))
-    for old, new in zip(tree.leaves(state), tree.leaves(grown), strict=True):
-        assert (old is new) == all(old is not entry for entry in seen)
-
-
-@pytest.mark.parametrize(
-    "near",
-    [
-        {"weight": torch.ones(2, 3), "bias": torch.ones(3)},
-        {"weight": torch.ones(2, 3)},
-        {"weight": torch.ones(2, 3), "bias": torch.ones(2), "more": torch.ones(2)},
-        {"weight": torch.ones(2, 3), "other": torch.ones(2)},
-        (torch.ones(2, 3), torch.ones(2)),
-        torch.ones(2, 3),
-    ],
-    ids=[
-        "another shape",
-        "one leaf less",
-        "one leaf more",
-        "another name",
-        "another container",
-        "a leaf by itself",
-    ],
-)
-def test_map_like_passes_by_what_is_only_nearly_like_params(near):
-    params = {"weight": torch.zeros(2, 3), "bias": torch.zeros(2)}
-    state = Pair(near, (params, ()))
-    mapped = tree.map_like(lambda entry: entry + 1, params, state)
-    assert all(a is b for a, b in zip(tree.leaves(mapped.lr), tree.leaves(near), strict=True))
-    assert_same(mapped.trace, (tree.map(torch.ones_like, params), ()))
 
 
 @given(nested(st.integers(0, 99)))

@@ -1,4 +1,7 @@
-"""Algorithms, one file each, named as the field names them. An export here puts one on the command line too."""
+"""Algorithms, one file each, named as the field names them.
+
+An export here puts one on the command line too.
+"""
 
 from clfunc.algorithms.adahat import adahat as adahat
 from clfunc.algorithms.amnesiac import amnesiac as amnesiac

@@ -1,7 +1,7 @@
 """Fix: the backbone is frozen after the first task, and each task still trains its head.
 
-What a task can still learn from another task's features: forgetting without a `til` head is the head's alone, and with
-one there is none.
+What a task can still learn from another task's features: forgetting without a `til` head is the
+head's alone, and with one there is none.
 """
 
 from typing import NamedTuple
@@ -21,22 +21,33 @@ class FixState(NamedTuple):
 
 
 def fix(model: Model, tx: Transform, *, freeze_heads: bool = False) -> Algorithm:
-    """Train everything on the first task, and only the head and a task's own on later ones (with `freeze_heads`, nothing)."""
+    """Train everything on the first task, and only the head and a task's own groups on later tasks.
+
+    Args:
+        model: Its head decides the paradigm.
+        tx: The optimiser; it restarts at each task unless wrapped in `carry`.
+        freeze_heads: Train nothing on later tasks.
+
+    >>> from clfunc import fix, mlp, sgd, til
+    >>> fix(mlp(64, (16,), til(5, classes=10)), sgd(0.1)).settings["freezes"]
+    True
+    """
     inner = finetuning(model, tx)
     lifted = lift(inner)
 
     def init(key: Key) -> tuple[Params, FixState]:
         params, state = inner.init(key)
-        return params, FixState(state, torch.zeros((), dtype=torch.bool, device=key.device))
+        frozen = torch.zeros((), dtype=torch.bool, device=key.device)
+        return params, FixState(inner=state, frozen=frozen)
 
     def step(params: Params, state: FixState, batch: Batch) -> tuple[Params, FixState, Metrics]:
         moved, state, metrics = lifted.step(params, state, batch)
 
-        held = {
-            group for group in params if freeze_heads or group not in ("head", *model.head.owns)
-        }
-        for group in held:
-            moved = moved | {group: tree.where(state.frozen, params[group], moved[group])}
+        for group in params:
+            is_head = group in ("head", *model.head.owns)
+            if freeze_heads or not is_head:
+                kept = tree.where(state.frozen, params[group], moved[group])
+                moved = moved | {group: kept}
 
         return moved, state, metrics
 
@@ -44,5 +55,9 @@ def fix(model: Model, tx: Transform, *, freeze_heads: bool = False) -> Algorithm
         params, state = lifted.end_task(params, state)
         return params, state._replace(frozen=torch.ones_like(state.frozen))
 
-    settings = inner.settings | {"name": "fix", "freeze_heads": freeze_heads}
+    settings = inner.settings | {
+        "name": "fix",
+        "freezes": True,
+        "freeze_heads": freeze_heads,
+    }
     return lifted._replace(init=init, step=step, end_task=end_task, settings=settings)

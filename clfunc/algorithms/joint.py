@@ -1,9 +1,11 @@
-"""Joint (multi-task) training: all tasks at once, in mixed batches. The upper reference of continual learning.
+"""Joint (multi-task) training: all tasks at once, in mixed batches. The upper reference of
+continual learning.
 
     loss = mean over the tasks present in the batch of each one's mean cross-entropy      (average="tasks")
     loss = mean over the examples                                                         (average="examples")
 
-Run it on `clfunc.scenarios.joint(scenario)`. A head whose task is not in the batch does not move, under any optimiser.
+Run it on `clfunc.scenarios.joint(scenario)`. A head whose task is not in the batch does not move,
+under any optimiser.
 
 Caruana 1997, "Multitask learning", Machine Learning 28.
 """
@@ -17,7 +19,7 @@ from clfunc import tree
 from clfunc.algorithms.finetuning import FinetuningState, finetuning
 from clfunc.losses import descend, task_cross_entropy
 from clfunc.random import split
-from clfunc.types import Algorithm, Batch, Metrics, Model, Params, Transform
+from clfunc.types import Algorithm, Batch, Logits, Metrics, Model, Params, Transform
 
 
 def joint(
@@ -27,20 +29,30 @@ def joint(
 
     Args:
         model: With an `mtl` head (a head a task), or `stl` where tasks share their labels.
-        tx: What makes updates of gradients.
+        tx: The optimiser.
         average: Weigh the tasks present in a batch equally, or its examples.
 
     Raises:
         ValueError: Another `average`, or another head.
+
+    >>> from clfunc import joint, mlp, mtl, sgd
+    >>> algorithm = joint(mlp(64, (16,), mtl(5, classes=10)), sgd(0.1))
+    >>> algorithm.settings["mixes"]
+    True
     """
     if average not in ("tasks", "examples"):
         raise ValueError(f"average must be 'tasks' or 'examples', given {average!r}")
-    if model.head.paradigm not in ("mtl", "stl"):
+    head = model.head
+    if not (head.spec.together or head.paradigm == "stl"):
         raise ValueError(
-            f"joint needs an mtl or stl head, given {model.head.paradigm}: use scenarios.joint(...).head()"
+            f"joint needs an mtl or stl head, given {head.paradigm}:"
+            " use scenarios.joint(...).head()"
         )
 
-    loss = task_cross_entropy if average == "tasks" else model.head.loss
+    def loss_of(logits: Logits, batch: Batch, task: Tensor) -> Tensor:
+        if average == "tasks":
+            return task_cross_entropy(logits, batch.y, batch.weight, task)
+        return head.loss(logits, batch.y, batch.weight)
 
     def step(
         params: Params, state: FinetuningState, batch: Batch
@@ -50,25 +62,24 @@ def joint(
 
         def loss_fn(params):
             output = model.apply(params, batch.x, task, key=noise)
-            logits = model.head.mask(state.head, output.logits, task)
-            args = (batch.weight, task) if average == "tasks" else (batch.weight,)
-            told = model.head.measure(logits, batch.y, batch.weight)
-            return loss(logits, batch.y, *args), (output.features, told)
+            logits = head.mask(state.head, output.logits, task)
+            metrics = head.measure(logits, batch.y, batch.weight)
+            return loss_of(logits, batch, task), (output.features, metrics)
 
         updates, opt, metrics = descend(tx, loss_fn, params, state.opt, task)
-        if model.head.paradigm == "mtl":
+
+        if head.spec.together:
             updates = {**updates, "head": _present(updates["head"], task, batch.weight)}
 
         return tree.add(params, updates), state._replace(opt=opt, key=key), metrics
 
-    settings = {"name": "joint", "model": model.settings, "tx": tx.settings, "average": average}
-    return finetuning(model, tx)._replace(step=step, settings=settings)
+    inner = finetuning(model, tx)
+    settings = inner.settings | {"name": "joint", "mixes": True, "average": average}
+    return inner._replace(step=step, settings=settings)
 
 
 def _present(updates: Params, task: Tensor, weight: Tensor) -> Params:
     """Updates of the heads whose task is in the batch; exactly 0 for the others."""
-    heads = updates["bias"].shape[0]
-    here = ((task[:, None] == torch.arange(heads, device=task.device)) & (weight > 0)[:, None]).any(
-        0
-    )
-    return tree.where(here, updates, tree.zeros_like(updates))
+    heads = torch.arange(updates["bias"].shape[0], device=task.device)
+    member = (task[:, None] == heads) & (weight > 0)[:, None]
+    return tree.where(member.any(0), updates, tree.zeros_like(updates))

@@ -2,8 +2,8 @@
 
     loss = cross_entropy + strength * sum_i (params_i - initial_i)^2
 
-Paper: lambda -> strength, theta_0 -> initial. Departs from [1], which has one head: a task's own head (`til`) is held near
-where its task began.
+Paper: lambda -> strength, theta_0 -> initial. Departs from [1], which has one head: a task's own
+head (`til`) is held near where its task began.
 
 [1] Kumar et al. 2023, arXiv:2308.11958
 """
@@ -37,13 +37,16 @@ class L2InitState(NamedTuple):
 
 
 def l2_init(model: Model, tx: Transform, *, strength: Number = 0.01) -> Algorithm:
-    """Finetuning with a pull of `strength` (>= 0; 0 is finetuning; the paper tries 1e-5 to 1e-2) towards the initial weights.
+    """Finetuning with a pull of all weights towards the initial ones.
 
-    Raises:
-        ValueError: A negative strength.
+    Args:
+        model: Its head decides the paradigm.
+        tx: The optimiser.
+        strength: Of the pull, >= 0; 0 is finetuning, and the paper tries 1e-5 to 1e-2.
     """
-    inner, number = finetuning(model, tx), scalar(strength, "strength", 0)
+    inner = finetuning(model, tx)
     lifted = lift(inner)
+    number = scalar(strength, "strength", 0)
 
     def init(key: Key) -> tuple[Params, L2InitState]:
         params, state = inner.init(key)
@@ -52,23 +55,22 @@ def l2_init(model: Model, tx: Transform, *, strength: Number = 0.01) -> Algorith
     def step(
         params: Params, state: L2InitState, batch: Batch
     ) -> tuple[Params, L2InitState, Metrics]:
-        key, noise = split(state.inner.key) if model.stochastic else (state.inner.key, None)
+        old = state.inner
+        key, noise = split(old.key) if model.stochastic else (old.key, None)
 
         def loss_fn(params):
             output = model.apply(params, batch.x, batch.task, key=noise)
-            logits = model.head.mask(state.inner.head, output.logits, batch.task)
+            logits = model.head.mask(old.head, output.logits, batch.task)
             drift = tree.sub(params, state.initial)
             penalty = state.strength * tree.vdot(drift, drift)
-            told = model.head.measure(logits, batch.y, batch.weight) | {"penalty": penalty}
-            return model.head.loss(logits, batch.y, batch.weight) + penalty, (output.features, told)
+            metrics = model.head.measure(logits, batch.y, batch.weight) | {"penalty": penalty}
+            loss = model.head.loss(logits, batch.y, batch.weight)
+            return loss + penalty, (output.features, metrics)
 
-        updates, opt, metrics = descend(tx, loss_fn, params, state.inner.opt, batch.task)
+        updates, opt, metrics = descend(tx, loss_fn, params, old.opt, batch.task)
 
-        return (
-            tree.add(params, updates),
-            state._replace(inner=state.inner._replace(opt=opt, key=key)),
-            metrics,
-        )
+        new = old._replace(opt=opt, key=key)
+        return tree.add(params, updates), state._replace(inner=new), metrics
 
     def begin_task(params: Params, state: L2InitState, task: Task) -> tuple[Params, L2InitState]:
         params, state = lifted.begin_task(params, state, task)

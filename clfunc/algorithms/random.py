@@ -5,7 +5,16 @@ from clfunc.types import Algorithm, Batch, Metrics, Model, Params, Transform
 
 
 def random(model: Model, tx: Transform) -> Algorithm:
-    """Evaluate the network as it was drawn; `tx` is taken, like every algorithm's, and not used on it."""
+    """Evaluate the network as it was drawn.
+
+    Args:
+        model: Its head decides the paradigm.
+        tx: Every algorithm takes an optimiser; this one moves nothing.
+
+    >>> from clfunc import algorithms, mlp, sgd, til
+    >>> algorithms.random(mlp(64, (16,), til(5, classes=10)), sgd(0.1)).settings["name"]
+    'random'
+    """
     inner = finetuning(model, tx)
 
     def step(

@@ -1,4 +1,4 @@
-"""How much memory a job takes at the least, told before any is taken."""
+"""The least memory that a job takes, compared with what there is before any is taken."""
 
 import math
 
@@ -8,50 +8,66 @@ from clfunc import tree
 from clfunc.experiments.device_memory import total
 from clfunc.random import key
 from clfunc.scenarios import Scenario
-from clfunc.types import Algorithm, nested
+from clfunc.settings import find
+from clfunc.types import Algorithm
 
 MOST_RUNS = 100_000  # of one program
+_ACCURACY_BYTES = 8  # a float64
+_INDEX_BYTES = 8  # an int64
+_NUMBER_BYTES = 4  # a float32
 
 
 def check_counts(tasks: int, runs: int, device: torch.device) -> None:
-    """Raise ValueError if the table of accuracies, a number for each run and pair of tasks, does not fit."""
+    """Raise ValueError if the table of accuracies does not fit: a number for each run and each pair
+    of tasks."""
     if runs > MOST_RUNS:
         raise ValueError(
-            f"--seeds and --grid must ask for at most {MOST_RUNS} runs, given {runs}: run them apart"
+            f"--seeds and --grid must ask for at most {MOST_RUNS} runs, given {runs}:"
+            " run them apart"
         )
-    _check(8 * tasks**2 * runs, device, f"--tasks {tasks} with {runs} run(s)")
+    table = _ACCURACY_BYTES * tasks**2 * runs
+    _refuse_more_than_there_is(table, device, f"--tasks {tasks} with {runs} run(s)")
 
 
 def check_fits(
     algorithm: Algorithm, scenario: Scenario, runs: int, batch_size: int, device: torch.device
 ) -> None:
-    """Raise ValueError if the parameters, states, lists of examples and one batch of all runs do not fit.
+    """Raise ValueError if the parameters, states, lists of examples and one batch of all runs do
+    not fit.
 
-    `algorithm` is that of one run. Its tensors are made without their memory, on the device `meta`.
+    `algorithm` is the algorithm of one run. Its tensors are made on the device `meta`, where they
+    take no memory.
     """
-    others = 8 * len(scenario.data.y) + batch_size * (8 + 4 * math.prod(scenario.inputs))
-    if runs * (_generous(algorithm, scenario) + others) < total(device):
+    lists = _INDEX_BYTES * len(scenario.data.y)
+    example = _INDEX_BYTES + _NUMBER_BYTES * math.prod(scenario.inputs)
+    examples = lists + batch_size * example
+    if runs * (_upper_bound(algorithm, scenario) + examples) < total(device):
         return
-    learner = sum(
-        leaf.numel() * leaf.element_size() for leaf in tree.leaves(algorithm.init(key(0, "meta")))
-    )
+    leaves = tree.leaves(algorithm.init(key(0, "meta")))
+    learner = sum(leaf.numel() * leaf.element_size() for leaf in leaves)
     asked = f"{runs} run(s) of {learner / 1e9:.3g} GB each in batches of {batch_size}"
-    _check(runs * (learner + others), device, asked)
+    _refuse_more_than_there_is(runs * (learner + examples), device, asked)
 
 
-def _generous(algorithm: Algorithm, scenario: Scenario) -> int:
-    """More bytes than a learner needs: eight copies a task of a network in which each unit feeds each other by a kernel.
+def _upper_bound(algorithm: Algorithm, scenario: Scenario) -> int:
+    """More bytes than params and state take: eight copies a task of a network in which a kernel
+    leads from each unit to each.
 
-    Where even these fit, the two seconds are saved that torch 2.13 takes to import what computes on `meta`.
+    Where even these fit, nothing needs to be computed on `meta`, for which torch 2.13 imports
+    modules for two seconds.
     """
-    model = nested(algorithm.settings, "model")
+    model = find(algorithm.settings, "model")
     channels = sum(model.get("channels", ())) * 2 * model.get("blocks", 1)
-    units = math.prod(scenario.inputs) + sum(scenario.classes) + sum(model["hidden"]) + channels
-    return 8 * 4 * scenario.num_tasks * max(3, model.get("kernel", 3)) ** 2 * units**2
+    inputs = math.prod(scenario.inputs)
+    units = inputs + sum(scenario.classes) + sum(model["hidden"]) + channels
+    kernel = max(3, model.get("kernel", 3)) ** 2
+    return 8 * _NUMBER_BYTES * scenario.num_tasks * kernel * units**2
 
 
-def _check(size: int, device: torch.device, asked: str) -> None:
-    there = total(device)
-    if size > there:
-        what = f"at least {size / 1e9:.3g} GB of memory, and {device.type} has {there / 1e9:.3g} GB"
-        raise ValueError(f"{asked} would take {what}: ask for less")
+def _refuse_more_than_there_is(size: int, device: torch.device, asked: str) -> None:
+    there_is = total(device)
+    if size > there_is:
+        raise ValueError(
+            f"{asked} would take at least {size / 1e9:.3g} GB of memory, and {device.type} has"
+            f" {there_is / 1e9:.3g} GB: ask for less"
+        )

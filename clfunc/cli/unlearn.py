@@ -1,50 +1,77 @@
-"""`clfunc unlearn`: requests as they are typed, and the tables of an audit."""
+"""`clfunc unlearn`: the tables of an audit. A person counts tasks from 1."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from clfunc.cli import build
-from clfunc.cli.requests import requests
-from clfunc.experiments.audit import audit, to_xarray
-from clfunc.experiments.audit_plots import MEMBERS, by_member, labels_from_1
+from clfunc.cli.arguments import Unlearn
+from clfunc.experiments.audit import audit, to_xarray, unmet_lines
+from clfunc.experiments.audit_plots import MEMBERS, by_member, forgotten_title, labels_of
 from clfunc.unlearning import measures as unlearning
+from clfunc.unlearning.forget_sets import from_compact
 
 if TYPE_CHECKING:
     import xarray
 
 
-def work(args: build.Unlearn, job: build.Job, how: dict[str, Any], console: Console) -> None:
-    """Train, forget, compare, by `how` of `many.options`; print the tables."""
-    how |= {"out": args.out, "progress": args.progress}
-    found = audit(job.algorithm, job.scenario, job.key, requests(args.request), **how)
+class _Column(NamedTuple):
+    """A column of the summary."""
+
+    title: str
+    measure: str
+    factor: float
+    digits: int
+
+
+_SUMMARY = (
+    _Column("remaining (%)", "accuracy_remaining", 100, 1),
+    _Column("gain", "accuracy_gain", 100, 1),
+    _Column("forgotten (%)", "accuracy_forgotten", 100, 1),
+    _Column("attack AUC", "membership_auc", 1, 3),
+    _Column("advantage", "membership_advantage", 1, 3),
+)
+
+
+def work(args: Unlearn, job: build.Job, console: Console) -> None:
+    """Train, forget and compare, and print the tables."""
+    keywords = build.keywords(job.options)
+    forgets = build.wanted_forgetting(args, job.scenario)
+    found = audit(*job.inputs, forgets.requests, out=args.out, **keywords)
     for table in tables(to_xarray(found)):
         console.print(table)
-    runs, where = (
-        len(found.result.config["seeds"]),
-        f"; results and figures in {args.out}" if args.out else "",
-    )
+    for line in unmet_lines(found):
+        console.print(line, highlight=False, markup=False)
+    runs = len(found.result.config["seeds"])
+    where = f"; results and figures in {args.out}" if args.out else ""
+    seconds = found.result.wall_seconds
     console.print(
-        f"{found.result.wall_seconds:.1f} s, {runs} runs, {found.result.engine}{where}",
+        f"{seconds:.1f} s, {runs} runs, {found.result.engine}{where}",
         highlight=False,
     )
 
 
 def tables(data: "xarray.Dataset") -> list[Table]:
-    """Of an audit: accuracies task by task, what was forgotten and kept, and distances to the oracle."""
+    """The tables of an audit: accuracies task by task, what is kept and forgotten, and distances to the oracle."""
     seeds = len(np.unique(data["seed"].values))
     spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "of one seed"
-    measured = [] if data.attrs["paradigm"] == "regression" else [_accuracies(data, spread)]
-    words = [word for word in ("remaining", "forgotten") if _known(data, f"cka_{word}")]
-    return [*measured, _summary(data, spread), *(_distances(data, word) for word in words)]
+    shown = []
+    if data.attrs["paradigm"] != "regression":
+        shown.append(_accuracies(data, spread))
+    shown.append(_summary(data, spread))
+    for word in ("remaining", "forgotten"):
+        if _is_known(data, f"cka_{word}"):
+            shown.append(_distances(data, word))
+    return shown
 
 
-def _known(data: "xarray.Dataset", name: str) -> bool:
-    """Whether this was measured anywhere: accuracies are not in regression, nor distances where no task remains."""
-    return f"unlearning_{name}" in data and bool(data[f"unlearning_{name}"].notnull().any())
+def _is_known(data: "xarray.Dataset", name: str) -> bool:
+    """Whether this was measured anywhere: regression has no accuracies, and where no task remains there are no distances."""
+    variable = f"unlearning_{name}"
+    return variable in data and bool(data[variable].notnull().any())
 
 
 def _accuracies(data: "xarray.Dataset", spread: str) -> Table:
@@ -53,83 +80,97 @@ def _accuracies(data: "xarray.Dataset", spread: str) -> Table:
         f"accuracy (%), {spread}; forgotten tasks in brackets",
         [f"task {task + 1}" for task in tasks],
     )
-    for stage, forgotten in enumerate(data["forgotten"].values):
-        gone = {int(task) for task in str(forgotten).split(", ")}
+    for stage, listed in enumerate(data["forgotten"].values):
+        forgotten = _whole_tasks(listed)
         for member in MEMBERS:
             values = by_member(data, "accuracy", member)[stage]
-            cells = [_number(100 * values[..., at], 1) for at in range(len(tasks))]
-            cells = [
-                f"({c})" if task in gone and c != "-" else c
-                for task, c in zip(tasks, cells, strict=True)
-            ]
-            table.add_row(*_place(data, stage, member), *cells, end_section=member == MEMBERS[-1])
+            cells = []
+            for column, task in enumerate(tasks):
+                cell = _number(100 * values[..., column], 1)
+                is_bracketed = task in forgotten and cell != "-"
+                cells.append(f"({cell})" if is_bracketed else cell)
+            _add_row(table, data, stage, member, cells)
     return table
 
 
+def _whole_tasks(forgotten: str) -> set[int]:
+    """The tasks that are forgotten as a whole, from 0."""
+    forget_sets = [from_compact(word) for word in str(forgotten).split(", ")]
+    return {one.task for one in forget_sets if one.is_whole_task}
+
+
 def _summary(data: "xarray.Dataset", spread: str) -> Table:
-    columns = {
-        "remaining (%)": ("accuracy_remaining", 100, 1),
-        "gain": ("accuracy_gain", 100, 1),
-        "forgotten (%)": ("accuracy_forgotten", 100, 1),
-        "attack AUC": ("membership_auc", 1, 3),
-        "advantage": ("membership_advantage", 1, 3),
-    }
-    shown = {title: of for title, of in columns.items() if _known(data, of[0])}
-    recorded = "unlearning_residual" in data
-    table = _table(
-        f"what is kept and what is forgotten, {spread}", [*shown, *["residual"] * recorded]
-    )
+    columns = [column for column in _SUMMARY if _is_known(data, column.measure)]
+    titles = [column.title for column in columns]
+    has_records = "unlearning_residual" in data
+    if has_records:
+        titles.append("residual")
+    table = _table(f"what is kept and what is forgotten, {spread}", titles)
     for stage in range(data.sizes["unlearning"]):
         for member in MEMBERS:
-            own = [
-                (by_member(data, f"unlearning_{name}", member)[stage], *how)
-                for name, *how in shown.values()
-            ]
-            cells = [_number(factor * values, digits) for values, factor, digits in own]
-            if recorded:
-                cells.append(f"{by_member(data, 'unlearning_residual', member)[stage].mean():.1e}")
-            table.add_row(*_place(data, stage, member), *cells, end_section=member == MEMBERS[-1])
+            cells = []
+            for column in columns:
+                values = by_member(data, f"unlearning_{column.measure}", member)[stage]
+                cells.append(_number(column.factor * values, column.digits))
+            if has_records:
+                cells.append(_residual(by_member(data, "unlearning_residual", member)[stage]))
+            _add_row(table, data, stage, member, cells)
     return table
 
 
 def _distances(data: "xarray.Dataset", word: str) -> Table:
-    title = {"remaining": "tasks that remain", "forgotten": "forgotten tasks"}[word]
-    table = _table(f"distance to the oracle, features of {title}", list(unlearning.distances))
+    features = "tasks that remain" if word == "remaining" else forgotten_title(data)
+    title = f"distance to the oracle, features of {features}"
+    table = _table(title, list(unlearning.distances))
+    members = MEMBERS[:2]
     for stage in range(data.sizes["unlearning"]):
-        for member in MEMBERS[:2]:
-            own = [
-                by_member(data, f"unlearning_{name}_{word}", member)[stage]
-                for name in unlearning.distances
-            ]
-            table.add_row(
-                *_place(data, stage, member),
-                *(_number(v, 3) for v in own),
-                end_section=member == MEMBERS[1],
-            )
+        for member in members:
+            cells = []
+            for name in unlearning.distances:
+                values = by_member(data, f"unlearning_{name}_{word}", member)[stage]
+                cells.append(_number(values, 3))
+            _add_row(table, data, stage, member, cells, last=members[-1])
     return table
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:
     table = Table(title=title, header_style="bold", title_justify="left")
-    for name in ("after", "forgot", "network"):
-        table.add_column(name, no_wrap=True)
+    table.add_column("after", no_wrap=True)
+    table.add_column("forgot")
+    table.add_column("network", no_wrap=True)
     for name in columns:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     return table
 
 
-def _place(data: "xarray.Dataset", stage: int, member: str) -> tuple[str, str, str]:
-    """After which task, what is forgotten by then, and by which network; the first two are said once a stage."""
-    if member != MEMBERS[0]:
-        return "", "", member
-    after = int(data["after"].values[stage])
-    return str(after + 1), labels_from_1(data["forgotten"].values[stage]), member
+def _add_row(
+    table: Table,
+    data: "xarray.Dataset",
+    stage: int,
+    member: str,
+    cells: Sequence[str],
+    last: str = MEMBERS[-1],
+) -> None:
+    """A member's row; the first row of a stage says after which task it is, and what is forgotten by then."""
+    after, forgotten = "", ""
+    if member == MEMBERS[0]:
+        after = f"task {int(data['after'].values[stage]) + 1}"
+        forgotten = "\n".join(labels_of(data["forgotten"].values[stage]))
+    table.add_row(after, forgotten, member, *cells, end_section=member == last)
 
 
 def _number(values: np.ndarray, digits: int) -> str:
-    kept = values[~np.isnan(values)]
-    if not len(kept):
+    """The mean and the standard deviation over seeds; a dash where nothing is known."""
+    known = values[~np.isnan(values)]
+    if not len(known):
         return "-"
-    spread = f" ± {kept.std(ddof=1):.{digits}f}" if len(kept) > 1 else ""
-    lost = f" ({len(values) - len(kept)} diverged)" if len(kept) < len(values) else ""
-    return f"{kept.mean():.{digits}f}{spread}{lost}"
+    spread = f" ± {known.std(ddof=1):.{digits}f}" if len(known) > 1 else ""
+    lost = len(values) - len(known)
+    diverged = f" ({lost} diverged)" if lost else ""
+    return f"{known.mean():.{digits}f}{spread}{diverged}"
+
+
+def _residual(values: np.ndarray) -> str:
+    """The mean over the seeds that have not diverged."""
+    known = values[~np.isnan(values)]
+    return f"{known.mean():.1e}" if len(known) else "-"

@@ -1,10 +1,16 @@
-"""torchvision's data sets by name. The only module that imports torchvision, and only when one is asked for."""
+"""torchvision's data sets by name.
+
+This is the only module that imports torchvision, and it does so only when one of them is loaded.
+"""
 
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
 
+# For each name: torchvision's class, and the argument by which it takes the split.
 _NAMES = {
     "mnist": ("MNIST", "train"),
     "fashion-mnist": ("FashionMNIST", "train"),
@@ -16,48 +22,65 @@ _NAMES = {
     "svhn": ("SVHN", "split"),
 }
 names = tuple(_NAMES)
+# Schemas of the operators that torchvision.datasets needs to be imported.
+_OPERATORS = (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+)
 
 
 def load_arrays(name: str, root: Path) -> dict[str, np.ndarray]:
-    """`train_x, train_y, test_x, test_y` of a torchvision data set under `root`, downloaded there if it is missing.
+    """The arrays `train_x`, `train_y`, `test_x` and `test_y` of a torchvision data set.
+
+    Args:
+        name: One of `names`.
+        root: The folder that holds the files; torchvision downloads them there if they are missing.
 
     Raises:
-        ValueError: The files are not there and cannot be fetched.
+        ValueError: The files are missing and the download fails.
     """
-    datasets = _import_torchvision()
-    class_name, how = _NAMES[name]
     arrays = {}
     for split in ("train", "test"):
-        which = {"train": split == "train"} if how == "train" else {"split": split}
-        try:
-            data = getattr(datasets, class_name)(str(root), download=True, **which)
-        except Exception as error:  # whatever a download can raise
-            reason = (
-                str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            )
-            raise ValueError(
-                f"{name} is not in {root} and could not be downloaded ({reason}): give --data-root, a folder that holds it"
-            ) from error
-        labels = data.labels if hasattr(data, "labels") else data.targets
+        data = _split_of(name, root, split)
         x = np.asarray(data.data)
-        arrays[f"{split}_x"] = x.transpose(0, 3, 1, 2) if x.ndim == 4 and x.shape[-1] == 3 else x
+        if x.ndim == 4 and x.shape[-1] == 3:
+            x = x.transpose(0, 3, 1, 2)  # channels first
+        arrays[f"{split}_x"] = x
+        labels = data.labels if hasattr(data, "labels") else data.targets
         arrays[f"{split}_y"] = np.asarray(labels)
     return arrays
 
 
-_fragment: "torch.library.Library | None" = None
+def _split_of(name: str, root: Path, split: str) -> Any:
+    """torchvision's data set of one split."""
+    datasets = _import_torchvision()
+    class_name, argument = _NAMES[name]
+    value = split if argument == "split" else split == "train"
+    make = getattr(datasets, class_name)
+    try:
+        return make(str(root), download=True, **{argument: value})
+    except Exception as error:  # a download can raise anything
+        message = str(error).strip()
+        reason = message.splitlines()[0] if message else type(error).__name__
+        raise ValueError(
+            f"{name} is not in {root} and could not be downloaded ({reason}):"
+            " give --data-root, a folder that holds it"
+        ) from error
 
 
-def _import_torchvision():
-    """torchvision.datasets, also where torchvision was built for another torch (its operators then have no schema)."""
-    global _fragment
-    if _fragment is None and not hasattr(torch.ops.torchvision, "nms"):
-        _fragment = torch.library.Library("torchvision", "FRAGMENT")
-        for schema in (
-            "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-            "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-        ):
-            _fragment.define(schema)
+_library: "torch.library.Library | None" = None
+
+
+def _import_torchvision() -> ModuleType:
+    """`torchvision.datasets`, also if torchvision was built for another torch.
+
+    torchvision then cannot register its operators, and its import fails without their schemas.
+    """
+    global _library
+    if _library is None and not hasattr(torch.ops.torchvision, "nms"):
+        _library = torch.library.Library("torchvision", "FRAGMENT")
+        for schema in _OPERATORS:
+            _library.define(schema)
     from torchvision import datasets
 
     return datasets

@@ -1,21 +1,19 @@
-"""Checkpoints: a folder's last two, each a `.safetensors` file of tensors and a `.json` file that says what they are.
+"""Checkpoints: a folder keeps the last two of a run.
 
-`checkpoint` is the newest and `checkpoint.previous` the one before it. The JSON holds the size and SHA-256 of the file of
-tensors, and a SHA-256 of its own, so whatever was cut short, edited or put there by something else is noticed before it is
-read. Files are replaced whole, in an order in which one of the two is good at every instant: a run may be killed at any time.
+Each is a `.safetensors` file of tensors and a `.json` file that describes them.
+`checkpoint` is the newest and `checkpoint.previous` the one before it. The JSON holds the size and
+SHA-256 of the file of tensors, and a SHA-256 of its own. So a file that was cut short, edited or
+put there by something else is noticed before it is read. Files are replaced whole, in an order in
+which one of the two is good at every instant: a run may be killed at any time.
 """
 
 import hashlib
 import json
 import os
 import shutil
-import signal
-import threading
-import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -26,11 +24,10 @@ from torch import Tensor
 from clfunc.results.files import write, write_text
 
 NEWEST, PREVIOUS = "checkpoint", "checkpoint.previous"
-_SECONDS = 60.0  # between two checkpoints within a task
-_SHARE = 20.0  # a checkpoint is not taken before so many times what the last one cost has passed
 _FORMAT = 1
+_SHOWN = 40  # characters of a value in a message
 
-About = dict[str, Any]  # what JSON can hold
+Description = dict[str, Any]  # what the JSON of a checkpoint holds
 
 
 class Refused(ValueError):
@@ -41,81 +38,87 @@ class Interrupted(KeyboardInterrupt):
     """A run was asked to stop, and left a checkpoint."""
 
 
-def save(out: Path, tensors: Mapping[str, Tensor], about: About) -> None:
-    """Make this the newest checkpoint of the folder `out`, and the newest the previous one."""
+def save(out: Path, tensors: Mapping[str, Tensor], description: Description) -> None:
+    """Make this the newest checkpoint of the folder `out`, and the newest the previous one.
+
+    Raises:
+        OSError: It cannot be written.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    plain = {
-        name: leaf.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, leaf in tensors.items()
-    }
-    spare = out / f".{NEWEST}.new"
+    stored = {name: _on_cpu(leaf) for name, leaf in tensors.items()}
+    # the number of the process, so that two processes with one folder do not share the file
+    temporary = out / f".{NEWEST}.{os.getpid()}"
     try:
         try:
-            save_file(plain, spare)
+            save_file(stored, temporary)
         except SafetensorError as error:
             raise OSError(f"cannot write a checkpoint to {out}: {error}") from error
-        body = about | {
+        body = description | {
             "format": _FORMAT,
-            "bytes": spare.stat().st_size,
-            "sha256": _digest_file(spare),
+            "bytes": temporary.stat().st_size,
+            "sha256": _digest_file(temporary),
         }
         text = json.dumps(body | {"checksum": _digest(body)}, indent=2) + "\n"
         for suffix in (".safetensors", ".json"):
-            if (out / (NEWEST + suffix)).exists():
-                write(out / (PREVIOUS + suffix), partial(_same_file, out / (NEWEST + suffix)))
-        os.replace(spare, out / f"{NEWEST}.safetensors")
+            newest = out / (NEWEST + suffix)
+            if newest.exists():
+                write(out / (PREVIOUS + suffix), partial(_same_file, newest))
+        os.replace(temporary, out / f"{NEWEST}.safetensors")
         write_text(out / f"{NEWEST}.json", text)
     finally:
-        spare.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def load(
-    out: Path, check: Callable[[About], None], say: Callable[[str], None]
-) -> tuple[dict[str, Tensor], About] | None:
-    """The tensors of the newest good checkpoint in `out`, on the CPU, and what was saved about them; None if there is none.
+    out: Path, check: Callable[[Description], None], warn: Callable[[str], None]
+) -> tuple[dict[str, Tensor], Description] | None:
+    """The tensors of the newest good checkpoint in `out`, on the CPU, and its description.
 
-    `check` is shown the latter before a tensor is read, and raises what is to be raised.
+    It is None if there are no checkpoints.
+
+    `check` gets the description before a tensor is read, and raises ValueError if it is wrong.
+    `warn` gets a line if the newest checkpoint is not usable and the previous one is.
 
     Raises:
         Refused: There are checkpoints, and none is good.
     """
     wrong = []
     for name in (NEWEST, PREVIOUS):
-        if not any((out / (name + suffix)).exists() for suffix in (".json", ".safetensors")):
+        files = [out / (name + suffix) for suffix in (".json", ".safetensors")]
+        if not any(path.exists() for path in files):
             continue
         try:
-            tensors, about = read(out, name, check)
+            tensors, description = read(out, name, check)
         except Refused:
             raise
         except ValueError as error:
             wrong.append(f"{name} in {out} is not usable ({error})")
             continue
         if wrong:
-            say(f"{wrong[0]}: going on from {name}, which is")
-        return tensors, about
+            warn(f"{wrong[0]}: going on from {name}, which is")
+        return tensors, description
     if wrong:
         raise Refused(f"cannot resume: {'; '.join(wrong)}; run without resume to start anew")
     return None
 
 
 def read(
-    out: Path, name: str, check: Callable[[About], None] = lambda _: None
-) -> tuple[dict[str, Tensor], About]:
-    """The tensors of one of a folder's checkpoints and what was saved about them, shown to `check` before a tensor is read.
+    out: Path, name: str, check: Callable[[Description], None] = lambda _: None
+) -> tuple[dict[str, Tensor], Description]:
+    """The tensors of one of a folder's checkpoints and its description. `check` is as in `load`.
 
     Raises:
         ValueError: It is not sound, in one line; or what `check` raises.
     """
     try:
-        about = _about(out / f"{name}.json", out / f"{name}.safetensors")
-        check(about)
-        return _tensors(out / f"{name}.safetensors"), about
+        description = _description(out / f"{name}.json", out / f"{name}.safetensors")
+        check(description)
+        return _tensors(out / f"{name}.safetensors"), description
     except Refused:
         raise
     except OSError as error:
-        raise ValueError(
-            f"{Path(error.filename or out).name}: {error.strerror or error}"
-        ) from error
+        file = Path(error.filename or out).name
+        raise ValueError(f"{file}: {error.strerror or error}") from error
     except (ValueError, RecursionError, SafetensorError) as error:
         raise ValueError(" ".join(str(error).split())) from error
 
@@ -128,31 +131,45 @@ def clear(out: Path) -> None:
 
 
 def differences(there: Any, here: Any, name: str = "") -> list[str]:
-    """The entries in which two plain trees differ: `epochs (2 there, 3 here)`."""
+    """The entries in which two plain trees differ: `epochs (2 there, 3 here)`.
+
+    >>> differences({"epochs": 2, "lr": [0.1, 0.2]}, {"epochs": 3, "lr": [0.1, 0.3]})
+    ['epochs (2 there, 3 here)', 'lr.1 (0.2 there, 0.3 here)']
+    """
+    pairs = []
     if isinstance(there, dict) and isinstance(here, dict):
-        names = list(dict.fromkeys((*there, *here)))
-        pairs = [
-            (f"{name}.{n}".lstrip("."), there.get(n, "nothing"), here.get(n, "nothing"))
-            for n in names
-        ]
+        for key in dict.fromkeys((*there, *here)):
+            pairs.append((key, there.get(key, "nothing"), here.get(key, "nothing")))
     elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
-        pairs = [(f"{name}.{i}", a, b) for i, (a, b) in enumerate(zip(there, here, strict=True))]
+        for position, (a, b) in enumerate(zip(there, here, strict=True)):
+            pairs.append((position, a, b))
+    elif there == here:
+        return []
     else:
-        return [] if there == here else [f"{name} ({_short(there)} there, {_short(here)} here)"]
-    return [found for n, a, b in pairs for found in differences(a, b, n)]
+        return [f"{name} ({_short(there)} there, {_short(here)} here)"]
+    found = []
+    for key, a, b in pairs:
+        found += differences(a, b, f"{name}.{key}".lstrip("."))
+    return found
 
 
 def digest(tensors: Iterable[Tensor], words: str = "") -> str:
     """SHA-256 of some words and of the bytes of tensors."""
     found = hashlib.sha256(words.encode())
     for leaf in tensors:
-        found.update(leaf.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        data = leaf.cpu().contiguous().view(-1).view(torch.uint8)
+        found.update(data.numpy().data)
     return found.hexdigest()
+
+
+def _on_cpu(leaf: Tensor) -> Tensor:
+    """A copy on the CPU that shares no memory, as the file format asks for."""
+    return leaf.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def _short(value: Any) -> str:
     text = str(value)
-    return text if len(text) <= 40 else f"{text[:40]}..."
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _same_file(old: Path, new: str) -> None:
@@ -162,92 +179,32 @@ def _same_file(old: Path, new: str) -> None:
         shutil.copyfile(old, new)
 
 
-def _about(path: Path, tensors: Path) -> About:
-    """What a checkpoint's JSON says, if it is whole and the tensors' file is the one it was written for."""
-    about = json.loads(path.read_text())
-    if not isinstance(about, dict) or about.get("format") != _FORMAT:
+def _description(path: Path, tensors: Path) -> Description:
+    """The JSON of a checkpoint, if it is whole and belongs to the file of tensors."""
+    description = json.loads(path.read_text())
+    if not isinstance(description, dict) or description.get("format") != _FORMAT:
         raise ValueError("it is not a checkpoint of this library")
-    if _digest({name: value for name, value in about.items() if name != "checksum"}) != about.get(
-        "checksum"
-    ):
+    body = {name: value for name, value in description.items() if name != "checksum"}
+    if _digest(body) != description.get("checksum"):
         raise ValueError("its JSON has been edited")
-    if tensors.stat().st_size != about.get("bytes"):
-        raise ValueError(
-            f"its tensors are {tensors.stat().st_size} bytes where {about.get('bytes')} were written"
-        )
-    if _digest_file(tensors) != about.get("sha256"):
+    size = tensors.stat().st_size
+    written = description.get("bytes")
+    if size != written:
+        raise ValueError(f"its tensors are {size} bytes where {written} were written")
+    if _digest_file(tensors) != description.get("sha256"):
         raise ValueError("its tensors are not those that were written")
-    return about
+    return description
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
     with safe_open(path, framework="pt", device="cpu") as file:
-        return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
+        return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
 
 
-def _digest(body: About) -> str:
+def _digest(body: Description) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 def _digest_file(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-class Keeper:
-    """Decides when a run that is under way is saved, and stops it when it is asked to by SIGTERM or Ctrl-C.
-
-    As a context manager it takes these signals over (a second one has its usual effect).
-    """
-
-    def __init__(self, out: Path, every: int | None) -> None:
-        self.out, self.every = out, every
-        self.saved, self.cost, self.last, self.asked = 0, 0.0, time.monotonic(), False
-        self.old: dict[int, Any] = {}
-
-    def __enter__(self) -> "Keeper":
-        if threading.current_thread() is threading.main_thread():
-            self.old = {
-                number: signal.signal(number, self._ask)
-                for number in (signal.SIGINT, signal.SIGTERM)
-            }
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for number, handler in self.old.items():
-            signal.signal(number, handler)
-        self.old = {}
-
-    def _ask(self, number: int, frame: Any) -> None:
-        self.asked = True
-        self.__exit__(None, None, None)
-
-    def offer(
-        self,
-        step: int,
-        ended: bool,
-        last: bool,
-        pack: Callable[[], tuple[Mapping[str, Tensor], About]],
-    ) -> None:
-        """Save what `pack` makes, if it is time: a task has `ended`, or as many steps or seconds have passed.
-
-        Raises:
-            Interrupted: The run was asked to stop; it is saved.
-        """
-        if self.asked or last or self._due(step, ended):
-            began = time.monotonic()
-            save(self.out, *pack())
-            self.saved, self.last = step, time.monotonic()
-            self.cost = self.last - began
-        if self.asked:
-            raise Interrupted(f"stopped at step {step}; a checkpoint is in {self.out}")
-
-    def _due(self, step: int, ended: bool) -> bool:
-        if self.every is not None:
-            return ended or step // self.every > self.saved // self.every
-        return time.monotonic() - self.last >= max(0.0 if ended else _SECONDS, _SHARE * self.cost)

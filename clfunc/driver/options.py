@@ -1,6 +1,6 @@
-"""`RunOptions`: what a run is told besides its algorithm, scenario and keys. It travels as one value through every layer."""
+"""`RunOptions`: how a run trains, tests and reports, as one value that every layer hands on."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
 import torch
@@ -9,7 +9,10 @@ from clfunc.driver.timeline import Requests, Skip
 
 
 class RunKeywords(TypedDict, total=False):
-    """The keywords of `run` that `run_chunks`, `halve`, `run_until` and `audit` take too. See `RunOptions`."""
+    """The keywords of `run` that `run_chunks`, `halve`, `run_until` and `audit` take too.
+
+    See `RunOptions`.
+    """
 
     epochs: int
     batch_size: int
@@ -26,20 +29,25 @@ class RunKeywords(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How to train, test and tell; `run` documents each field. Task numbers count from 0."""
+    """How a run trains, tests and reports. `run` documents each field.
+
+    >>> options = RunOptions(epochs=3)
+    >>> options.changed(batch_size=32).epochs
+    3
+    """
 
     epochs: int = 1
     batch_size: int = 64
     engine: str = "auto"
     evaluate: str | int = "seen"
     probe_every: int | None = None
-    requests: Requests = field(default_factory=dict)  # for all runs, or one for each
-    skip: Skip = ()  # for all runs, or one for each
+    requests: Requests = ()  # one mapping that all runs share, or one a run
+    skip: Skip = ()  # one set that all runs share, or one a run
     device: torch.device | str | None = None
     checkpoint_every: int | None = None
     progress: bool = True
-    config: dict[str, Any] | None = None  # what else to record in config.json
+    config: dict[str, Any] | None = None  # what else config.json records
 
     def changed(self, **fields: Any) -> "RunOptions":
-        """The same options but for these fields."""
+        """The same options except for these fields."""
         return replace(self, **fields)

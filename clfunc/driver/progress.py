@@ -1,4 +1,4 @@
-"""A progress bar for `run`: task, epoch, steps per second, time left. Silent when told to be."""
+"""A progress bar for `run`: it shows the task, the epoch, steps a second and the time left."""
 
 import sys
 from types import TracebackType
@@ -6,28 +6,43 @@ from typing import Any
 
 
 class Progress:
-    """A rich progress bar on standard error, if that is a terminal; with `show=False` nothing at all, not even a line."""
+    """A rich progress bar on standard error, if that is a terminal. `show=False` prints nothing.
+
+    Args:
+        show: Whether to print at all.
+        steps: How many steps are planned.
+        phases: How many phases the scenario has.
+        epochs: Epochs of each phase.
+    """
 
     def __init__(self, show: bool, steps: int, phases: int, epochs: int) -> None:
         self.bar: Any = None
-        self.phases, self.epochs = phases, epochs
         self.console: Any = None
+        self.phases = phases
+        self.epochs = epochs
         if show:
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-            from rich.progress import Progress as Bar
 
             self.console = Console(stderr=True)
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]}"),
-            )
-            left = TextColumn("left"), TimeRemainingColumn()
             if self.console.is_terminal:
-                self.bar = Bar(*columns, *left, console=self.console, transient=True)
-                self.id = self.bar.add_task("starting", total=steps, rate="")
+                self._add_bar(steps)
+
+    def _add_bar(self, steps: int) -> None:
+        """Adds the bar. Rich is imported where it is used, so that clfunc is imported quickly."""
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        self.bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+        )
+        self.id = self.bar.add_task("starting", total=steps, rate="")
 
     def __enter__(self) -> "Progress":
         if self.bar:
@@ -44,28 +59,29 @@ class Progress:
             self.bar.stop()
 
     def say(self, line: str) -> None:
-        """A line that stays above the bar; nothing if it is empty."""
+        """Prints a line that stays above the bar. It prints nothing if the line is empty."""
         if self.console and line:
             self.console.print(line, style="dim", highlight=False, soft_wrap=True)
 
     def warn(self, line: str) -> None:
-        """A line for standard error, bar or no bar."""
+        """Prints a line on standard error, with and without `show`."""
         if self.console:
             self.console.print(line, style="yellow", highlight=False, soft_wrap=True)
         else:
             print(line, file=sys.stderr)
 
     def note(self, description: str) -> None:
-        """What is going on, in place of the task and epoch."""
+        """Shows what the run is doing, in place of the task and epoch."""
         if self.bar:
             self.bar.update(self.id, description=description)
 
     def skip(self, steps: int) -> None:
-        """Steps that were done before."""
+        """Moves the bar past the steps that an earlier process took."""
         if self.bar:
             self.bar.update(self.id, completed=steps)
 
     def advance(self, steps: int, phase: int, epoch: int) -> None:
+        """Moves the bar by some steps, and shows the phase, the epoch and the rate."""
         if self.bar:
             done = self.bar.tasks[self.id]
             rate = f"{done.speed:,.0f} steps/s" if done.speed else ""
@@ -74,6 +90,6 @@ class Progress:
 
 
 def say(line: str, aloud: bool = True) -> None:
-    """A line on standard error, as `run` says its engine."""
+    """Prints a line on standard error in the style of `run`, if `aloud`."""
     with Progress(aloud, 0, 0, 0) as bar:
         bar.say(line)

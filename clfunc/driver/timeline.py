@@ -1,7 +1,8 @@
-"""The timeline of a run: tasks are trained in order, and after some of them forget sets are unlearned on request.
+"""The timeline of a run: it trains tasks in order, and after some of them it unlearns forget sets on request.
 
-Task numbers count from 0. A request `{1: [ForgetSet(task=0)]}` forgets task 0 after task 1 has been trained. A run that skips a task
-never trains it: a run that skips what another run forgets is what the other is compared with.
+Task numbers count from 0. A request `{1: [ForgetSet(task=0)]}` forgets task 0 after task 1 has been
+trained. A run that skips a task never trains it: a run that forgets a task is compared with a run that
+skips it.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -11,11 +12,11 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from clfunc.driver.algorithm_record import AlgorithmRecord
 from clfunc.results.events import Event
 from clfunc.scenarios import Scenario
-from clfunc.settings import find
-from clfunc.types import Algorithm, Settings
-from clfunc.unlearning.forget_sets import ForgetSet, plain, settings_mask
+from clfunc.types import Settings
+from clfunc.unlearning.forget_sets import ForgetSet, order, plain, settings_mask
 
 Request: TypeAlias = Mapping[int, Sequence[ForgetSet]]  # after which task -> what to forget
 Requests: TypeAlias = Request | Sequence[Request]  # shared by all runs, or one for each
@@ -27,9 +28,7 @@ class Timeline(NamedTuple):
 
     events: tuple[Event, ...]
     skipped: Bool[Tensor, "*runs tasks"]
-    can_forget: tuple[
-        Settings, ...
-    ]  # every task that the algorithm has room for, then every declared set
+    can_forget: tuple[Settings, ...]  # tasks that the algorithm has room for, then declared sets
 
     def forgotten(self, event: Event) -> Bool[Tensor, "*runs n"]:
         """What each run forgets in an event: the mask that `unlearn` takes."""
@@ -54,7 +53,11 @@ class Timeline(NamedTuple):
 
 
 def timeline(
-    scenario: Scenario, algorithm: Algorithm, runs: int | None, requests: Requests, skip: Skip
+    scenario: Scenario,
+    algorithm: AlgorithmRecord,
+    runs: int | None,
+    requests: Requests,
+    skip: Skip,
 ) -> Timeline:
     """The events of `runs` runs.
 
@@ -81,24 +84,18 @@ def timeline(
     events: list[Event] = []
     for task in range(scenario.phases[-1]):
         events.append(Event("trained", task))
-        forgets = tuple(
-            tuple(sorted(request.get(task, ()), key=_order)) for request in each_request
-        )
+        forgets = [tuple(sorted(request.get(task, ()), key=order)) for request in each_request]
+        # an empty request makes an event too, so that chunks of a sweep have the events of the whole
         if any(task in request for request in each_request):
-            events.append(Event("unlearned", task, forgets))
+            events.append(Event("unlearned", task, tuple(forgets)))
     return Timeline(tuple(events), skipped[0] if runs is None else skipped, can_forget)
 
 
-def _order(forget_set: ForgetSet) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
-    return forget_set.task, forget_set.classes, forget_set.rows
-
-
-def _can_forget(algorithm: Algorithm, scenario: Scenario) -> tuple[Settings, ...]:
+def _can_forget(algorithm: AlgorithmRecord, scenario: Scenario) -> tuple[Settings, ...]:
     """The settings of every forget set that the algorithm can unlearn."""
-    num_tasks = find(algorithm.settings, "num_tasks") or scenario.num_tasks
+    num_tasks = algorithm.num_tasks or scenario.num_tasks
     tasks = [ForgetSet(task=task).settings() for task in range(num_tasks)]
-    declared = find(algorithm.settings, "forget_sets") or []
-    return (*tasks, *declared)
+    return (*tasks, *algorithm.forget_sets)
 
 
 def _one_a_run(value: Any, runs: int | None, name: str, what: str, kind: Any) -> list[Any]:
@@ -126,7 +123,7 @@ def _range(scenario: Scenario) -> str:
 
 def _refuse_unable(
     scenario: Scenario,
-    algorithm: Algorithm,
+    algorithm: AlgorithmRecord,
     requests: Sequence[Request],
     skips: Sequence[Collection[int]],
 ) -> None:
@@ -136,7 +133,7 @@ def _refuse_unable(
         raise ValueError(
             "a joint scenario trains all tasks at once: no task can be forgotten or skipped by itself"
         )
-    if forgets and algorithm.unlearn is None:
+    if forgets and not algorithm.can_unlearn:
         raise ValueError(
             "requests need an algorithm that can unlearn, given one that cannot: wrap it in amnesiac"
         )

@@ -1,8 +1,10 @@
-"""CUDA graphs: a compiled program captured once and replayed, so that a chunk is one launch instead of one for each kernel.
+"""CUDA graphs: a compiled program is captured once and replayed, so that a chunk is one launch
+instead of one launch for each kernel.
 
-A graph reads and writes the addresses that it was captured with. So what a program writes, and what it reads of small, lies in
-buffers of the graph's own, filled before the first replay and read back after the last. What it reads of large (the data) is
-read where the caller keeps it, and held, so that nothing else comes to lie there.
+A graph reads and writes the addresses that it was captured with. So the leaves that a program
+writes, and the small leaves that it reads, lie in buffers of the graph, which are filled before
+the first replay and read back after the last. The large leaves that it only reads (the data) are
+read where the caller keeps them. The graph holds them, so that nothing else can take their place.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -11,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SMALL = (
-    2**16
-)  # entries below which a leaf is copied, rather than compiled for or captured as it lies
+# Entries below which a leaf is copied; a larger leaf is compiled for and captured as it lies.
+SMALL = 2**16
 
 
 class Graph:
@@ -26,38 +27,45 @@ class Graph:
         fixed: Sequence[bool],
         xs: Sequence[Tensor],
     ) -> None:
-        self.fixed, self.lying = fixed, _lying(carry, fixed)
-        self.carry = [leaf if leaf.data_ptr() in self.lying else leaf.clone() for leaf in carry]
+        self.fixed = fixed
+        self.addresses = _addresses(carry, fixed)
+        self.carry = []
+        for leaf in carry:
+            read_in_place = leaf.data_ptr() in self.addresses
+            self.carry.append(leaf if read_in_place else leaf.clone())
         self.xs = [x.clone() for x in xs]
         self.graph, self.ys = _captured(program, self.carry, self.xs)
 
     def fits(self, carry: Sequence[Tensor]) -> bool:
-        """Whether large leaves lie where they did."""
-        return _lying(carry, self.fixed) == self.lying
+        """Whether every large leaf has the address that the graph was captured with."""
+        return _addresses(carry, self.fixed) == self.addresses
 
-    def over(
-        self, carry: Sequence[Tensor], chunks: Iterable[Sequence[Tensor]]
+    def run_chunks(
+        self,
+        carry: Sequence[Tensor],
+        chunks: Iterable[Sequence[Tensor]],
     ) -> list[list[Tensor]]:
         """The ys of each chunk; writes the carry as the program does."""
         _fill(self.carry, carry)
-        told = []
+        ys = []
         for xs in chunks:
             _fill(self.xs, xs)
             self.graph.replay()
-            told.append([y.clone() for y in self.ys])
+            # the next replay writes to the same addresses
+            ys.append([y.clone() for y in self.ys])
         for leaf, buffer, fixed in zip(carry, self.carry, self.fixed, strict=True):
             if not fixed:
                 leaf.copy_(buffer)
-        return told
+        return ys
 
 
-def _lying(carry: Sequence[Tensor], fixed: Sequence[bool]) -> list[int]:
-    """Addresses of large leaves that are only read, in their order."""
-    return [
-        leaf.data_ptr()
-        for leaf, still in zip(carry, fixed, strict=True)
-        if still and leaf.numel() >= SMALL
-    ]
+def _addresses(carry: Sequence[Tensor], fixed: Sequence[bool]) -> list[int]:
+    """The addresses of the large leaves that a program only reads, in their order."""
+    found = []
+    for leaf, only_read in zip(carry, fixed, strict=True):
+        if only_read and leaf.numel() >= SMALL:
+            found.append(leaf.data_ptr())
+    return found
 
 
 def _fill(buffers: Sequence[Tensor], leaves: Sequence[Tensor]) -> None:
@@ -67,15 +75,23 @@ def _fill(buffers: Sequence[Tensor], leaves: Sequence[Tensor]) -> None:
 
 
 def _captured(
-    program: Callable[..., list[Tensor]], carry: list[Tensor], xs: list[Tensor]
+    program: Callable[..., list[Tensor]],
+    carry: list[Tensor],
+    xs: list[Tensor],
 ) -> tuple[Any, list[Tensor]]:
-    """The program's graph and where it leaves its ys. It runs once before, on a stream aside, to compile and to load."""
-    aside = torch.cuda.Stream(xs[0].device)
-    aside.wait_stream(torch.cuda.current_stream(xs[0].device))
-    with torch.cuda.stream(aside):
+    """The graph of a program, and the tensors in which it leaves its ys.
+
+    The program runs once before, on another stream, because compiling and loading its kernels
+    cannot be captured.
+    """
+    device = xs[0].device
+    current = torch.cuda.current_stream(device)
+    other = torch.cuda.Stream(device)
+    other.wait_stream(current)
+    with torch.cuda.stream(other):
         program(*carry, *xs)
-    torch.cuda.current_stream(xs[0].device).wait_stream(aside)
+    current.wait_stream(other)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.device(xs[0].device), torch.cuda.graph(graph):
+    with torch.cuda.device(device), torch.cuda.graph(graph):
         ys = program(*carry, *xs)
     return graph, ys

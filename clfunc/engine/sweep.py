@@ -1,122 +1,160 @@
 """`sweep`: many algorithms as one, their states stacked and their functions under `vmap`.
 
-A number that enters an algorithm through `scalar` is a leaf of its state, so members that differ in such numbers, and in
-their keys, are one program. Every member's functions are the same, and any of them will do for all.
+A number that enters an algorithm through `scalar` is a leaf of its state. So members that differ
+only in such numbers, and in their keys, are one program: all members have equal functions, and the
+functions of the first member serve every state.
 """
 
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
 from torch.func import vmap
 
-from clfunc import tree
-from clfunc.types import Algorithm, Keys, Params, Settings, State
+from clfunc import settings, tree
+from clfunc.types import Algorithm, Keys, Params, State
 
 
 def sweep(algorithms: Sequence[Algorithm]) -> Algorithm:
     """An algorithm whose every tensor has a first axis of runs, one for each member.
 
-    `init` takes a key a run, `[runs, 2]`, or one for all. Batches, tasks and metrics have the axis too. Run i is what
-    `algorithms[i]` would be alone.
+    Run i is the run of `algorithms[i]` alone. `init` takes a key for each run, `[runs, 2]`, or one
+    for all. Batches, tasks and metrics have the axis of runs too.
+
+    Args:
+        algorithms: The members, at least one. They may differ in numbers only.
 
     Raises:
-        ValueError: No members, or members that are not one program: the setting in which they differ is named.
+        ValueError: There is no member, or two members are not one program. The message names the
+            first setting in which they differ.
+
+    >>> import clfunc as cl
+    >>> model = cl.mlp((1, 2, 2), hidden=(3,), head=cl.til(2, (2, 2)))
+    >>> many = cl.sweep([cl.finetuning(model, cl.sgd(lr)) for lr in (0.1, 0.2)])
+    >>> params, state = many.init(cl.random.key(0))
+    >>> params["hidden1"]["weight"].shape
+    torch.Size([2, 3, 4])
     """
     if not algorithms:
         raise ValueError("sweep needs at least one algorithm, given none")
     first = algorithms[0]
     for member in algorithms[1:]:
-        _refuse_static_difference(first.settings, member.settings)
+        _refuse_static_difference(first, member)
 
-    fields: dict[str, Any] = {name: vmap(f) for name, f in first._asdict().items() if callable(f)}
-    return _of(first._replace(**fields), tuple(algorithms))
+    functions = _batched(first)
+    if first.bank is not None:
+        functions["bank"] = first.bank._replace(**_batched(first.bank))
+    return _with_members(first._replace(**functions), tuple(algorithms))
+
+
+def _batched(part: Any) -> dict[str, Any]:
+    """The functions among the fields of a part, under `vmap`."""
+    functions: dict[str, Any] = {}
+    for name, field in part._asdict().items():
+        if callable(field):
+            functions[name] = vmap(field)
+    return functions
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Members:
-    """A sweep's `init`, which is all that its members do not share."""
+    """A sweep's `init`: it is the one function that the members do not share."""
 
     algorithms: tuple[Algorithm, ...]
 
     def __call__(self, key: Keys, /) -> tuple[Params, State]:
         keys = key.expand(len(self.algorithms), 2)
-        return tree.stack([member.init(k) for member, k in zip(self.algorithms, keys, strict=True)])
+        pairs = zip(self.algorithms, keys, strict=True)
+        return tree.stack([member.init(run_key) for member, run_key in pairs])
 
 
 def part(algorithm: Algorithm, runs: Sequence[int]) -> Algorithm:
-    """The sweep of some of a sweep's members, by number: with the same functions, so programs compiled for one serve both.
+    """The sweep of some members of a sweep, with the same functions.
 
-    An algorithm by itself is every part of itself.
+    Args:
+        algorithm: A sweep. An algorithm by itself is every part of itself.
+        runs: The numbers of the members, from 0.
 
     Raises:
-        ValueError: The sweep's `init` was replaced by one that does not say what it stacks.
+        ValueError: The sweep's `init` was replaced, so that nobody knows what it stacks.
     """
     if members(algorithm) is None:
         return algorithm
     if not isinstance(algorithm.init, Members):
         raise ValueError(
-            "part needs a sweep as sweep() makes it, given one with another init: replace the members' own"
+            "part needs a sweep as sweep() makes it, given one with another init:"
+            " replace the init of each member"
         )
-    return _of(algorithm, tuple(algorithm.init.algorithms[run] for run in runs))
+    chosen = tuple(algorithm.init.algorithms[run] for run in runs)
+    return _with_members(algorithm, chosen)
 
 
-def _of(functions: Algorithm, algorithms: tuple[Algorithm, ...]) -> Algorithm:
-    settings = {"name": "sweep", "members": [member.settings for member in algorithms]}
-    return functions._replace(init=Members(algorithms), settings=settings)
+def _with_members(functions: Algorithm, algorithms: tuple[Algorithm, ...]) -> Algorithm:
+    listed = [member.settings for member in algorithms]
+    return functions._replace(
+        init=Members(algorithms),
+        settings={"name": "sweep", "members": listed},
+    )
 
 
 def members(algorithm: Algorithm) -> int | None:
     """How many runs a sweep has; None for an algorithm by itself."""
-    return len(algorithm.settings["members"]) if algorithm.settings.get("name") == "sweep" else None
+    if algorithm.settings.get("name") != "sweep":
+        return None
+    return len(algorithm.settings["members"])
 
 
 def coordinates(algorithm: Algorithm) -> dict[str, list[float]]:
-    """The numbers in which a sweep's members differ, by the shortest name that tells them apart, one value a run."""
-    rows = [numbers(settings) for settings in algorithm.settings.get("members", [])]
-    differing = [name for name in (rows[0] if rows else {}) if len({row[name] for row in rows}) > 1]
-    short = {name: name.split(".")[-1] for name in differing}
-    unique = {name: s if list(short.values()).count(s) == 1 else name for name, s in short.items()}
-    return {unique[name]: [row[name] for row in rows] for name in differing}
+    """The numbers in which the members of a sweep differ: for each its label, and a value a run.
+
+    A label is the last part of the setting's dotted name (`lr` of `tx.lr`). If this is a position,
+    it is the last two parts (`betas.0`). If two labels are equal, both are the whole names.
+    """
+    rows = []
+    for member in algorithm.settings.get("members", []):
+        rows.append(settings.numbers(member))
+    if not rows:
+        return {}
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    varied = {name: column for name, column in columns.items() if len(set(column)) > 1}
+    labels = [_label(name) for name in varied]
+    found = {}
+    for name, column in varied.items():
+        label = _label(name)
+        found[label if labels.count(label) == 1 else name] = column
+    return found
+
+
+def _label(name: str) -> str:
+    parts = name.split(".")
+    kept = 2 if parts[-1].isdigit() else 1
+    return ".".join(parts[-kept:])
 
 
 def configurations(algorithm: Algorithm, runs: int) -> list[list[int]]:
-    """The runs of each configuration, by number: those that differ in nothing but their seeds."""
-    rows = algorithm.settings["members"] if members(algorithm) else [{}] * runs
+    """The runs of each configuration, by number. Runs of one configuration differ only in seeds.
+
+    Args:
+        algorithm: A sweep, or an algorithm by itself, whose runs are all of one configuration.
+        runs: How many runs there are.
+    """
+    if members(algorithm) is None:
+        return [list(range(runs))]
     found: dict[tuple[float, ...], list[int]] = {}
-    for run, settings in enumerate(rows):
-        found.setdefault(tuple(numbers(settings).values()), []).append(run)
+    for run, member in enumerate(algorithm.settings["members"]):
+        values = tuple(settings.numbers(member).values())
+        found.setdefault(values, []).append(run)
     return list(found.values())
 
 
-def numbers(settings: Settings) -> dict[str, float]:
-    """The settings that may differ within a sweep, by dotted name."""
-    return {name: float(leaf) for name, leaf in tree.items(settings) if isinstance(leaf, Tensor)}
-
-
-def plain(settings: Any) -> Any:
-    """Settings as JSON can hold them: tensors become numbers."""
-    if isinstance(settings, Tensor):
-        return float(settings)
-    if isinstance(settings, dict):
-        return {name: plain(value) for name, value in settings.items()}
-    if isinstance(settings, (list, tuple)):
-        return [plain(value) for value in settings]
-    return settings if isinstance(settings, (str, int, float, bool, type(None))) else str(settings)
-
-
-def _refuse_static_difference(a: Settings, b: Settings) -> None:
-    left, right = dict(tree.items(a)), dict(tree.items(b))
-    for name in sorted(left.keys() | right.keys()):
-        x, y = left.get(name), right.get(name)
-        if isinstance(x, Tensor) and isinstance(y, Tensor):
-            continue
-        if x is not y and x != y:
-            raise ValueError(
-                f"members of a sweep must differ in numbers only, given {name} = {_shown(x)} and {_shown(y)}: run them apart"
-            )
-
-
-def _shown(value: Any) -> Any:
-    return float(value) if isinstance(value, Tensor) else value
+def _refuse_static_difference(first: Algorithm, member: Algorithm) -> None:
+    difference = settings.first_difference(
+        settings.of_part(first, first.step), settings.of_part(member, member.step)
+    )
+    if difference is None:
+        return
+    name, a, b = difference
+    raise ValueError(
+        "members of a sweep must differ in numbers only,"
+        f" given {name} = {settings.shown(a)} and {settings.shown(b)}: run them apart"
+    )

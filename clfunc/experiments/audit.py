@@ -2,133 +2,54 @@
 
 One sweep holds, for every seed,
 
-    unlearned   which forgets what is asked, when it is asked
+    unlearned   which forgets on request
     original    which forgets nothing
-    oracle k    which never trains the tasks that the first k unlearnings forget: what `unlearned` should be after the k-th
+    oracle k    which never trains on what is forgotten by the k-th unlearning, as `unlearned`
+                should be after it
 
-All members of a seed have its key: the same first weights, the same tasks, the same order of each task's examples. What is
-measured after each unlearning is in `clfunc.unlearning.measures`: accuracies, the distance to the oracle on features of test examples
-of the tasks that remain and of those forgotten (means over the tasks), the attack on a forgotten task's training and test
-examples (mean over the tasks), and what is left of the updates.
+All members of a seed have its key: the same first weights, the same tasks, the same order of each
+task's examples. An oracle that leaves out some examples of a task takes as many steps on the other
+examples, in another order.
+
+After each unlearning, `clfunc.unlearning.measures` gives accuracies, the distance to the oracle on
+features of the tasks that remain and of the forgotten sets (means over tasks or sets), the attack on
+the examples of a forgotten set (a mean over sets), and what is left of the updates. A task of which
+only some examples are forgotten remains. The examples of a forgotten task are its test examples, the
+examples of forgotten classes are their test examples, and forgotten rows are training examples.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
+from jaxtyping import Float
 from torch import Tensor
-from torch.func import vmap
 
-from clfunc import tree
-from clfunc.algorithms import amnesiac
-from clfunc.driver.evaluate import AT_ONCE, bare, with_runs
-from clfunc.driver.loop import start_and_order
+from clfunc.driver.progress import say
 from clfunc.driver.run import run
-from clfunc.driver.timeline import timeline
-from clfunc.engine.sweep import members, sweep
 from clfunc.experiments import audit_plots
-from clfunc.losses import cross_entropy_each, squared_error_each
+from clfunc.experiments.audit_measures import diverged_before, measures
+from clfunc.experiments.audit_plan import Plan, Stage, plan
 from clfunc.results import plots
 from clfunc.results import result as results
 from clfunc.results.files import check_writable, write_text
 from clfunc.results.result import Result
-from clfunc.scenarios import Scenario, Stream
-from clfunc.types import Algorithm, Batch, Keys, Params, Settings, State
-from clfunc.unlearning import measures as unlearning
-from clfunc.unlearning import records
-from clfunc.unlearning.forget_sets import ForgetSet
+from clfunc.scenarios import Scenario
+from clfunc.types import Algorithm, Keys, Settings
+from clfunc.unlearning.forget_sets import ForgetSet, compact
 
 if TYPE_CHECKING:
     import xarray
-
-EXAMPLES = (
-    2048  # of a task's test (and training) examples, evenly spaced: as many as measures look at
-)
-
-
-class Stage(NamedTuple):
-    """An unlearning: after which task, and all that has been forgotten when it is done. Tasks count from 0."""
-
-    after: int
-    forgotten: tuple[ForgetSet, ...]
-
-    @property
-    def tasks(self) -> tuple[int, ...]:
-        """The tasks of the sets."""
-        return tuple(forget_set.task for forget_set in self.forgotten)
-
-
-class Plan(NamedTuple):
-    """The runs of an audit: the members one after another, each with all its seeds."""
-
-    algorithm: Algorithm  # a sweep
-    scenario: Scenario  # of the seeds
-    key: Keys  # [runs, 2]
-    seeds: int
-    stages: tuple[Stage, ...]
-    requests: dict[int, list[ForgetSet]]
-
-    @property
-    def members(self) -> list[str]:
-        return ["unlearned", "original", *(f"oracle {k}" for k in range(1, len(self.stages) + 1))]
-
-    @property
-    def member(self) -> list[str]:
-        """Of each run."""
-        return [name for name in self.members for _ in range(self.seeds)]
-
-    def rows(self, *members: str) -> Tensor:
-        """The runs of these members."""
-        return torch.tensor(
-            [row for name in members for row, own in enumerate(self.member) if own == name]
-        )
 
 
 class Audit(NamedTuple):
     """What `audit` returns."""
 
-    result: Result  # of all runs; its coordinate `member` says what each is
+    result: Result  # of all runs; its coordinate `member` names the member of each
     stages: tuple[Stage, ...]
-    measures: dict[str, Tensor]  # float64 [stages, runs]; NaN where there is nothing to measure
-
-
-def plan(
-    algorithm: Algorithm, scenario: Scenario, key: Keys, requests: Mapping[int, Sequence[ForgetSet]]
-) -> Plan:
-    """The runs of an audit; arguments and errors as in `audit`."""
-    if members(algorithm):
-        raise ValueError(
-            "audit takes one algorithm and as many keys as there are seeds, given a sweep"
-        )
-    if algorithm.unlearn is None and algorithm.settings.get("name") == "amnesiac":
-        raise ValueError(
-            "audit subtracts what amnesiac recorded, given one that keeps no records: leave out record=False"
-        )
-    able = (
-        algorithm
-        if algorithm.unlearn is not None
-        else amnesiac(algorithm, num_tasks=scenario.num_tasks)
-    )
-    events = [
-        event for event in timeline(scenario, able, None, requests, ()).events if any(event.forgets)
-    ]
-    if not events:
-        raise ValueError(
-            "requests must name a task to forget, as {1: [cl.ForgetSet(task=0)]} does,"
-            f" given {dict(requests)}"
-        )
-    gone: list[ForgetSet] = []
-    stages = []
-    for event in events:
-        gone += event.forgets[0]
-        stages.append(Stage(event.task, tuple(sorted(gone))))
-    keys = key.reshape(-1, 2).repeat(2 + len(stages), 1)
-    asked = {event.task: list(event.forgets[0]) for event in events}
-    return Plan(
-        sweep([able] * len(keys)), scenario, keys, len(key.reshape(-1, 2)), tuple(stages), asked
-    )
+    measures: dict[str, Float[Tensor, "stages runs"]]  # NaN where there is nothing to measure
+    unmet: tuple[tuple[int, ...], ...] = ()  # for each stage, runs that diverged before it
 
 
 def audit(
@@ -143,30 +64,42 @@ def audit(
 ) -> Audit:
     """Train, forget and measure, beside the original and the oracles.
 
+    >>> import clfunc as cl
+    >>> scenario = cl.scenarios.permuted(cl.datasets.load("digits").first(40, 20), 2, cl.random.key(0))
+    >>> algorithm = cl.finetuning(cl.mlp(scenario.inputs, (8,), scenario.head()), cl.sgd(0.1))
+    >>> requests = {1: [cl.ForgetSet(task=0)]}
+    >>> found = cl.audit(algorithm, scenario, cl.random.key(1), requests, engine="eager", progress=False)
+    >>> found.result.coordinates["member"], found.measures["accuracy_forgotten"].shape
+    (['unlearned', 'original', 'oracle 1'], torch.Size([1, 3]))
+
     Args:
-        algorithm: One that can unlearn, or any other, which is then wrapped in `amnesiac`.
+        algorithm: One that can unlearn, or any other, which is then wrapped in `amnesiac`. Sets of examples must be
+            declared, so it is then `amnesiac(..., forget_sets=[...])`.
         scenario: Shared by all seeds, or with an axis of them.
         key: `[2]`, or `[seeds, 2]`.
-        requests: `{1: [ForgetSet(task=0)]}`: after task 1 forget task 0. Tasks count from 0.
+        requests: `{1: [ForgetSet(task=0)]}` forgets task 0 after task 1. Tasks count from 0.
         out: A folder for results and figures; nothing is written without.
         config: What else to record in config.json.
         how: What else `run` takes: epochs, batch_size, engine, evaluate, probe_every, device, progress.
 
     Raises:
-        ValueError: A sweep, a request that cannot be met, or what `run` refuses.
+        ValueError: A sweep, a request that cannot be met, a set that a function marks, or what `run` refuses.
     """
     planned = plan(algorithm, scenario, key, requests)
     if out is not None:
         check_writable(Path(out))
-    rest = [()] * planned.seeds
-    skip = rest + rest + [stage.tasks for stage in planned.stages for _ in rest]
-    asked = [planned.requests if name == "unlearned" else {} for name in planned.member]
-    own = scenario.part([seed for _ in planned.members for seed in range(planned.seeds)])
     about = {"algorithm": _named(planned.algorithm.settings["members"][0])} | (config or {})
-    how |= {"requests": asked, "skip": skip, "config": about}
-    result = run(planned.algorithm, own, planned.key, **how)
+    how |= {"requests": planned.requests_of_runs, "skip": planned.skipped, "config": about}
+    result = run(planned.algorithm, planned.scenario_of_runs(), planned.key, **how)
     result = result._replace(coordinates={"member": planned.member, **result.coordinates})
-    found = Audit(result, planned.stages, measures(planned, result))
+    found = Audit(
+        result=result,
+        stages=planned.stages,
+        measures=measures(planned, result),
+        unmet=_unmet(planned, result),
+    )
+    for line in unmet_lines(found):
+        say(line, how.get("progress", True))
     if out is not None:
         save(found, Path(out))
     return found
@@ -174,183 +107,54 @@ def audit(
 
 def _named(settings: Settings) -> str:
     """`amnesiac(hat)`."""
-    return settings["name"] + (f"({_named(settings['inner'])})" if "inner" in settings else "")
+    name = str(settings["name"])
+    return f"{name}({_named(settings['inner'])})" if "inner" in settings else name
 
 
-def measures(planned: Plan, result: Result) -> dict[str, Tensor]:
-    """Everything that is measured after each unlearning, `[stages, runs]`."""
-    device = tree.leaves(result.params)[0].device
-    with torch.no_grad():
-        start, _ = start_and_order(planned.key.to(device))
-        begun = tree.to(planned.algorithm.init(start), device)
-        rows = [_measured(planned, result, at, begun) for at in range(len(planned.stages))]
-    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+def _unmet(planned: Plan, result: Result) -> tuple[tuple[int, ...], ...]:
+    """For each stage, the runs that were to forget and had diverged before."""
+    rows = planned.rows("unlearned")
+    unmet = []
+    for stage in planned.stages:
+        lost = diverged_before(planned, result, stage)[rows]
+        unmet.append(tuple(rows[lost].tolist()))
+    return tuple(unmet)
 
 
-class _Snapshot(NamedTuple):
-    """The runs that are compared after an unlearning, and what they are compared on; members as in `rows`."""
-
-    algorithm: Algorithm
-    scenario: Scenario
-    params: Params
-    state: State
-    seeds: int
-    forgotten: list[int]  # from 0
-    remaining: list[int]
-
-    def over(self, stream: Stream, part: int, f: Callable[[Batch], Tensor]) -> Tensor:
-        """`f` of the examples of a part of a task, `[runs, examples, ...]` on the CPU."""
-        runs = tree.leaves(self.params)[0].shape[0]
-        stream = with_runs(self.scenario, stream, runs)
-        entries = spaced((stream.train, stream.valid, stream.test)[part], stream.sizes[..., part])
-        make = vmap(self.scenario.batch, in_dims=(None, 0, 0))
-        batches = entries.split(max(1, AT_ONCE // runs), -1)
-        return torch.cat(
-            [f(make(self.scenario.data, bare(stream), some)).cpu() for some in batches], 1
-        )
-
-    def losses(self, batch: Batch) -> Tensor:
-        each = squared_error_each if self.scenario.paradigm == "regression" else cross_entropy_each
-        return vmap(each)(
-            self.algorithm.predict(self.params, self.state, batch.x, batch.task), batch.y
-        )
-
-    def features(self, batch: Batch) -> Tensor:
-        assert self.algorithm.features is not None
-        return self.algorithm.features(self.params, self.state, batch.x, batch.task)
-
-
-def spaced(listed: Tensor, size: Tensor, most: int = EXAMPLES) -> Tensor:
-    """At most so many entries of each run's list, evenly spaced over the part that counts."""
-    count = min(most, int(size.min()))
-    return listed.gather(-1, torch.arange(count, device=listed.device) * size[..., None] // count)
-
-
-def _measured(
-    planned: Plan, result: Result, at: int, begun: tuple[Params, State]
-) -> dict[str, Tensor]:
-    """What is measured after one unlearning, over all runs: NaN for the oracles of others."""
-    stage = planned.stages[at]
-    rows = planned.rows("unlearned", "original", f"oracle {at + 1}")
-    event = [row for row, e in enumerate(result.events) if e.kind == "unlearned"][at]
-    params, state = result.snapshots[at]
-    there = rows.to(tree.leaves(params)[0].device)
-    params, state = tree.index((params, state), there)
-    scenario = planned.scenario.to(there.device).part((rows % planned.seeds).tolist())
-    forgotten = list(stage.tasks)
-    remaining = [task for task in range(stage.after + 1) if task not in forgotten]
-    shown = _Snapshot(
-        planned.algorithm, scenario, params, state, planned.seeds, forgotten, remaining
-    )
-
-    found = (
-        _accuracies(shown, result.accuracy[event][:, rows]) | _distances(shown) | _attacks(shown)
-    )
-    found |= _residuals(shown, tree.index(begun, there))
-
-    blank = torch.full((len(planned.member),), torch.nan, dtype=torch.float64)
-    return {
-        name: blank.index_put((rows,), values.to(torch.float64)) for name, values in found.items()
-    }
-
-
-def _accuracies(shown: _Snapshot, accuracy: Tensor) -> dict[str, Tensor]:
-    """Of `[tested, runs]`: means over the tasks that remain and those forgotten, the gain, and what is above chance."""
-    tasks, runs = accuracy.shape
-    original = accuracy[:, shown.seeds : 2 * shown.seeds].repeat(1, runs // shown.seeds)
-    gone, kept = (
-        torch.tensor([t in part for t in range(tasks)])
-        for part in (shown.forgotten, shown.remaining)
-    )
-    classes = torch.tensor(shown.scenario.classes, dtype=torch.float64)
-    classes = classes.sum().expand(tasks) if shown.scenario.paradigm == "cil" else classes
-    over = (1, None)
-    return {
-        "accuracy_remaining": vmap(unlearning.mean_over, over)(accuracy, kept),
-        "accuracy_forgotten": vmap(unlearning.mean_over, over)(accuracy, gone),
-        "accuracy_gain": vmap(unlearning.accuracy_gain, (1, 1, None))(accuracy, original, kept),
-        "above_chance": vmap(unlearning.above_chance, (1, None, None))(accuracy, classes, gone),
-    }
-
-
-def _distances(shown: _Snapshot) -> dict[str, Tensor]:
-    """To the seed's oracle, on test examples: `cka_remaining`, `cka_forgotten`, ..., each a mean over tasks."""
-    if shown.algorithm.features is None:
-        return {}
-    found = {}
-    for word, tasks in (("remaining", shown.remaining), ("forgotten", shown.forgotten)):
-        rows = [
-            _task_distances(shown.over(shown.scenario.test(task), 2, shown.features), shown.seeds)
-            for task in tasks
-        ]
-        for name in unlearning.distances:
-            values = [row[name] for row in rows] or [torch.full((3 * shown.seeds,), torch.nan)]
-            found[f"{name}_{word}"] = torch.stack(values).mean(0)
-    return found
-
-
-def _task_distances(features: Tensor, seeds: int) -> dict[str, Tensor]:
-    """Of `[runs, examples, units]`, the last seeds of which are the oracle's."""
-    oracle = features[-seeds:]
-    return {
-        name: torch.stack([f(own, oracle[row % seeds]) for row, own in enumerate(features)])
-        for name, f in unlearning.distances.items()
-    }
-
-
-def _attacks(shown: _Snapshot) -> dict[str, Tensor]:
-    """Whether losses tell a forgotten task's training examples from its test examples."""
-    attacks = {
-        "membership_auc": unlearning.membership_auc,
-        "membership_advantage": unlearning.membership_advantage,
-    }
-    found: dict[str, list[Tensor]] = {name: [] for name in attacks}
-    for task in shown.forgotten:
-        losses = [shown.over(shown.scenario.test(task), part, shown.losses) for part in (0, 2)]
-        for name, attack in attacks.items():
-            found[name].append(torch.stack([attack(*pair) for pair in zip(*losses, strict=True)]))
-    return {name: torch.stack(values).mean(0) for name, values in found.items()}
-
-
-def _residuals(shown: _Snapshot, begun: tuple[Params, State]) -> dict[str, Tensor]:
-    """What the updates on record do not explain of the parameters, shared and of every task; nothing without records."""
-    state = shown.state
-    while not hasattr(state, "records"):
-        if not hasattr(state, "inner"):
-            return {}
-        state = state.inner
-    bank = vmap(records.every)(state.records)
-    now, start = (shown.algorithm.own(*of) for of in ((shown.params, shown.state), begun))
-    kept = {
-        g: tree.map(lambda every: every.sum(1), part) for g, part in bank.items() if g not in now
-    }
-    now, start = (
-        {g: of[g] for g in kept} | {"own": own}
-        for of, own in ((shown.params, now), (begun[0], start))
-    )
-    kept |= {"own": {group: bank[group] for group in now["own"]}}
-    if (
-        state.records.requests != ()
-    ):  # rows of tasks, then of requests: only their sum is known here
-        now["own"], start["own"], kept["own"] = (
-            tree.map(lambda rows: rows.sum(1), of["own"]) for of in (now, start, kept)
-        )
-    return {"residual": vmap(unlearning.residual)(now, start, kept).cpu()}
+def unmet_lines(audit: Audit) -> list[str]:
+    """A line, for a person, about each request that some runs did not meet."""
+    lines = []
+    for stage, runs in zip(audit.stages, audit.unmet, strict=False):
+        if runs:
+            listed = ", ".join(str(run) for run in runs)
+            lines.append(
+                f"the request after task {stage.after + 1} is not met by run {listed}, which diverged"
+                " before it: its measures are NaN"
+            )
+    return lines
 
 
 def to_xarray(audit: Audit) -> "xarray.Dataset":
-    """The labelled Dataset of all runs, with `unlearning_...` over `run, unlearning`, and what each unlearning is."""
+    """The labelled Dataset of all runs, with `unlearning_...` over `run, unlearning`.
+
+    The coordinate `after` is the last task before each unlearning. `forgotten` lists all that is forgotten when it is
+    done, as `clfunc.unlearning.forget_sets.compact` writes it. Task numbers count from 0.
+    """
     data = results.to_xarray(audit.result)
+    forgotten = [_listed(stage, ", ") for stage in audit.stages]
     data = data.assign_coords(
         unlearning=range(len(audit.stages)),
         after=("unlearning", [stage.after for stage in audit.stages]),
-        forgotten=("unlearning", [", ".join(map(str, stage.tasks)) for stage in audit.stages]),
+        forgotten=("unlearning", forgotten),
     )
-    variables = {
-        f"unlearning_{name}": (("run", "unlearning"), v.T.numpy())
-        for name, v in audit.measures.items()
-    }
+    variables = {}
+    for name, values in audit.measures.items():
+        variables[f"unlearning_{name}"] = (("run", "unlearning"), values.T.numpy())
     return data.assign(variables)
+
+
+def _listed(stage: Stage, between: str) -> str:
+    return between.join(compact(forget_set) for forget_set in stage.forgotten)
 
 
 def save(audit: Audit, out: Path) -> None:
@@ -362,15 +166,19 @@ def save(audit: Audit, out: Path) -> None:
 
 
 def unlearning_csv(audit: Audit) -> str:
-    """Tidy: `run, seed, member, after, forgotten, metric, value`; `forgotten` is all that is by then, with spaces between."""
-    seeds, member = audit.result.config["seeds"], audit.result.coordinates["member"]
+    """Tidy: `run, seed, member, after, forgotten, metric, value`.
+
+    `forgotten` lists all that is forgotten by then, with spaces between, as `forget_sets.compact` writes it. Task
+    numbers count from 0.
+    """
+    seeds = audit.result.config["seeds"]
+    member = audit.result.coordinates["member"]
     lines = ["run,seed,member,after,forgotten,metric,value"]
     for name, values in audit.measures.items():
         for stage, row in zip(audit.stages, values.tolist(), strict=True):
-            gone = " ".join(map(str, stage.tasks))
-            known = ((run, value) for run, value in enumerate(row) if not math.isnan(value))
-            lines += [
-                f"{run},{seeds[run]},{member[run]},{stage.after},{gone},{name},{value!r}"
-                for run, value in known
-            ]
+            forgotten = _listed(stage, " ")
+            for number, value in enumerate(row):
+                if not math.isnan(value):
+                    about = f"{number},{seeds[number]},{member[number]},{stage.after},{forgotten}"
+                    lines.append(f"{about},{name},{value!r}")
     return "\n".join(lines) + "\n"

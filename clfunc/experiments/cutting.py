@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from clfunc.driver.algorithm_record import read_algorithm
 from clfunc.driver.options import RunOptions
 from clfunc.driver.run import refuse_impossible
 from clfunc.driver.timeline import Request, Requests, Skip, timeline
@@ -39,7 +40,7 @@ def refuse_impossible_runs(
     """Raise ValueError for what `run` cannot do with all the runs, before any of them is trained."""
     refuse_impossible(algorithm, scenario, key, options)
     runs = len(key) if key.ndim == 2 else None
-    timeline(scenario, algorithm, runs, options.requests, options.skip)
+    timeline(scenario, read_algorithm(algorithm), runs, options.requests, options.skip)
 
 
 def plan_chunks(

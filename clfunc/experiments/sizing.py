@@ -40,7 +40,7 @@ class _Trial(NamedTuple):
     runs: int
 
     @property
-    def step(self) -> Any:
+    def step(self) -> engines.StepFunction:
         return make_step(self.algorithm, self.scenario, self.runs)
 
     @property

@@ -1,22 +1,23 @@
-"""Task embeddings of hard attention, as `heads` are heads: one task's trains, the rest wait, and each leaves its mask.
+"""Task embeddings of hard attention, as `heads` are heads: one task's trains, the rest wait, and
+each leaves its mask.
 
-The working embedding lives in `params["embedding"]`; the state here keeps all the others, what the tasks use between them, and
-how far the gates have hardened.
+The working embedding is `params["embedding"]`. The state here keeps all the others, the units that
+the tasks use between them, and how far the gates have hardened.
 """
 
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from clfunc import tree
+from clfunc.bank import BankState, filed, in_fields, parked
 from clfunc.hard_attention import gates as attention
-from clfunc.hard_attention.gates import Units
-from clfunc.models.heads import checked_out
+from clfunc.hard_attention.gates import Gating, Units
 from clfunc.types import (
-    Head,
+    Bank,
     Inputs,
     Key,
     Metrics,
@@ -26,6 +27,7 @@ from clfunc.types import (
     Params,
     Scalar,
     Settings,
+    State,
     Task,
     TaskId,
     choice,
@@ -34,166 +36,188 @@ from clfunc.types import (
 
 
 class EmbeddingsState(NamedTuple):
+    """What hard attention keeps between steps, but for the working embedding."""
+
     s_max: Scalar
     clamp_threshold: Scalar
     embedding_clamp: Scalar
-    bank: Units  # [tasks, units]; the entry of the task being trained is out of date
+    bank: BankState  # of the embeddings, [tasks, units]
     met: Tensor  # Bool[tasks]: has been trained
-    current: Tensor  # task of the working embedding; -1 before the first
     used: Units  # [units], in [0, 1]: the largest mask of the tasks trained
     claims: Units  # [units]: the sum of their masks
     step: Tensor  # of the task, from 0
     steps_per_epoch: Tensor
 
+    @property
+    def current(self) -> Tensor:
+        """The task of the working embedding; -1 before the first."""
+        return self.bank.current
+
+    @property
+    def rows(self) -> Units:
+        """The embeddings of all tasks, `[tasks, units]`; the working one's entry is out of date."""
+        return self.bank.rows["embedding"]
+
 
 class Embeddings(NamedTuple):
-    """What an algorithm does with task embeddings; `Units` without a leading axis are one task's."""
+    """The embeddings of all tasks, as an algorithm uses them: their static settings, and functions
+    of params and state.
+    """
 
-    init: Callable[[Key, dict[str, int], torch.dtype], EmbeddingsState]
-    scale: Callable[[EmbeddingsState], Scalar]  # of the gates, at this step
-    constrain: Callable[[Units, EmbeddingsState], Units]
-    masks: Callable[[Units, EmbeddingsState], Units]
-    lookup: Callable[
-        [Units, EmbeddingsState, TaskId], Units
-    ]  # (working, state, task): the task's own
-    begin_task: Callable[[Units, EmbeddingsState, Task], tuple[Units, EmbeddingsState]]
-    end_task: Callable[[Units, EmbeddingsState], EmbeddingsState]
-    own: Callable[[Units, EmbeddingsState], Units]  # of all tasks, `[tasks, units]`
-    restore: Callable[
-        [Units, EmbeddingsState, Tensor], EmbeddingsState
-    ]  # (of all tasks, state, those gone)
-    metrics: Callable[[Units, EmbeddingsState], Metrics]
-    settings: Settings
+    num_tasks: int
+    gating: Gating
+    no_sum: bool
+    numbers: dict[str, Scalar]  # s_max, clamp_threshold, embedding_clamp
+
+    def init(self, key: Key, units: dict[str, int], dtype: torch.dtype) -> EmbeddingsState:
+        """The state before the first task."""
+        mode = self.gating.task_embedding_init_mode
+        rows = attention.draw_embedding(mode, key, units, self.num_tasks, dtype)
+        none = {group: torch.zeros_like(every[0]) for group, every in rows.items()}
+        zero = torch.zeros((), dtype=torch.int64, device=key.device)
+        return EmbeddingsState(
+            **self.numbers,
+            bank=filed({"embedding": rows}),
+            met=torch.zeros(self.num_tasks, dtype=torch.bool, device=key.device),
+            used=none,
+            claims=tree.clone(none),
+            step=zero,
+            steps_per_epoch=zero + 1,
+        )
+
+    def scale(self, state: EmbeddingsState) -> Scalar:
+        """The scale of the gates at this step."""
+        steps = state.steps_per_epoch
+        return attention.gate_scale(self.gating.anneal, state.step, steps, state.s_max)
+
+    def constrain(self, embedding: Units, state: EmbeddingsState) -> Units:
+        """The embedding within its bounds."""
+        return tree.map(lambda e: attention.clamped(e, state.embedding_clamp), embedding)
+
+    def masks(self, embedding: Units, state: EmbeddingsState) -> Units:
+        """What a task with this embedding uses; with rows `[tasks, units]`, what each task uses."""
+        return attention.masks(self.gating.test_mask, embedding, state.s_max)
+
+    def begin_task(
+        self, params: Params, state: EmbeddingsState, task: Task
+    ) -> tuple[Params, EmbeddingsState]:
+        """The hook of an algorithm: the embedding of the task is the working one, and its steps
+        count from 0.
+        """
+        last = params["embedding"]
+        params, state = _ROWS.begin_task(params, state, task.id)
+        if self.gating.task_embedding_init_mode == "last":
+            keeps = tree.take(state.met, task.id) | ~state.met.any()
+            embedding = tree.where(keeps, params["embedding"], last)
+            params = params | {"embedding": embedding}
+        return params, state._replace(
+            step=torch.zeros_like(state.step),
+            steps_per_epoch=task.steps_per_epoch.to(torch.int64),
+        )
+
+    def end_task(self, params: Params, state: EmbeddingsState) -> tuple[Params, EmbeddingsState]:
+        """The hook of an algorithm: the task leaves its mask."""
+        params, state = _ROWS.end_task(params, state)
+        number = torch.arange(self.num_tasks, device=state.met.device)
+        mask = self.masks(params["embedding"], state)
+        state = state._replace(
+            met=state.met | (number == state.current),
+            used=tree.map(torch.maximum, state.used, mask),
+        )
+        return params, state._replace(claims=self.claims(state))
+
+    def claims(self, state: EmbeddingsState) -> Units:
+        """How many tasks that have been trained use each unit."""
+
+        def claimed(mask: Tensor) -> Tensor:
+            counted = torch.ones_like(mask) if self.no_sum else mask
+            return torch.where(state.met[:, None], counted, 0.0).sum(0)
+
+        return tree.map(claimed, self.masks(state.rows, state))
+
+    def metrics(self, working: Units, state: EmbeddingsState) -> Metrics:
+        """The share of each group in use, and how decided the gates are."""
+        shares = {f"used.{group}": used.mean() for group, used in state.used.items()}
+        return shares | {"sharpness": attention.sharpness(working, state.s_max)}
+
+    @property
+    def bank(self) -> Bank:
+        """The bank of the group `embedding`, on this state."""
+
+        def restore(
+            params: Params, state: EmbeddingsState, rows: Params, forgotten: Tensor
+        ) -> tuple[Params, EmbeddingsState]:
+            params, state = _ROWS.restore(params, state, rows, forgotten)
+            met = state.met & ~forgotten
+
+            def largest(mask: Tensor) -> Tensor:
+                return torch.where(met[:, None], mask, 0.0).amax(0)
+
+            used = tree.map(largest, self.masks(state.rows, state))
+            state = state._replace(met=met, used=used)
+            return params, state._replace(claims=self.claims(state))
+
+        return _ROWS._replace(restore=restore)
+
+    @property
+    def settings(self) -> Settings:
+        """Everything that decides a result, by value."""
+        words: Settings = {
+            "num_tasks": self.num_tasks,
+            "task_embedding_init_mode": self.gating.task_embedding_init_mode,
+            "anneal": self.gating.anneal,
+            "test_mask": self.gating.test_mask,
+            "no_sum": self.no_sum,
+        }
+        return words | self.numbers
 
 
 def task_embeddings(
-    num_tasks: int,
-    s_max: Number,
-    clamp_threshold: Number,
-    embedding_clamp: Number,
-    init_mode: str,
-    anneal: str,
-    test_mask: str,
-    no_sum: bool = False,
+    num_tasks: int, s_max: Number, gating: Gating, no_sum: bool = False
 ) -> Embeddings:
-    """Embeddings for `num_tasks` (>= 1) tasks.
+    """Embeddings of tasks.
 
     Args:
-        s_max, clamp_threshold, embedding_clamp: Largest scale of the gates; bounds on |s e| and on |e|; all above 0.
-        init_mode, anneal, test_mask: See `attention.draw_embedding`, `.gate_scale`, `.masks`.
-        no_sum: Let `claims` count all tasks trained, rather than those that use the unit.
+        num_tasks: Number of tasks, >= 1.
+        s_max: Largest scale of the gates, > 0.
+        gating: How the gates start, harden and act.
+        no_sum: `claims` count all tasks trained, rather than the tasks that use the unit.
 
     Raises:
         ValueError: A number out of range, an unknown mode.
     """
     if not isinstance(num_tasks, int) or num_tasks < 1:
         raise ValueError(f"num_tasks must be a whole number of at least 1, given {num_tasks}")
+    init_mode = gating.task_embedding_init_mode
     choice(init_mode, "task_embedding_init_mode", attention.INIT_MODES)
-    choice(anneal, "anneal", attention.ANNEALS)
-    choice(test_mask, "test_mask", attention.TEST_MASKS)
-    given = {"s_max": s_max, "clamp_threshold": clamp_threshold, "embedding_clamp": embedding_clamp}
-    numbers: dict[str, Any] = {
-        name: scalar(number, name, 0, above=True) for name, number in given.items()
+    choice(gating.anneal, "anneal", attention.ANNEALS)
+    choice(gating.test_mask, "test_mask", attention.TEST_MASKS)
+    numbers = {
+        "s_max": scalar(s_max, "s_max", 0, above=True),
+        "clamp_threshold": scalar(gating.clamp_threshold, "clamp_threshold", 0, above=True),
+        "embedding_clamp": scalar(gating.embedding_clamp, "embedding_clamp", 0, above=True),
     }
-
-    def init(key: Key, units: dict[str, int], dtype: torch.dtype) -> EmbeddingsState:
-        bank = attention.draw_embedding(init_mode, key, units, num_tasks, dtype)
-        none = {group: torch.zeros_like(e[0]) for group, e in bank.items()}
-        met = torch.zeros(num_tasks, dtype=torch.bool, device=key.device)
-        zero = torch.zeros((), dtype=torch.int64, device=key.device)
-        rest: dict[str, Any] = {
-            "met": met,
-            "current": zero - 1,
-            "step": zero,
-            "steps_per_epoch": zero + 1,
-        }
-        return EmbeddingsState(**numbers, **rest, bank=bank, used=none, claims=tree.clone(none))
-
-    def scale(state: EmbeddingsState) -> Scalar:
-        return attention.gate_scale(anneal, state.step, state.steps_per_epoch, state.s_max)
-
-    def constrain(embedding: Units, state: EmbeddingsState) -> Units:
-        return tree.map(lambda e: attention.clamped(e, state.embedding_clamp), embedding)
-
-    def masks(embedding: Units, state: EmbeddingsState) -> Units:
-        return attention.masks(test_mask, embedding, state.s_max)
-
-    def lookup(working: Units, state: EmbeddingsState, task: TaskId) -> Units:
-        return tree.where(task == state.current, working, tree.take(state.bank, task))
-
-    def begin_task(
-        working: Units, state: EmbeddingsState, task: Task
-    ) -> tuple[Units, EmbeddingsState]:
-        own = tree.take(state.bank, task.id)
-        if init_mode == "last":
-            own = tree.where(tree.take(state.met, task.id) | ~state.met.any(), own, working)
-        current, steps = task.id.to(torch.int64), task.steps_per_epoch.to(torch.int64)
-        return own, state._replace(
-            current=current, step=torch.zeros_like(state.step), steps_per_epoch=steps
-        )
-
-    def end_task(working: Units, state: EmbeddingsState) -> EmbeddingsState:
-        bank = tree.put(state.bank, state.current, working)
-        met = state.met | (torch.arange(num_tasks, device=state.met.device) == state.current)
-        used = tree.map(torch.maximum, state.used, masks(working, state))
-        return state._replace(bank=bank, met=met, used=used, claims=claims(bank, met, state))
-
-    def claims(bank: Units, met: Tensor, state: EmbeddingsState) -> Units:
-        def claimed(every: Tensor) -> Tensor:
-            return torch.where(met[:, None], torch.ones_like(every) if no_sum else every, 0.0).sum(
-                0
-            )
-
-        return tree.map(claimed, masks(bank, state))
-
-    def own(working: Units, state: EmbeddingsState) -> Units:
-        return tree.put(state.bank, state.current, working)
-
-    def restore(bank: Units, state: EmbeddingsState, gone: Tensor) -> EmbeddingsState:
-        met = state.met & ~gone
-        used = tree.map(
-            lambda every: torch.where(met[:, None], every, 0.0).amax(0), masks(bank, state)
-        )
-        return state._replace(bank=bank, met=met, used=used, claims=claims(bank, met, state))
-
-    def metrics(working: Units, state: EmbeddingsState) -> Metrics:
-        shares = {f"used.{group}": used.mean() for group, used in state.used.items()}
-        return shares | {"sharpness": attention.sharpness(working, state.s_max)}
-
-    settings: Settings = {
-        "num_tasks": num_tasks,
-        "task_embedding_init_mode": init_mode,
-        "anneal": anneal,
-    }
-    settings |= {"test_mask": test_mask, "no_sum": no_sum} | numbers
-    hooks = (begin_task, end_task, own, restore, metrics)
-    return Embeddings(init, scale, constrain, masks, lookup, *hooks, settings)
+    return Embeddings(num_tasks=num_tasks, gating=gating, no_sum=no_sum, numbers=numbers)
 
 
-def own_and_restore(head: Head, embeddings: Embeddings) -> dict[str, Any]:
-    """What tasks have for themselves under hard attention, as `Algorithm` has it: the head's groups, and the embedding."""
+def _no_start(key: Key, params: Params) -> Params:
+    raise TypeError("the state of embeddings is made by their own init")
 
-    def own(params: Params, state: Any) -> Params:
-        return head.own(params, state.head) | {
-            "embedding": embeddings.own(params["embedding"], state.attention)
-        }
 
-    def restore(params: Params, state: Any, own: Params, gone: Tensor) -> tuple[Params, Any]:
-        params, parked = head.restore(params, state.head, own, gone)
-        params = checked_out(params, state.attention.current, {"embedding": own["embedding"]})
-        attend = embeddings.restore(own["embedding"], state.attention, gone)
-        return params, state._replace(head=parked, attention=attend)
-
-    return {"own": own, "restore": restore}
+_ROWS = in_fields({"bank": parked(("embedding",), _no_start)})
 
 
 def gated(model: Model, embeddings: Embeddings, gate_position: str) -> Callable[..., Output]:
-    """`forward(params, state, x, task)`: the network behind the task's own gates and head; state has `head`, `attention`."""
+    """The network behind a task's own gates and head.
 
-    def forward(params: Params, state: Any, x: Inputs, task: TaskId) -> Output:
-        own = embeddings.lookup(params["embedding"], state.attention, task)
-        gates = embeddings.masks(own, state.attention)
-        params = model.head.lookup(params, state.head, task)
+    Returns:
+        `forward(params, state, x, task) -> Output`, where `state` has the fields `head` and `attention`.
+    """
+
+    def forward(params: Params, state: State, x: Inputs, task: TaskId) -> Output:
+        params = embeddings.bank.lookup(params, state.attention, task)
+        params = model.head.bank.lookup(params, state.head, task)
+        gates = embeddings.masks(params["embedding"], state.attention)
         return model.apply(params, x, task, gates=gates, gate_position=gate_position)
 
     return forward
@@ -202,10 +226,13 @@ def gated(model: Model, embeddings: Embeddings, gate_position: str) -> Callable[
 def check_gates(
     model: Model, num_tasks: int, gate_position: str, freeze_head_after: int | None
 ) -> None:
-    """Raise ValueError, in one line, for a model whose earlier tasks gates cannot protect; warn of a head that they share."""
-    choice(gate_position, "gate_position", ("post_act", "pre_act"))
+    """Raise ValueError, in one line, for a model whose earlier tasks gates cannot protect.
+
+    Warn of a head that they share.
+    """
+    choice(gate_position, "gate_position", attention.POSITIONS)
     head = model.head
-    if head.paradigm == "mtl":
+    if head.spec.together:
         raise ValueError(
             "hat needs batches of one task, given an mtl head, whose batches mix tasks: use til, cil or dil"
         )

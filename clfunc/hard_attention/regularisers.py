@@ -1,12 +1,15 @@
-"""HAT's sparsity regularisers: pure functions of the gates and of the units that earlier tasks use, all in [0, 1].
+"""HAT's sparsity regularisers: pure functions of the gates and of the units that earlier tasks use,
+all in [0, 1].
 
     original  sum_l sum_i a_li (1 - A_li) / sum_l sum_i (1 - A_li)                         one ratio over the network [1]
     cross     (original + 1 - sum a A / sum A) / 2, once anything is used                  rewards sharing units [2]
     uniform   mean_l relu(sum_i a_li (1 - A_li) - n_l / T) / sum_i (1 - A_li)              free up to a fair share [3]
 
-a: gates, A: cumulative masks (`used`), n_l: units of a layer, T: tasks. Where every unit is used the ratio is 0, not 0 / 0.
+a: gates, A: cumulative masks (`used`), n_l: units of a layer, T: tasks. Where every unit is used
+the ratio is 0, not 0 / 0.
 
-[1] Serra et al. 2018, arXiv:1801.01423, eq. 5   [2] CLArena, as its text intends   [3] Duan et al., hat-cl
+[1] Serra et al. 2018, arXiv:1801.01423, eq. 5   [2] CLArena, as its text intends   [3] Duan et al.,
+hat-cl
 """
 
 from collections.abc import Callable, Mapping
@@ -45,12 +48,17 @@ def uniform(gates: Units, used: Units, num_tasks: int) -> Tensor:
 
 
 def share(gate: Tensor, used: Tensor) -> Tensor:
-    """A layer's own ratio: of its units that are still unused, the share that the gate opens, in [0, 1]."""
+    """A layer's own ratio: of its units that are still unused, the share that the gate opens, in
+    [0, 1].
+    """
     return ratio((gate * (1 - used)).sum(), (1 - used).sum())
 
 
 def regulariser_named(name: str, num_tasks: int) -> Callable[[Units, Units], Tensor]:
-    """`original`, `cross` or `uniform`, of gates and used units; ValueError lists those there are."""
+    """`original`, `cross` or `uniform`, of gates and used units.
+
+    ValueError lists those there are.
+    """
     modes: dict[str, Callable[[Units, Units], Tensor]] = {
         "original": original,
         "cross": cross,

@@ -9,14 +9,14 @@
 | `stl` | one                                        | all                                             |
 | `regression` | one that all tasks share            | none: its outputs are numbers                   |
 
-A task-incremental head is checked out of its bank into `params["head"]` when its task begins, and back in when it ends. So
-a step costs the same at 2 tasks and at 200, no other head can move under any optimiser, and a task met again finds its
-own head. Classes may be fewer in one task than in another: `classes=(10, 10, 2)`. `with_own` does the same for other groups of
-the parameters, under `til`, `cil` and `dil`.
+A task-incremental head leaves its bank for `params["head"]` when its task begins, and returns to it
+when the task ends. So a step costs the same at 2 tasks and at 200, no other head can move under any
+optimiser, and a task that returns finds its own head. Tasks may differ in their number of classes:
+`classes=(10, 10, 2)`. `with_own` does the same for other groups of the parameters, under `til`,
+`cil` and `dil`.
 """
 
 from collections.abc import Sequence
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -24,38 +24,28 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from clfunc import tree
+from clfunc.bank import in_fields, parked, repeated, shared
 from clfunc.losses import accuracy, cross_entropy, squared_error
 from clfunc.random import split, uniform
-from clfunc.types import Head, Key, Logits, Metrics, Params, State, TaskId, keep
+from clfunc.settings import of_part
+from clfunc.types import Bank, Head, HeadSpec, Key, Logits, Metrics, Params, Settings, State, TaskId
+
+_SINGLE = ("til", "cil", "dil")  # paradigms whose batches are of one task
 
 
-class BankState(NamedTuple):
-    """Task-incremental: all heads (the working one's entry is out of date), whose turn it is, and each task's classes."""
+class HeadState(NamedTuple):
+    """What a head keeps; () for what its paradigm does not need."""
 
-    bank: Params  # [tasks, classes, units], [tasks, classes]
-    current: Tensor  # task id of the working head; -1 before the first task
-    own: Tensor  # Bool[tasks, classes]
-
-
-class SeenState(NamedTuple):
-    """Class-incremental: each task's classes among all, and those that have been seen."""
-
-    own: Tensor  # Bool[tasks, classes]
-    seen: Tensor  # Bool[classes]
-
-
-class OwnState(NamedTuple):
-    """Multi-task: each task's classes."""
-
-    own: Tensor  # Bool[tasks, classes]
+    bank: State  # BankState of the heads; () where tasks share one
+    classes: State  # Bool[tasks, classes]: the classes of each task
+    seen: State  # Bool[classes]: the classes of the tasks begun so far
 
 
 class OwningState(NamedTuple):
-    """With groups that each task has for itself: those of all tasks (the working one's entries are out of date)."""
+    """The state of a head with other groups that each task has for itself."""
 
     head: State
-    bank: Params  # group -> leaves [tasks, ...]
-    current: Tensor  # task id of the working groups; -1 before the first task
+    own: State  # BankState of the groups
 
 
 def til(num_tasks: int, classes: int | Sequence[int]) -> Head:
@@ -63,123 +53,102 @@ def til(num_tasks: int, classes: int | Sequence[int]) -> Head:
 
     Args:
         num_tasks: Number of tasks, >= 1.
-        classes: Classes of every task, or one count a task; logits are as wide as the largest, -inf past a task's own.
+        classes: Classes of every task, or one count a task. Logits are as wide as the largest
+            count, and -inf past a task's own classes.
 
     Raises:
         ValueError: A count below 1, or a sequence of another length than `num_tasks`.
+
+    >>> head = til(3, classes=(10, 10, 2))
+    >>> head.paradigm, head.num_tasks, head.classes, head.owns
+    ('til', 3, 10, ('head',))
     """
     counts = _counts(num_tasks, classes)
     width = max(counts)
 
-    def init(key: Key, units: int, dtype: torch.dtype) -> Params:
-        return _draw(key, (width,), units, dtype)
-
-    def park(key: Key, params: Params) -> BankState:
+    def start(key: Key, params: Params) -> Params:
         weight = params["head"]["weight"]
-        bank = _draw(key, (num_tasks, width), weight.shape[-1], weight.dtype)
-        current = torch.full((), -1, dtype=torch.int64, device=key.device)
-        return BankState(bank, current, _local(counts, key.device))
+        return {"head": _draw(key, (num_tasks, width), weight.shape[-1], weight.dtype)}
 
-    def begin_task(params: Params, state: BankState, task: Tensor) -> tuple[Params, BankState]:
-        return lookup(params, state, task), state._replace(current=task.to(torch.int64))
+    heads = parked(("head",), start)
 
-    def end_task(params: Params, state: BankState) -> tuple[Params, BankState]:
-        return params, state._replace(bank=tree.put(state.bank, state.current, params["head"]))
+    def init(key: Key, params: Params) -> HeadState:
+        own = _local(counts, key.device)
+        return HeadState(bank=heads.init(key, params), classes=own, seen=())
 
-    def lookup(params: Params, state: BankState, task: TaskId) -> Params:
-        parked = tree.take(state.bank, task)
-        return {**params, "head": tree.where(task == state.current, params["head"], parked)}
-
-    def own(params: Params, state: BankState) -> Params:
-        return {"head": tree.put(state.bank, state.current, params["head"])}
-
-    def restore(
-        params: Params, state: BankState, own: Params, gone: Tensor
-    ) -> tuple[Params, BankState]:
-        bank = {"head": own["head"]}
-        return checked_out(params, state.current, bank), state._replace(bank=own["head"])
-
-    def mask(state: BankState, logits: Logits, task: TaskId) -> Logits:
-        return _masked(logits, tree.take(state.own, task)) if min(counts) < width else logits
-
-    return _classifier(
-        "til",
-        width,
-        num_tasks,
-        init,
-        _linear,
-        park,
-        begin_task,
-        end_task,
-        lookup,
-        mask,
-        _settings("til", counts),
-        owns=("head",),
-        own=own,
-        restore=restore,
-    )
+    bank = in_fields({"bank": heads})._replace(init=init)
+    return _classifier(HeadSpec("til", counts, width), bank)
 
 
 def cil(num_tasks: int, classes: int | Sequence[int]) -> Head:
     """One head over all classes; the logits of classes not yet seen are -inf. Labels are global.
 
-    Task t owns the labels `sum(classes[:t])` to `sum(classes[:t + 1]) - 1`, in whatever order tasks arrive. Arguments and
-    errors as in `til`.
+    Task t has the labels `sum(classes[:t])` to `sum(classes[:t + 1]) - 1`, in whatever order tasks
+    arrive. Arguments and errors as in `til`.
+
+    >>> cil(3, classes=(10, 10, 2)).classes
+    22
     """
     counts = _counts(num_tasks, classes)
+    width = sum(counts)
 
-    def init(key: Key, units: int, dtype: torch.dtype) -> Params:
-        return _draw(key, (sum(counts),), units, dtype)
+    def init(key: Key, params: Params) -> HeadState:
+        sizes = torch.tensor(counts, device=key.device)[:, None]
+        ends = sizes.cumsum(0)
+        label = torch.arange(width, device=key.device)
+        own = (label >= ends - sizes) & (label < ends)
+        return HeadState(bank=(), classes=own, seen=torch.zeros_like(own[0]))
 
-    def park(key: Key, params: Params) -> SeenState:
-        ends = torch.tensor(counts, device=key.device).cumsum(0)[:, None]
-        starts = ends - torch.tensor(counts, device=key.device)[:, None]
-        label = torch.arange(sum(counts), device=key.device)
-        own = (label >= starts) & (label < ends)
-        return SeenState(own, torch.zeros_like(own[0]))
-
-    def begin_task(params: Params, state: SeenState, task: Tensor) -> tuple[Params, SeenState]:
-        return params, state._replace(seen=state.seen | tree.take(state.own, task))
+    def begin_task(params: Params, state: HeadState, task: Tensor) -> tuple[Params, HeadState]:
+        seen = state.seen | tree.take(state.classes, task)
+        return params, state._replace(seen=seen)
 
     def restore(
-        params: Params, state: SeenState, own: Params, gone: Tensor
-    ) -> tuple[Params, SeenState]:
-        return params, state._replace(seen=state.seen & ~(state.own & gone[:, None]).any(0))
+        params: Params, state: HeadState, rows: Params, forgotten: Tensor
+    ) -> tuple[Params, HeadState]:
+        unseen = (state.classes & forgotten[:, None]).any(0)
+        return params, state._replace(seen=state.seen & ~unseen)
 
-    def mask(state: SeenState, logits: Logits, task: TaskId) -> Logits:
-        return _masked(logits, state.seen)
-
-    return _classifier(
-        "cil",
-        sum(counts),
-        num_tasks,
-        init,
-        _linear,
-        park,
-        begin_task,
-        keep,
-        _same,
-        mask,
-        _settings("cil", counts),
-        restore=restore,
-    )
+    bank = Bank(init=init, begin_task=begin_task, restore=restore)
+    return _classifier(HeadSpec("cil", counts, width), bank)
 
 
 def dil(num_tasks: int, classes: int | Sequence[int]) -> Head:
-    """One head that all tasks share, as wide as the largest class count. Arguments and errors as in `til`."""
-    return _shared("dil", _counts(num_tasks, classes))
+    """One head that all tasks share, as wide as the largest class count. Arguments and errors as in
+    `til`.
+
+    >>> dil(3, classes=(10, 10, 2)).classes
+    10
+    """
+    counts = _counts(num_tasks, classes)
+    return _classifier(HeadSpec("dil", counts, max(counts)), _no_bank())
 
 
 def stl(classes: int) -> Head:
-    """One head for one task (or for a mixture that shares its labels). `classes` >= 1, else ValueError."""
-    return _shared("stl", _counts(1, classes))
+    """One head for one task, or for a mixture of tasks that share their labels.
+
+    Args:
+        classes: Number of classes, >= 1.
+
+    Raises:
+        ValueError: A count below 1.
+
+    >>> stl(10).num_tasks
+    1
+    """
+    counts = _counts(1, classes)
+    return _classifier(HeadSpec("stl", counts, classes), _no_bank())
 
 
 def mtl(num_tasks: int, classes: int | Sequence[int]) -> Head:
-    """One head a task, all in `params`, for batches that mix tasks; each example takes its own task's head.
+    """One head a task, all in `params`, for batches that mix tasks; each example takes its own
+    task's head.
 
-    A head whose task is not in the batch gets a zero gradient; `joint` keeps it from moving. Arguments and errors as in
-    `til`.
+    A head whose task is not in the batch gets a zero gradient, and `joint` keeps it from moving.
+    Arguments and errors as in `til`.
+
+    >>> mtl(3, classes=2).spec.together
+    True
     """
     counts = _counts(num_tasks, classes)
     width = max(counts)
@@ -189,53 +158,55 @@ def mtl(num_tasks: int, classes: int | Sequence[int]) -> Head:
 
     def apply(head: Params, features: Tensor, task: TaskId) -> Logits:
         every = torch.einsum("bu,tcu->tbc", features, head["weight"]) + head["bias"][:, None]
-        member = (
-            torch.arange(num_tasks, device=task.device)[:, None] == task
-        )  # [tasks, batch], or [tasks, 1]
+        # [tasks, batch], or [tasks, 1] where one task has the whole batch
+        member = torch.arange(num_tasks, device=task.device)[:, None] == task
         return torch.where(member[:, :, None], every, 0.0).sum(0)
 
-    def park(key: Key, params: Params) -> OwnState:
-        return OwnState(_local(counts, key.device))
+    def start(key: Key, params: Params) -> HeadState:
+        return HeadState(bank=(), classes=_local(counts, key.device), seen=())
 
-    def mask(state: OwnState, logits: Logits, task: TaskId) -> Logits:
-        return _masked(logits, tree.take(state.own, task)) if min(counts) < width else logits
-
-    return _classifier(
-        "mtl",
-        width,
-        num_tasks,
-        init,
-        apply,
-        park,
-        keep,
-        keep,
-        _same,
-        mask,
-        _settings("mtl", counts),
-    )
+    head = _classifier(HeadSpec("mtl", counts, width, together=True), Bank(init=start))
+    return head._replace(init=init, apply=apply)
 
 
 def regression(num_tasks: int, outputs: int = 1) -> Head:
-    """One head of `outputs` (>= 1) numbers that all tasks share, trained by squared error; targets are `[batch, outputs]`."""
-    return _shared("regression", _counts(num_tasks, outputs))._replace(
-        loss=squared_error, measure=_nothing
-    )
+    """One head of numbers that all tasks share, trained by squared error; targets are `[batch,
+    outputs]`.
+
+    Args:
+        num_tasks: Number of tasks, >= 1.
+        outputs: Numbers that the head gives for an example, >= 1.
+
+    Raises:
+        ValueError: A count below 1.
+
+    >>> regression(2, outputs=3).classes
+    3
+    """
+    counts = _counts(num_tasks, outputs)
+    head = _classifier(HeadSpec("regression", counts, max(counts)), _no_bank())
+    return head._replace(loss=squared_error, measure=_nothing)
 
 
 def with_own(head: Head, groups: Sequence[str] = ("norm",)) -> Head:
-    """`head`, which keeps these groups of the parameters for each task by itself too, as `til` keeps heads.
+    """`head`, and each task also has these groups of the parameters for itself, as `til` has heads.
 
-    Every task starts from what `init` drew. A task's groups are in `params` while it trains and parked else; `lookup` finds
-    either, so an algorithm is told which task an example is of, also under `cil` and `dil`.
+    Every task starts from what `init` drew. A task's groups are in `params` while it trains, and in
+    the bank else. `lookup` finds either, so the algorithm must know the task of an example, also
+    under `cil` and `dil`.
 
     Args:
         head: `til`, `cil` or `dil`.
         groups: Top-level names in `params`, such as a model's `norm`.
 
     Raises:
-        ValueError: A head of mixed or single tasks, or a group that a task owns already.
+        ValueError: A head of mixed or single tasks, or a group that each task already has for
+            itself.
+
+    >>> with_own(til(3, classes=2), ("norm",)).owns
+    ('head', 'norm')
     """
-    if head.paradigm not in ("til", "cil", "dil"):
+    if head.paradigm not in _SINGLE:
         raise ValueError(
             f"only a til, cil or dil head can keep {', '.join(groups)} by task, given {head.paradigm}"
         )
@@ -243,70 +214,62 @@ def with_own(head: Head, groups: Sequence[str] = ("norm",)) -> Head:
         if group in head.owns:
             raise ValueError(f"{group} is a task's own already, given {', '.join(groups)}")
 
-    def park(key: Key, params: Params) -> OwningState:
-        start = {group: params[group] for group in groups}
-        bank = tree.map(lambda leaf: leaf.expand(head.num_tasks, *leaf.shape).clone(), start)
-        current = torch.full((), -1, dtype=torch.int64, device=key.device)
-        return OwningState(head.park(key, params), bank, current)
-
-    def own(params: Params, state: OwningState, task: TaskId) -> Params:
-        working = {group: params[group] for group in groups}
-        return {**params, **tree.where(task == state.current, working, tree.take(state.bank, task))}
-
-    def begin_task(params: Params, state: OwningState, task: Tensor) -> tuple[Params, OwningState]:
-        params, inner = head.begin_task(own(params, state, task), state.head, task)
-        return params, state._replace(head=inner, current=task.to(torch.int64))
-
-    def end_task(params: Params, state: OwningState) -> tuple[Params, OwningState]:
-        params, inner = head.end_task(params, state.head)
-        return params, state._replace(head=inner, bank=parked(params, state))
-
-    def parked(params: Params, state: OwningState) -> Params:
-        return tree.put(state.bank, state.current, {group: params[group] for group in groups})
-
-    def own_of_all(params: Params, state: OwningState) -> Params:
-        return head.own(params, state.head) | parked(params, state)
-
-    def restore(
-        params: Params, state: OwningState, own: Params, gone: Tensor
-    ) -> tuple[Params, OwningState]:
-        params, inner = head.restore(params, state.head, own, gone)
-        bank = {group: own[group] for group in groups}
-        return checked_out(params, state.current, bank), state._replace(head=inner, bank=bank)
-
-    def lookup(params: Params, state: OwningState, task: TaskId) -> Params:
-        return head.lookup(own(params, state, task), state.head, task)
+    def start(key: Key, params: Params) -> Params:
+        row = {group: params[group] for group in groups}
+        return repeated(row, head.num_tasks)
 
     def mask(state: OwningState, logits: Logits, task: TaskId) -> Logits:
         return head.mask(state.head, logits, task)
 
+    banks = {"head": head.bank, "own": parked(groups, start)}
     return head._replace(
-        park=park,
-        begin_task=begin_task,
-        end_task=end_task,
-        lookup=lookup,
         mask=mask,
+        bank=in_fields(banks, OwningState),
         settings=head.settings | {"own": list(groups)},
-        owns=(*head.owns, *groups),
-        own=own_of_all,
-        restore=restore,
     )
 
 
-def _shared(paradigm: str, counts: tuple[int, ...]) -> Head:
+def settings_of(head: Head) -> Settings:
+    """The settings of a head, and its loss where that is not the loss of its paradigm."""
+    usual = squared_error if head.paradigm == "regression" else cross_entropy
+    settings = of_part(head, head.apply)
+    return settings if head.loss is usual else settings | {"loss": head.loss}
+
+
+def _classifier(spec: HeadSpec, bank: Bank) -> Head:
+    """A linear head that is trained by cross-entropy, masked by the classes that its state names."""
+    narrow = min(spec.classes) < spec.width
+
     def init(key: Key, units: int, dtype: torch.dtype) -> Params:
-        return _draw(key, (max(counts),), units, dtype)
+        return _draw(key, (spec.width,), units, dtype)
 
-    def park(key: Key, params: Params) -> State:
-        return ()
-
-    def mask(state: State, logits: Logits, task: TaskId) -> Logits:
+    def mask(state: HeadState, logits: Logits, task: TaskId) -> Logits:
+        if isinstance(state.seen, Tensor):
+            return _masked(logits, state.seen)
+        if isinstance(state.classes, Tensor) and narrow:
+            return _masked(logits, tree.take(state.classes, task))
         return logits
 
-    settings = _settings(paradigm, counts)
-    return _classifier(
-        paradigm, max(counts), len(counts), init, _linear, park, keep, keep, _same, mask, settings
+    settings: Settings = {"name": spec.paradigm, "classes": list(spec.classes)}
+    return Head(
+        spec=spec,
+        init=init,
+        apply=_linear,
+        mask=mask,
+        loss=cross_entropy,
+        measure=_accuracy,
+        bank=bank,
+        settings=settings,
     )
+
+
+def _no_bank() -> Bank:
+    """The bank of a head that tasks share, and whose every class counts."""
+
+    def init(key: Key, params: Params) -> HeadState:
+        return HeadState(bank=(), classes=(), seen=())
+
+    return shared()._replace(init=init)
 
 
 def _counts(num_tasks: int, classes: int | Sequence[int]) -> tuple[int, ...]:
@@ -322,12 +285,10 @@ def _counts(num_tasks: int, classes: int | Sequence[int]) -> tuple[int, ...]:
     return counts
 
 
-def _settings(paradigm: str, counts: tuple[int, ...]) -> dict:
-    return {"name": paradigm, "classes": list(counts)}
-
-
 def _draw(key: Key, rows: tuple[int, ...], units: int, dtype: torch.dtype) -> Params:
-    """`torch.nn.Linear`'s own distribution: weights and biases from U(-1/sqrt(units), 1/sqrt(units))."""
+    """`torch.nn.Linear`'s own distribution: weights and biases from U(-1/sqrt(units),
+    1/sqrt(units)).
+    """
     bound = units**-0.5
     first, second = split(key)
     return {
@@ -338,9 +299,6 @@ def _draw(key: Key, rows: tuple[int, ...], units: int, dtype: torch.dtype) -> Pa
 
 def _accuracy(logits: Logits, y: Tensor, weight: Tensor) -> Metrics:
     return {"accuracy": accuracy(logits.detach(), y, weight)}
-
-
-_classifier = partial(Head, loss=cross_entropy, measure=_accuracy)
 
 
 def _nothing(outputs: Tensor, y: Tensor, weight: Tensor) -> Metrics:
@@ -358,24 +316,3 @@ def _linear(head: Params, features: Tensor, task: TaskId) -> Logits:
 
 def _masked(logits: Logits, own: Tensor) -> Logits:
     return torch.where(own, logits, -torch.inf)
-
-
-def _same(params: Params, state: State, task: TaskId) -> Params:
-    return params
-
-
-def checked_out(params: Params, current: Tensor, bank: Params) -> Params:
-    """`params` with the current task's entry of every group of `bank`; as they are before the first task."""
-    working = {group: params[group] for group in bank}
-    return {**params, **tree.where(current >= 0, tree.take(bank, current), working)}
-
-
-def forget(opt: State, params: Params, groups: Sequence[str]) -> State:
-    """Clear an optimiser's memory of some groups of the parameters: a task brought others in their place.
-
-    Without it `carry` would let the momentum of one task's head move the next task's.
-    """
-    gone = tree.map_items(lambda name, _: name.split(".")[0] in groups, params)
-    return tree.map_like(
-        lambda memory, clear: torch.zeros_like(memory) if clear else memory, params, opt, gone
-    )

@@ -1,4 +1,6 @@
-"""What the models of images share: the shape of an image, a convolution that keeps its size, pooling."""
+"""What the models of images share: the shape of an image, a convolution that keeps its size,
+pooling.
+"""
 
 from collections.abc import Sequence
 
@@ -10,7 +12,10 @@ from clfunc.types import Inputs, Params
 
 
 def image_shape(inputs: int | Sequence[int]) -> tuple[int, int, int]:
-    """(channels, height, width) of `(height, width)` or of itself; ValueError for what is no image."""
+    """(channels, height, width) of `(height, width)` or of itself.
+
+    ValueError for what is no image.
+    """
     shape = (inputs,) if isinstance(inputs, int) else tuple(inputs)
     if len(shape) not in (2, 3) or min(shape) < 1:
         raise ValueError(
@@ -21,14 +26,18 @@ def image_shape(inputs: int | Sequence[int]) -> tuple[int, int, int]:
 
 
 def as_images(x: Inputs, shape: tuple[int, int, int], like: Tensor) -> Tensor:
-    """Examples as `[batch, channels, height, width]` of the parameters' dtype; grey ones may lack the axis of channels."""
+    """Examples as `[batch, channels, height, width]` of the parameters' dtype.
+
+    Grey ones may lack the axis of channels.
+    """
     return x.reshape(x.shape[0], *shape).to(like.dtype)
 
 
 def convolved(
     x: Tensor, layer: Params, stride: int = 1, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """An odd kernel over an image padded by half of it: the size stays, or is divided by the stride and rounded up.
+    """An odd kernel over an image padded by half of it: the size stays, or is divided by the stride
+    and rounded up.
 
     With a `dtype` as in `layers.weighted`.
     """
@@ -44,7 +53,8 @@ def convolved(
 def max_pooled(x: Tensor) -> Tensor:
     """The largest of each 2x2 square; an odd last row or column is left out.
 
-    A reshape and `amax`, because the gradient of `max_pool2d` scatters, which may compile wrongly (torch 2.13, CPU).
+    A reshape and `amax`, because the gradient of `max_pool2d` scatters, which may compile wrongly
+    (torch 2.13, CPU).
     """
     batch, channels, height, width = x.shape
     even = x[:, :, : height // 2 * 2, : width // 2 * 2]

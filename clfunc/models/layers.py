@@ -1,4 +1,6 @@
-"""What the models share: activations by name, torch's own initial distribution, dropout as a function of a key, wires."""
+"""What the models share: activations by name, torch's own initial distribution, dropout as a
+function of a key, wires.
+"""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -26,20 +28,27 @@ _WIDEST = 2**24  # so that no size overflows
 
 
 def crelu(h: Tensor) -> Tensor:
-    """relu(h) and relu(-h) on a new last axis: two outputs a unit, of which one is alive wherever h is not 0."""
+    """relu(h) and relu(-h) on a new last axis: two outputs a unit, of which one is alive wherever h
+    is not 0.
+    """
     return torch.stack((F.relu(h), F.relu(-h)), -1)
 
 
 def activation_named(
     name: str, more: Mapping[str, Callable[[Tensor], Tensor]] | None = None
 ) -> Callable[[Tensor], Tensor]:
-    """The activation of this name, also among `more` that only one model takes; ValueError lists those there are."""
+    """The activation of this name, also among `more` that only one model takes.
+
+    ValueError lists those there are.
+    """
     known = activations | dict(more or {})
     return known[choice(name, "activation", known)]
 
 
 def check_widths(name: str, widths: Sequence[int], *, empty: bool = False) -> None:
-    """Raise ValueError unless these are widths of layers: whole numbers from 1 up, at least one unless `empty`."""
+    """Raise ValueError unless these are widths of layers: whole numbers from 1 up, at least one
+    unless `empty`.
+    """
     if (not widths and not empty) or not all(isinstance(w, Integral) and w >= 1 for w in widths):
         count = "only widths" if empty else "at least one width"
         raise ValueError(f"{name} must hold {count} of at least 1, given {list(widths)}")
@@ -54,7 +63,10 @@ def check_rate(rate: float) -> None:
 
 
 def compute_dtype_named(name: str | None) -> torch.dtype | None:
-    """The dtype in which a model multiplies, None for its parameters' own; ValueError lists those there are."""
+    """The dtype in which a model multiplies, None for its parameters' own.
+
+    ValueError lists those there are.
+    """
     return (
         None
         if name is None
@@ -63,7 +75,10 @@ def compute_dtype_named(name: str | None) -> torch.dtype | None:
 
 
 def weighted(x: Tensor, layer: Params, dtype: torch.dtype | None) -> Tensor:
-    """A linear layer, multiplied in `dtype` if one is given; its output is in the weights' own, and the bias is added in it."""
+    """A linear layer, multiplied in `dtype` if one is given.
+
+    Its output is in the weights' own, and the bias is added in it.
+    """
     weight = layer["weight"]
     if dtype is None:
         return F.linear(x, weight, layer["bias"])
@@ -71,7 +86,9 @@ def weighted(x: Tensor, layer: Params, dtype: torch.dtype | None) -> Tensor:
 
 
 def gated(act: Callable[[Tensor], Tensor], h: Tensor, gate: Tensor | None, position: str) -> Tensor:
-    """`act(h)` times a gate on each unit (axis 1): on the activation (`post_act`) or on what it is given (`pre_act`)."""
+    """`act(h)` times a gate on each unit (axis 1): on the activation (`post_act`) or on what it is
+    given (`pre_act`).
+    """
     if gate is None:
         return act(h)
     given = act(h) if position == "post_act" else h
@@ -87,9 +104,11 @@ def of_units(values: Tensor, h: Tensor) -> Tensor:
 def draw_layer(
     key: Key, shape: tuple[int, ...], dtype: torch.dtype, gain: float | None = None
 ) -> Params:
-    """Weight of this shape and bias `[shape[0]]`: from `nn.Linear`'s distribution, U(-b, b) with b = 1/sqrt(fan_in).
+    """Weight of this shape and bias `[shape[0]]`: from `nn.Linear`'s distribution, U(-b, b) with b
+    = 1/sqrt(fan_in).
 
-    With a gain, the weight is Kaiming's (He et al. 2015, arXiv:1502.01852), b = gain sqrt(3/fan_in), and the bias 0.
+    With a gain, the weight is Kaiming's (He et al. 2015, arXiv:1502.01852), b = gain
+    sqrt(3/fan_in), and the bias 0.
     """
     bound = init_bound(shape, gain)
     first, second = split(key)
@@ -101,12 +120,17 @@ def draw_layer(
 
 
 def init_bound(shape: tuple[int, ...], gain: float | None = None) -> float:
-    """Bound of the initial draw of a weight whose first axis is its output: 1/sqrt(fan_in), or Kaiming's with a gain."""
+    """Bound of the initial draw of a weight whose first axis is its output: 1/sqrt(fan_in), or
+    Kaiming's with a gain.
+    """
     return (1.0 if gain is None else gain * math.sqrt(3)) * math.prod(shape[1:]) ** -0.5
 
 
 def gain_of(weight_init: str, activation: str) -> float | None:
-    """Gain of Kaiming's draw for an activation, as `torch.nn.init.calculate_gain`; None for torch's own draw."""
+    """Gain of Kaiming's draw for an activation, as `torch.nn.init.calculate_gain`.
+
+    None for torch's own draw.
+    """
     choice(weight_init, "weight_init", ("torch", "kaiming"))
     gains = {
         "tanh": 5 / 3,
@@ -133,15 +157,26 @@ def layer_wires(
 
 
 def head_wire(head: Head, pre: str, width: int, spread: int = 1) -> Wire:
-    """The wire of the head's weight, fed by `width` units; its bias has no unit at either end, and so none."""
-    axis, bound = 2 if head.paradigm == "mtl" else 1, init_bound((1, width * spread))
+    """The wire of the head's weight, fed by `width` units.
+
+    Its bias has no unit at either end, and so none.
+    """
     return Wire(
-        ("head", "weight"), pre, None, pre_axis=axis, post_axis=None, spread=spread, bound=bound
+        path=("head", "weight"),
+        pre=pre,
+        post=None,
+        pre_axis=2 if head.spec.together else 1,
+        post_axis=None,
+        spread=spread,
+        bound=init_bound((1, width * spread)),
     )
 
 
 def dropout(x: Tensor, rate: float, key: Key | None, layer: int) -> Tensor:
-    """Zero a share `rate` of the entries and scale up the rest; the identity without a key. `layer` tells draws apart."""
+    """Zero a share `rate` of the entries and scale up the rest.
+
+    The identity without a key. `layer` tells draws apart.
+    """
     if key is None or rate == 0.0:
         return x
     kept = uniform(key, tuple(x.shape), at=layer, dtype=torch.float32) >= rate

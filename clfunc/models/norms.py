@@ -1,27 +1,31 @@
-"""Normalisation of one example at a time, with no running statistics: over all units, or over groups of channels.
+"""Normalisation of one example at a time, with no running statistics: over all units, or over
+groups of channels.
 
     normalised(h) = weight * (h - mean) / sqrt(variance + 1e-5) + bias        per example and group, as `F.group_norm`
 
-`layer` [1] takes mean and variance over all units (and the whole image), `group` [2] over groups of neighbouring channels.
+`layer` [1] takes mean and variance over all units (and the whole image), `group` [2] over groups of
+neighbouring channels.
 
-Units under a gate `g` are multiplied by it before, `normalised(g * h)`, and once more where the model gates its activations.
-So the statistics, and with them every unit's output, depend only on units whose gate is not 0. The mean still divides by
-the number of all units, which is constant. Without gates every unit counts, also one whose outgoing weights are 0.
+Units under a gate `g` are multiplied by it before, `normalised(g * h)`, and once more where the
+model gates its activations. So the statistics, and with them every unit's output, depend only on
+units whose gate is not 0. The mean still divides by the number of all units, which is constant.
+Without gates every unit counts, also one whose outgoing weights are 0.
 
-Gains and biases are `params["norm"][layer]`, a group of their own, so that a task can have them for itself
-(`clfunc.models.heads.with_own`).
+Gains and biases are `params["norm"][layer]`, a group of their own, so that a task can have them for
+itself (`clfunc.models.heads.with_own`).
 
 [1] Ba et al. 2016, arXiv:1607.06450   [2] Wu & He 2018, arXiv:1803.08494
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from clfunc.models.heads import with_own
-from clfunc.models.layers import of_units
-from clfunc.types import Head, Params, Wire
+from clfunc.models.layers import draw_layer, of_units
+from clfunc.random import split
+from clfunc.types import Head, Key, Params, Wire
 
 GROUP = 8  # channels in a group, or the next number that divides them
 _EPS = 1e-5  # torch's own
@@ -33,7 +37,8 @@ def owning_head(
     """The head, which owns the norms too if `per_task_norm`.
 
     Raises:
-        ValueError: A norm that there is not, or `per_task_norm` without one or with a head for mixed or single tasks.
+        ValueError: A norm that there is not, or `per_task_norm` without one or with a head for
+            mixed or single tasks.
     """
     if norm is not None and norm not in names:
         raise ValueError(f"norm must be {', '.join(names)} or none, given {norm!r}")
@@ -45,7 +50,9 @@ def owning_head(
 
 
 def group_count(norm: str | None, channels: int) -> int:
-    """Groups of channels: one for `layer`, else as many as have the smallest size from 8 up that divides them."""
+    """Groups of channels: one for `layer`, else as many as have the smallest size from 8 up that
+    divides them.
+    """
     if norm != "group" or channels <= GROUP:
         return 1
     return channels // next(size for size in range(GROUP, channels + 1) if channels % size == 0)
@@ -67,22 +74,50 @@ def start_norms(
     return {"norm": {layer: start(width) for layer, width in widths.items()}}
 
 
+def drawing(
+    shapes: Mapping[str, tuple[int, ...]],
+    norm: str | None,
+    head: Head,
+    fan_in: int,
+    dtype: torch.dtype,
+    gain: float | None = None,
+) -> Callable[[Key], Params]:
+    """The `init` of a model: layers with weights of these shapes, their norms, and a head that
+    `fan_in` numbers feed.
+    """
+
+    def init(key: Key) -> Params:
+        keys = split(key, len(shapes) + 1)
+        layers = {}
+        widths = {}
+        for i, (name, shape) in enumerate(shapes.items()):
+            layers[name] = draw_layer(keys[i], shape, dtype, gain)
+            widths[name] = shape[0]
+        norms = start_norms(norm, widths, key.device, dtype)
+        return {**layers, **norms, "head": head.init(keys[-1], fan_in, dtype)}
+
+    return init
+
+
 def norm_wires(norm: str | None, posts: Mapping[str, str]) -> tuple[Wire, ...]:
     """Wires of the norms, given the unit group that each layer feeds."""
     if norm is None:
         return ()
-    resets = (("weight", "one"), ("bias", "zero"))
-    return tuple(
-        Wire(("norm", layer, part), None, post, pre_axis=None, reset=reset)  # type: ignore[arg-type]
-        for layer, post in posts.items()
-        for part, reset in resets
-    )
+    wires: list[Wire] = []
+    for layer, post in posts.items():
+        gain, bias = ("norm", layer, "weight"), ("norm", layer, "bias")
+        wires.append(Wire(gain, None, post, pre_axis=None, reset="one"))
+        wires.append(Wire(bias, None, post, pre_axis=None, reset="zero"))
+    return tuple(wires)
 
 
 def normalised(
     params: Params, layer: str, h: Tensor, gate: Tensor | None = None, groups: int = 1
 ) -> Tensor:
-    """`h` `[batch, units, ...]` under its gate and normalised; `h` itself where the parameters hold no norm."""
+    """`h` `[batch, units, ...]` under its gate and normalised.
+
+    `h` itself where the parameters hold no norm.
+    """
     if "norm" not in params:
         return h
     gain = params["norm"][layer]

@@ -1,4 +1,7 @@
-"""Streams of tasks: `permuted`, `split`, `rotated`, `combined`, and what is made of them, `joint` and `single`."""
+"""Streams of tasks: `permuted`, `split`, `rotated`, `combined` and `slowly_changing_regression`.
+
+`joint` and `single` make a scenario of a scenario: all its tasks mixed, and one of its tasks.
+"""
 
 from clfunc.scenarios.base import Examples as Examples
 from clfunc.scenarios.base import Scenario as Scenario

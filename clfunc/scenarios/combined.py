@@ -1,6 +1,4 @@
-"""Combined: a data set a task, with whatever classes each has. Smaller images are padded with 0 all round and grey ones
-repeated to the largest's channels.
-"""
+"""Combined: every task is a data set of its own, with as many classes as the data set has."""
 
 from collections.abc import Sequence
 
@@ -15,66 +13,99 @@ from clfunc.scenarios.base import (
     Rows,
     Scenario,
     Stream,
-    View,
-    base_view,
-    check,
+    ViewTables,
+    common_tables,
     label_table,
-    normalised,
-    per_run,
-    relabelled,
+    require_possible,
     split_rows,
-    whole,
+    standardised,
+    stream_of_all,
+    streams_of_keys,
+    task_labels,
 )
 from clfunc.types import Key, Keys
 
 
 def combined(
-    datasets: Sequence[Dataset], key: Keys, *, paradigm: str = "til", valid: float = 0.0
+    datasets: Sequence[Dataset],
+    key: Keys,
+    *,
+    paradigm: str = "til",
+    valid: float = 0.0,
 ) -> Scenario:
     """One task for each data set, in the order given.
 
+    Images take the largest height, width and number of channels: smaller images stand in the middle
+    of zeros, and grey images are repeated in every channel.
+
     Args:
-        datasets: At least one. Images of different sizes are centred in the largest height and width, on 0.
+        datasets: At least one data set.
         key: `[2]` or `[runs, 2]`: draws the validation split.
-        paradigm: Labels are each data set's own in `til` and `dil`; in `cil` they follow those of the data sets before.
-        valid: Share of each class's training images held out for validation, in [0, 1).
+        paradigm: In `til` and `dil` labels are the classes of each data set; in `cil` they follow
+            the labels of the data sets before.
+        valid: Share of each class's training images that is held out for validation, in [0, 1).
 
     Raises:
-        ValueError: No data set, images of neither one nor the largest number of channels, a number out of range.
+        ValueError: There is no data set, images have neither one channel nor the largest number of
+            them, or a number or the paradigm is out of range.
+
+    >>> import clfunc as cl
+    >>> digits = cl.datasets.load("digits")
+    >>> scenario = cl.scenarios.combined([digits, digits.first(200)], cl.random.key(0))
+    >>> scenario.dataset, scenario.classes
+    ('digits+digits', (10, 10))
     """
-    check(len(datasets), paradigm, valid)
-    inputs = tuple(max(d.x.shape[axis] for d in datasets) for axis in (1, 2, 3))
+    require_possible(len(datasets), paradigm, valid)
+    shapes = [tuple(dataset.x.shape[1:]) for dataset in datasets]
+    channels, height, width = (max(sizes) for sizes in zip(*shapes, strict=True))
     for dataset in datasets:
-        if dataset.x.shape[1] not in (1, inputs[0]):
+        own = dataset.x.shape[1]
+        if own not in (1, channels):
             raise ValueError(
-                f"combined: {dataset.name} has {dataset.x.shape[1]} channels, which cannot become {inputs[0]}"
+                f"combined: {dataset.name} has {own} channels, which cannot become {channels}"
             )
-    classes = tuple(d.num_classes for d in datasets)
-    x = torch.cat([_fitted(d.x, inputs) for d in datasets])
-    y = torch.cat([d.y for d in datasets])
-    most = max(classes)
+    inputs = (channels, height, width)
+    classes = tuple(dataset.num_classes for dataset in datasets)
+    x = torch.cat([_fitted(dataset.x, inputs) for dataset in datasets])
+    y = torch.cat([dataset.y for dataset in datasets])
 
     def make(key: Key, task: int) -> Stream:
-        dataset, first = datasets[task], sum(len(d.y) for d in datasets[:task])
+        dataset = datasets[task]
+        first_row = sum(len(before.y) for before in datasets[:task])
         labels = label_table(paradigm, task, classes, key.device)
-        view = base_view(dataset, pad(labels, (0, most - len(labels))))
-        rows = Rows(*(part + first for part in split_rows(fold_in(key, task), dataset, valid)))
-        return whole(task, view, rows)
+        # The label tables of all tasks have one length, so that a mixture can stack them.
+        labels = pad(labels, (0, max(classes) - len(labels)))
+        rows = split_rows(fold_in(key, task), dataset, valid)
+        rows = Rows(*[part + first_row for part in rows])
+        return stream_of_all(task, common_tables(dataset, labels), rows)
 
-    def view_of(view: View, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        return normalised(view, x), relabelled(view, y)
+    def view(tables: ViewTables, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        return standardised(tables, x), task_labels(tables, y)
 
-    stream, runs = per_run(make, key)
-    name = "+".join(d.name for d in datasets)
+    stream, runs = streams_of_keys(make, key)
     return Scenario(
-        "combined", name, paradigm, len(datasets), classes, inputs, Examples(x, y),
-        stream, stream, view_of, tuple(range(1, len(datasets) + 1)), runs=runs,
+        name="combined",
+        dataset="+".join(dataset.name for dataset in datasets),
+        paradigm=paradigm,
+        num_tasks=len(datasets),
+        classes=classes,
+        inputs=inputs,
+        data=Examples(x, y),
+        train=stream,
+        test=stream,
+        view=view,
+        phases=tuple(range(1, len(datasets) + 1)),
+        runs=runs,
         settings={"name": "combined", "valid": valid},
-    )  # fmt: skip
+    )
 
 
 def _fitted(x: Tensor, inputs: tuple[int, ...]) -> Tensor:
+    """Images `[n, ...]` in the middle of zeros, with the channels, height and width of `inputs`."""
     channels, height, width = inputs
-    up, left = (height - x.shape[2]) // 2, (width - x.shape[3]) // 2
-    x = pad(x, (left, width - x.shape[3] - left, up, height - x.shape[2] - up))
+    rows = height - x.shape[2]
+    columns = width - x.shape[3]
+    top = rows // 2
+    left = columns // 2
+    x = pad(x, (left, columns - left, top, rows - top))
     return x.expand(-1, channels, -1, -1).contiguous()

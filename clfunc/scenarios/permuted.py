@@ -1,5 +1,7 @@
-"""Permuted: every task has all the images, their pixels shuffled by a permutation of its own (Goodfellow et al. 2014,
-arXiv:1312.6211). All pixels of all channels are permuted together; permutations are drawn from the key.
+"""Permuted: every task has all images, and shuffles their pixels by a permutation of its own.
+
+The scenario is from Goodfellow et al. 2014, arXiv:1312.6211. The pixels of all channels are
+permuted together. Permutations are drawn from the key.
 """
 
 import torch
@@ -11,15 +13,15 @@ from clfunc.scenarios.base import (
     Examples,
     Scenario,
     Stream,
-    View,
-    base_view,
-    check,
+    ViewTables,
+    common_tables,
     label_table,
-    normalised,
-    per_run,
-    relabelled,
+    require_possible,
     split_rows,
-    whole,
+    standardised,
+    stream_of_all,
+    streams_of_keys,
+    task_labels,
 )
 from clfunc.types import Key, Keys
 
@@ -33,40 +35,60 @@ def permuted(
     first_identity: bool = False,
     valid: float = 0.0,
 ) -> Scenario:
-    """`num_tasks` permutations of one data set.
+    """`num_tasks` tasks, each a permutation of the pixels of one data set.
 
     Args:
         dataset: From `clfunc.datasets`.
-        num_tasks: >= 1; memory does not grow with it.
-        key: `[2]`, or `[runs, 2]` for permutations of each run's own.
+        num_tasks: Number of tasks, >= 1. Memory does not grow with it.
+        key: `[2]`; or `[runs, 2]`, for permutations of each run's own.
         paradigm: `til` and `dil` keep the labels; in `cil` each task has labels of its own.
-        first_identity: Leave the first task's pixels in place.
-        valid: Share of the training images held out for validation, in [0, 1).
+        first_identity: Whether the first task keeps its pixels in place.
+        valid: Share of the training images that is held out for validation, in [0, 1).
 
     Raises:
-        ValueError: A number or paradigm out of range.
+        ValueError: A number or the paradigm is out of range.
+
+    >>> import clfunc as cl
+    >>> digits = cl.datasets.load("digits")
+    >>> scenario = cl.scenarios.permuted(digits, 3, cl.random.key(0), paradigm="cil")
+    >>> scenario.num_tasks, scenario.inputs, scenario.head().classes
+    (3, (1, 8, 8), 30)
     """
-    check(num_tasks, paradigm, valid)
+    require_possible(num_tasks, paradigm, valid)
     classes = (dataset.num_classes,) * num_tasks
-    inputs = tuple(dataset.x.shape[1:])
 
     def make(key: Key, task: int) -> Stream:
         pixels = permutation(fold_in(key, 2, task), dataset.x[0].numel())
         if first_identity and task == 0:
             pixels = torch.arange(len(pixels), device=key.device)
-        view = base_view(dataset, label_table(paradigm, task, classes, key.device)) | {
-            "pixels": pixels
-        }
-        return whole(task, view, split_rows(key, dataset, valid))
+        labels = label_table(paradigm, task, classes, key.device)
+        tables = common_tables(dataset, labels) | {"pixels": pixels}
+        return stream_of_all(task, tables, split_rows(key, dataset, valid))
 
-    def view_of(view: View, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def view(tables: ViewTables, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         flat = x.flatten(1)
-        moved = flat.gather(1, view["pixels"].expand(flat.shape)).reshape(x.shape)
-        return normalised(view, moved), relabelled(view, y)
+        pixels = tables["pixels"].expand(flat.shape)
+        moved = flat.gather(1, pixels).reshape(x.shape)
+        return standardised(tables, moved), task_labels(tables, y)
 
-    stream, runs = per_run(make, key)
-    settings = {"name": "permuted", "first_identity": first_identity, "valid": valid}
+    stream, runs = streams_of_keys(make, key)
+    settings = {
+        "name": "permuted",
+        "first_identity": first_identity,
+        "valid": valid,
+    }
     return Scenario(
-        "permuted", dataset.name, paradigm, num_tasks, classes, inputs, Examples(dataset.x, dataset.y),
-        stream, stream, view_of, tuple(range(1, num_tasks + 1)), runs=runs, settings=settings,
-    )  # fmt: skip
+        name="permuted",
+        dataset=dataset.name,
+        paradigm=paradigm,
+        num_tasks=num_tasks,
+        classes=classes,
+        inputs=tuple(dataset.x.shape[1:]),
+        data=Examples(dataset.x, dataset.y),
+        train=stream,
+        test=stream,
+        view=view,
+        phases=tuple(range(1, num_tasks + 1)),
+        runs=runs,
+        settings=settings,
+    )

@@ -1,4 +1,7 @@
-"""Rotated: every task has all the images, turned by an angle of its own (Lopez-Paz & Ranzato 2017, arXiv:1706.08840)."""
+"""Rotated: every task has all images, turned by an angle of its own.
+
+The scenario is from Lopez-Paz & Ranzato 2017, arXiv:1706.08840.
+"""
 
 import math
 from collections.abc import Sequence
@@ -11,15 +14,15 @@ from clfunc.scenarios.base import (
     Examples,
     Scenario,
     Stream,
-    View,
-    base_view,
-    check,
+    ViewTables,
+    common_tables,
     label_table,
-    normalised,
-    per_run,
-    relabelled,
+    require_possible,
     split_rows,
-    whole,
+    standardised,
+    stream_of_all,
+    streams_of_keys,
+    task_labels,
 )
 from clfunc.types import Key, Keys
 
@@ -33,25 +36,31 @@ def rotated(
     degrees: "float | Sequence[float]" = 180.0,
     valid: float = 0.0,
 ) -> Scenario:
-    """`num_tasks` rotations of one data set about the image's centre, bilinear, with 0 outside the image.
+    """`num_tasks` tasks, each a rotation of one data set.
+
+    Images turn about their centre. The interpolation is bilinear, and the outside of an image is 0.
 
     Args:
         dataset: From `clfunc.datasets`.
-        num_tasks: >= 1.
-        key: `[2]` or `[runs, 2]`: draws the validation split; the angles are the same for every key.
+        num_tasks: Number of tasks, >= 1.
+        key: `[2]` or `[runs, 2]`: draws the validation split. All keys have the same angles.
         paradigm: `til` and `dil` keep the labels; in `cil` each task has labels of its own.
-        degrees: The range over which angles are spread evenly (task t: `t * degrees / num_tasks`), or an angle a task.
-        valid: Share of the training images held out for validation, in [0, 1).
+        degrees: One angle a task; or one range, which the angles divide evenly: task `t`, from 0,
+            turns by `t * degrees / num_tasks`.
+        valid: Share of the training images that is held out for validation, in [0, 1).
 
     Raises:
-        ValueError: A number or paradigm out of range, or another number of angles than tasks.
+        ValueError: A number or the paradigm is out of range, or the numbers of angles and of tasks
+            differ.
+
+    >>> import clfunc as cl
+    >>> digits = cl.datasets.load("digits")
+    >>> scenario = cl.scenarios.rotated(digits, 4, cl.random.key(0))
+    >>> scenario.settings["degrees"]
+    [0.0, 45.0, 90.0, 135.0]
     """
-    check(num_tasks, paradigm, valid)
-    angles = (
-        [t * degrees / num_tasks for t in range(num_tasks)]
-        if isinstance(degrees, (int, float))
-        else list(degrees)
-    )
+    require_possible(num_tasks, paradigm, valid)
+    angles = _angles(degrees, num_tasks)
     if len(angles) != num_tasks:
         raise ValueError(
             f"degrees must be one number or one for each of {num_tasks} tasks, given {len(angles)}"
@@ -60,52 +69,92 @@ def rotated(
     inputs = tuple(dataset.x.shape[1:])
 
     def make(key: Key, task: int) -> Stream:
-        pixels, shares = _sampling(inputs[1], inputs[2], angles[task], key.device)
+        _, height, width = inputs
+        pixels, shares = _sampling_table(height, width, angles[task], key.device)
         labels = label_table(paradigm, task, classes, key.device)
-        view = base_view(dataset, labels) | {"pixels": pixels, "shares": shares}
-        return whole(task, view, split_rows(key, dataset, valid))
+        tables = common_tables(dataset, labels)
+        tables |= {"pixels": pixels, "shares": shares}
+        return stream_of_all(task, tables, split_rows(key, dataset, valid))
 
-    def view_of(view: View, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def view(tables: ViewTables, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         flat = x.flatten(2)
         turned = torch.zeros(flat.shape, dtype=torch.float32, device=x.device)
         for corner in range(4):
-            pixels, share = (_per_example(view[name][..., corner]) for name in ("pixels", "shares"))
-            turned = turned + share * flat.gather(2, pixels.expand(flat.shape)).to(torch.float32)
-        return normalised(view, turned.reshape(x.shape)), relabelled(view, y)
+            pixels = _beside_channels(tables["pixels"][..., corner])
+            share = _beside_channels(tables["shares"][..., corner])
+            read = flat.gather(2, pixels.expand(flat.shape)).to(torch.float32)
+            turned = turned + share * read
+        return standardised(tables, turned.reshape(x.shape)), task_labels(tables, y)
 
-    stream, runs = per_run(make, key)
-    settings = {"name": "rotated", "degrees": angles, "valid": valid}
+    stream, runs = streams_of_keys(make, key)
+    settings = {
+        "name": "rotated",
+        "degrees": angles,
+        "valid": valid,
+    }
     return Scenario(
-        "rotated", dataset.name, paradigm, num_tasks, classes, inputs, Examples(dataset.x, dataset.y),
-        stream, stream, view_of, tuple(range(1, num_tasks + 1)), runs=runs, settings=settings,
-    )  # fmt: skip
+        name="rotated",
+        dataset=dataset.name,
+        paradigm=paradigm,
+        num_tasks=num_tasks,
+        classes=classes,
+        inputs=inputs,
+        data=Examples(dataset.x, dataset.y),
+        train=stream,
+        test=stream,
+        view=view,
+        phases=tuple(range(1, num_tasks + 1)),
+        runs=runs,
+        settings=settings,
+    )
 
 
-def _per_example(table: Tensor) -> Tensor:
-    """A table of pixels, `[pixels]` or `[batch, pixels]`, to stand beside `[batch, channels, pixels]`."""
+def _angles(degrees: "float | Sequence[float]", num_tasks: int) -> list[float]:
+    """The angle of each task, in degrees."""
+    if isinstance(degrees, (int, float)):
+        return [task * degrees / num_tasks for task in range(num_tasks)]
+    return list(degrees)
+
+
+def _beside_channels(table: Tensor) -> Tensor:
+    """A table `[pixels]` or `[batch, pixels]`, shaped to fit `[batch, channels, pixels]`."""
     return table if table.ndim == 1 else table[:, None]
 
 
-def _sampling(height: int, width: int, angle: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """For each pixel of the turned image, the four pixels `[height * width, 4]` that it mixes, and their shares."""
+def _sampling_table(
+    height: int,
+    width: int,
+    angle: float,
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """For each pixel of the turned image, the four pixels that it mixes, and their shares.
+
+    Both are `[height * width, 4]`: int64 positions in the flat image, and float32 shares.
+    """
     turn = math.radians(angle)
-    rows, columns = torch.meshgrid(
-        torch.arange(height, dtype=torch.float64, device=device) - (height - 1) / 2,
-        torch.arange(width, dtype=torch.float64, device=device) - (width - 1) / 2,
+    middle_row = (height - 1) / 2
+    middle_column = (width - 1) / 2
+    down, right = torch.meshgrid(
+        torch.arange(height, dtype=torch.float64, device=device) - middle_row,
+        torch.arange(width, dtype=torch.float64, device=device) - middle_column,
         indexing="ij",
     )
-    row = rows * math.cos(turn) + columns * math.sin(turn) + (height - 1) / 2
-    column = columns * math.cos(turn) - rows * math.sin(turn) + (width - 1) / 2
-    row, column = (
-        row.round(decimals=9),
-        column.round(decimals=9),
-    )  # so that no turn, or a right angle, is exact
-    pixels, shares = [], []
-    for down in (0, 1):
-        for right in (0, 1):
-            r, c = row.floor() + down, column.floor() + right
+    row = down * math.cos(turn) + right * math.sin(turn) + middle_row
+    column = right * math.cos(turn) - down * math.sin(turn) + middle_column
+    # Rounding makes no turn and right angles exact.
+    row = row.round(decimals=9)
+    column = column.round(decimals=9)
+
+    pixels = []
+    shares = []
+    for row_step in (0, 1):
+        for column_step in (0, 1):
+            r = row.floor() + row_step
+            c = column.floor() + column_step
             share = (1 - (row - r).abs()) * (1 - (column - c).abs())
             inside = (r >= 0) & (r < height) & (c >= 0) & (c < width)
             shares.append(torch.where(inside, share, 0.0).flatten())
-            pixels.append((r.clamp(0, height - 1) * width + c.clamp(0, width - 1)).flatten())
-    return torch.stack(pixels, -1).to(torch.int64), torch.stack(shares, -1).to(torch.float32)
+            position = r.clamp(0, height - 1) * width + c.clamp(0, width - 1)
+            pixels.append(position.flatten())
+    positions = torch.stack(pixels, -1).to(torch.int64)
+    return positions, torch.stack(shares, -1).to(torch.float32)

@@ -1,6 +1,10 @@
-"""Split: the classes of one data set, shared out over the tasks (Zenke et al. 2017, arXiv:1703.04200)."""
+"""Split: the tasks share out the classes of one data set.
+
+The scenario is from Zenke et al. 2017, arXiv:1703.04200.
+"""
 
 from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,18 +13,25 @@ from clfunc.datasets.load import Dataset
 from clfunc.random import fold_in, permutation
 from clfunc.scenarios.base import (
     Examples,
-    Rows,
     Scenario,
     Stream,
-    View,
-    base_view,
-    check,
-    normalised,
-    per_run,
-    relabelled,
+    ViewTables,
+    common_tables,
+    require_possible,
     split_rows,
+    standardised,
+    streams_of_keys,
+    task_labels,
 )
 from clfunc.types import Key, Keys
+
+
+class ListLengths(NamedTuple):
+    """The lengths of a stream's lists."""
+
+    train: int
+    valid: int
+    test: int
 
 
 def split(
@@ -32,65 +43,112 @@ def split(
     shuffle_classes: bool = False,
     valid: float = 0.0,
 ) -> Scenario:
-    """The data set's classes in `num_tasks` parts, as equal as they can be (10 classes in 3 tasks: 4, 3 and 3).
+    """`num_tasks` tasks, which share out the classes of one data set as equally as they can.
+
+    For example, 10 classes in 3 tasks are 4, 3 and 3.
 
     Args:
         dataset: From `clfunc.datasets`.
-        num_tasks: From 1 to the number of classes.
-        key: `[2]`, or `[runs, 2]` for class orders of each run's own; every run then takes the steps of the largest task
-            that any order could give, and smaller tasks repeat.
-        paradigm: Labels are local to the task in `til` and `dil`, positions in the class order in `cil`.
-        shuffle_classes: Draw the order of the classes from the key, rather than 0, 1, 2, ...
-        valid: Share of each class's training images held out for validation, in [0, 1).
+        num_tasks: Number of tasks, from 1 to the number of classes.
+        key: `[2]`; or `[runs, 2]`, for class orders of each run's own. Every run then takes as many
+            steps as the largest task of any class order, and smaller tasks repeat their examples.
+        paradigm: In `til` and `dil` labels are local to the task; in `cil` a label is the position
+            of the class in the class order.
+        shuffle_classes: Whether the key draws the order of the classes; otherwise it is 0, 1, 2...
+        valid: Share of each class's training images that is held out for validation, in [0, 1).
 
     Raises:
-        ValueError: A number or paradigm out of range.
+        ValueError: A number or the paradigm is out of range.
+
+    >>> import clfunc as cl
+    >>> scenario = cl.scenarios.split(cl.datasets.load("digits"), 3, cl.random.key(0))
+    >>> scenario.classes
+    (4, 3, 3)
     """
-    check(num_tasks, paradigm, valid)
+    require_possible(num_tasks, paradigm, valid)
     if num_tasks > dataset.num_classes:
         raise ValueError(
-            f"split: {dataset.name} has {dataset.num_classes} classes, too few for {num_tasks} tasks"
+            f"split: {dataset.name} has {dataset.num_classes} classes,"
+            f" too few for {num_tasks} tasks"
         )
-    base, more = divmod(dataset.num_classes, num_tasks)
-    classes = tuple(base + (task < more) for task in range(num_tasks))
+    fewest, remaining = divmod(dataset.num_classes, num_tasks)
+    classes = tuple(fewest + (task < remaining) for task in range(num_tasks))
     starts = [0, *accumulate(classes)]
-    longest = _longest(dataset, valid, classes, shuffle_classes)
+    longest = _longest_lists(dataset, valid, classes, shuffle_classes)
 
     def make(key: Key, task: int) -> Stream:
         order = torch.arange(dataset.num_classes, device=key.device)
         if shuffle_classes:
             order = permutation(fold_in(key, 2), dataset.num_classes)
-        place = torch.argsort(order)  # class -> its place in the order
-        here = (place >= starts[task]) & (place < starts[task + 1])
-        labels = place if paradigm == "cil" else torch.where(here, place - starts[task], 0)
+        place = torch.argsort(order)  # the place of each class in the class order
+        is_here = (place >= starts[task]) & (place < starts[task + 1])
+        labels = place
+        if paradigm != "cil":
+            labels = torch.where(is_here, place - starts[task], 0)
 
         stored = dataset.y.to(key.device)
-        rows = split_rows(key, dataset, valid)
-        members = [here[stored[part]] for part in rows]
-        first = [torch.argsort((~member).to(torch.int64), stable=True) for member in members]
-        train, held, test = (part[f[:n]] for part, f, n in zip(rows, first, longest, strict=True))
-        sizes = torch.stack([member.sum() for member in members])
-        view = base_view(dataset, labels)
-        return Stream(torch.tensor(task, device=key.device), view, train, held, test, sizes)
+        lists = []
+        sizes = []
+        parts = split_rows(key, dataset, valid)
+        for rows, length in zip(parts, longest, strict=True):
+            belongs = is_here[stored[rows]]
+            task_first = torch.argsort((~belongs).to(torch.int64), stable=True)
+            lists.append(rows[task_first[:length]])
+            sizes.append(belongs.sum())
+        train, held_out, test = lists
+        return Stream(
+            task=torch.tensor(task, device=key.device),
+            view=common_tables(dataset, labels),
+            train=train,
+            valid=held_out,
+            test=test,
+            sizes=torch.stack(sizes),
+        )
 
-    def view_of(view: View, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        return normalised(view, x), relabelled(view, y)
+    def view(tables: ViewTables, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        return standardised(tables, x), task_labels(tables, y)
 
-    stream, runs = per_run(make, key)
-    settings = {"name": "split", "shuffle_classes": shuffle_classes, "valid": valid}
+    stream, runs = streams_of_keys(make, key)
+    settings = {
+        "name": "split",
+        "shuffle_classes": shuffle_classes,
+        "valid": valid,
+    }
     return Scenario(
-        "split", dataset.name, paradigm, num_tasks, classes, tuple(dataset.x.shape[1:]), Examples(dataset.x, dataset.y),
-        stream, stream, view_of, tuple(range(1, num_tasks + 1)), runs=runs, settings=settings,
-    )  # fmt: skip
+        name="split",
+        dataset=dataset.name,
+        paradigm=paradigm,
+        num_tasks=num_tasks,
+        classes=classes,
+        inputs=tuple(dataset.x.shape[1:]),
+        data=Examples(dataset.x, dataset.y),
+        train=stream,
+        test=stream,
+        view=view,
+        phases=tuple(range(1, num_tasks + 1)),
+        runs=runs,
+        settings=settings,
+    )
 
 
-def _longest(dataset: Dataset, valid: float, classes: tuple[int, ...], shuffled: bool) -> Rows:
-    """The most rows that a task can have in each part of the data, under any class order."""
-    train = torch.bincount(dataset.y[: dataset.num_train], minlength=dataset.num_classes).tolist()
-    test = torch.bincount(dataset.y[dataset.num_train :], minlength=dataset.num_classes).tolist()
-    held = [int(valid * n) for n in train]
-    counts = [[n - v for n, v in zip(train, held, strict=True)], held, test]
-    if shuffled:
-        return Rows(*(sum(sorted(c, reverse=True)[: max(classes)]) for c in counts))
+def _longest_lists(
+    dataset: Dataset,
+    valid: float,
+    classes: tuple[int, ...],
+    is_shuffled: bool,
+) -> ListLengths:
+    """The largest number of rows that a task can have in each part, under any class order."""
+    stored = dataset.y[: dataset.num_train]
+    tested = dataset.y[dataset.num_train :]
+    train = torch.bincount(stored, minlength=dataset.num_classes).tolist()
+    test = torch.bincount(tested, minlength=dataset.num_classes).tolist()
+    held_out = [int(valid * count) for count in train]
+    trained = [count - held for count, held in zip(train, held_out, strict=True)]
     starts = [0, *accumulate(classes)]
-    return Rows(*(max(sum(c[a:b]) for a, b in pairwise(starts)) for c in counts))
+
+    def longest(counts: list[int]) -> int:
+        if is_shuffled:
+            return sum(sorted(counts, reverse=True)[: max(classes)])
+        return max(sum(counts[start:stop]) for start, stop in pairwise(starts))
+
+    return ListLengths(longest(trained), longest(held_out), longest(test))

@@ -1,4 +1,4 @@
-"""For users' tests: the laws that every algorithm keeps, and hypothesis strategies for what they range over.
+"""For users' tests: the laws that every algorithm obeys, and hypothesis strategies for inputs.
 
 from clfunc.testing import Case, laws
 
@@ -7,7 +7,7 @@ def test_my_algorithm_obeys(law):
     law(Case("mine", lambda model, tx: mine(model, tx, strength=0.1)))
 """
 
-from clfunc.testing.laws import Case as Case
+from clfunc.testing.case import Case as Case
 from clfunc.testing.laws import compiled_laws as compiled_laws
 from clfunc.testing.laws import laws as laws
 from clfunc.testing.laws import long_laws as long_laws

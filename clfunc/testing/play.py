@@ -1,4 +1,7 @@
-"""`play`: an algorithm's whole life in a few steps, every call made by a hook, so that a law is a way of calling."""
+"""`play` makes every call of an algorithm on a few steps of every task, so that a law can watch.
+
+A hook makes each call. A law is such a hook, with assertions about what goes in and comes out.
+"""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,94 +15,148 @@ from clfunc.datasets.load import Dataset
 from clfunc.driver.evaluate import bare, over_runs, with_runs
 from clfunc.random import fold_in, key
 from clfunc.scenarios import Scenario, Stream, epoch_entries
-from clfunc.types import Algorithm, Key, Keys, Params, State, Task
+from clfunc.types import Algorithm, Batch, Key, Keys, Params, State, Task
 
-Call = Callable[
-    ..., Any
-]  # (name of the algorithm's function, the function, *its arguments) -> its result
+# (name of the algorithm's function, the function, *its arguments) -> the function's result
+Call = Callable[..., Any]
+BATCH_SIZE = 8
 
 
-def plainly(name: str, f: Callable[..., Any], *args: Any) -> Any:
-    """The hook that adds nothing."""
-    return f(*args)
+def call_directly(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """The hook that adds nothing to a call."""
+    return function(*arguments)
 
 
 def toy_data(classes: int = 3, seed: int = 0) -> Dataset:
-    """4x4 images of noisy class means: 20 to train and 10 to test for each class."""
-    rng = np.random.default_rng(seed)
-    means = rng.normal(size=(classes, 4, 4))
+    """Images of 4x4 pixels, each the mean of its class plus noise.
 
-    def draw(n: int) -> tuple[np.ndarray, np.ndarray]:
-        y = np.repeat(np.arange(classes), n)
-        return (means[y] + 0.5 * rng.normal(size=(len(y), 4, 4))).astype(np.float32), y
+    Each class has 20 training and 10 test images.
 
-    return datasets.from_arrays("toy", *draw(20), *draw(10))
+    Args:
+        classes: Number of classes, >= 1.
+        seed: Draws the means and the noise.
+
+    >>> from clfunc.testing.play import toy_data
+    >>> toy_data().x.shape
+    torch.Size([90, 1, 4, 4])
+    """
+    generator = np.random.default_rng(seed)
+    means = generator.normal(size=(classes, 4, 4))
+
+    def images(labels: np.ndarray) -> np.ndarray:
+        noise = generator.normal(size=(len(labels), 4, 4))
+        return (means[labels] + 0.5 * noise).astype(np.float32)
+
+    train_y = np.repeat(np.arange(classes), 20)
+    train_x = images(train_y)
+    test_y = np.repeat(np.arange(classes), 10)
+    test_x = images(test_y)
+    return datasets.from_arrays("toy", train_x, train_y, test_x, test_y)
 
 
-def toy_stream(keys: Keys | None = None, num_tasks: int = 3, paradigm: str = "til") -> Scenario:
-    """Permutations of `toy_data`: small enough to play through in every test."""
-    return scenarios.permuted(
-        toy_data(), num_tasks, key(0) if keys is None else keys, paradigm=paradigm
-    )
+def toy_stream(
+    keys: Keys | None = None,
+    num_tasks: int = 3,
+    paradigm: str = "til",
+) -> Scenario:
+    """Permutations of `toy_data`, small enough to train on in every test.
+
+    Args:
+        keys: `[2]` or `[runs, 2]`: draws the permutations; `key(0)` if not given.
+        num_tasks: Number of tasks, >= 1.
+        paradigm: `til`, `cil` or `dil`.
+
+    >>> from clfunc.testing import toy_stream
+    >>> toy_stream(paradigm="cil").head().classes
+    9
+    """
+    if keys is None:
+        keys = key(0)
+    return scenarios.permuted(toy_data(), num_tasks, keys, paradigm=paradigm)
 
 
 def play(
     algorithm: Algorithm,
     scenario: Scenario,
     keys: Keys,
-    call: Call = plainly,
+    call: Call = call_directly,
     *,
     epochs: int = 3,
     steps: int = 2,
 ) -> tuple[Params, State]:
-    """Live through every phase of a scenario: begin, `epochs` of `steps` steps, the task's end, predictions.
+    """Train on every phase of a scenario for a few steps, and make every call through a hook.
 
-    An algorithm that can unlearn is asked for the first task in the end; what is returned is from before.
+    The calls of a phase are `begin_task`, then `step` and `end_epoch` for every epoch, `predict`,
+    `end_task` and `predict` again. At the end, an algorithm that can unlearn forgets task 0, which
+    the result of this function does not show.
 
     Args:
-        algorithm: One, or a sweep if `keys` is `[runs, 2]`.
-        scenario: What to train on, 8 examples a step.
-        keys: Of the algorithm and of the order of its examples.
-        call: Makes every call; see `Call`. It must return what the function returns.
-        epochs: Of each phase.
-        steps: Of each epoch.
+        algorithm: An algorithm; a sweep if `keys` is `[runs, 2]`.
+        scenario: The tasks, of which a step takes 8 examples.
+        keys: `[2]` or `[runs, 2]`: for the algorithm, and for the order of its examples.
+        call: `(name, function, *arguments) -> result`: makes each call, and returns the result of
+            the function.
+        epochs: Number of epochs of a phase, >= 1.
+        steps: Number of steps of an epoch, >= 1.
+
+    Returns:
+        Parameters and state after the last task.
+
+    >>> import clfunc as cl
+    >>> from clfunc.testing import play, toy_stream
+    >>> scenario = toy_stream()
+    >>> model = cl.mlp(scenario.inputs, (8,), scenario.head())
+    >>> params, state = play(cl.finetuning(model, cl.sgd(0.1)), scenario, cl.random.key(0))
+    >>> sorted(params)
+    ['head', 'hidden1']
     """
     runs = keys.shape[0] if keys.ndim == 2 else None
     params, state = call("init", algorithm.init, keys)
-    make = over_runs(scenario.batch, runs, (None, 0, 0))
     for phase in range(len(scenario.phases)):
         stream = with_runs(scenario, scenario.train(phase), runs)
-        counts = (torch.full_like(stream.task, n) for n in (steps, epochs))
-        params, state = call(
-            "begin_task", algorithm.begin_task, params, state, Task(stream.task, *counts)
+        task = Task(
+            id=stream.task,
+            steps_per_epoch=torch.full_like(stream.task, steps),
+            epochs=torch.full_like(stream.task, epochs),
         )
+        params, state = call("begin_task", algorithm.begin_task, params, state, task)
         for epoch in range(epochs):
-            for entries in _entries(keys, stream, phase, epoch, steps, runs):
-                batch = make(scenario.data, bare(stream), entries)
+            order = _epoch_keys(keys, phase, epoch)
+            for batch in _batches(scenario, stream, order, steps, runs):
                 params, state, metrics = call("step", algorithm.step, params, state, batch)
-            told = {"loss": metrics["loss"], "accuracy": torch.zeros_like(metrics["loss"])}
-            params, state = call("end_epoch", algorithm.end_epoch, params, state, told)
+            loss = metrics["loss"]
+            validation = {"loss": loss, "accuracy": torch.zeros_like(loss)}
+            params, state = call("end_epoch", algorithm.end_epoch, params, state, validation)
         call("predict", algorithm.predict, params, state, batch.x, stream.task)
         params, state = call("end_task", algorithm.end_task, params, state)
         call("predict", algorithm.predict, params, state, batch.x, stream.task)
     if algorithm.unlearn is not None:
-        first = torch.arange(scenario.num_tasks, device=keys.device) == 0
-        call(
-            "unlearn",
-            algorithm.unlearn,
-            params,
-            state,
-            first if runs is None else first.expand(runs, -1),
-        )
+        forgotten = torch.arange(scenario.num_tasks, device=keys.device) == 0
+        if runs is not None:
+            forgotten = forgotten.expand(runs, -1)
+        call("unlearn", algorithm.unlearn, params, state, forgotten)
     return params, state
 
 
-def _entries(
-    keys: Keys, stream: Stream, phase: int, epoch: int, steps: int, runs: int | None
-) -> Iterator[Tensor]:
-    """Entries of each step of an epoch, `[*runs, 8]`."""
+def _epoch_keys(keys: Keys, phase: int, epoch: int) -> Keys:
+    """The keys that draw the order of an epoch's examples."""
+    runs = keys.shape[0] if keys.ndim == 2 else None
+    return over_runs(lambda one: fold_in(one, 7, phase, epoch), runs)(keys)
+
+
+def _batches(
+    scenario: Scenario,
+    stream: Stream,
+    keys: Keys,
+    steps: int,
+    runs: int | None,
+) -> Iterator[Batch]:
+    """The batches of an epoch: `[*runs, 8]` examples each."""
 
     def draw(key: Key, stream: Stream) -> Tensor:
-        return epoch_entries(fold_in(key, 7, phase, epoch), stream, 8 * steps)
+        return epoch_entries(key, stream, BATCH_SIZE * steps)
 
-    return iter(over_runs(draw, runs)(keys, stream).split(8, -1))
+    make = over_runs(scenario.batch, runs, (None, 0, 0))
+    every_entry = over_runs(draw, runs)(keys, stream)
+    for entries in every_entry.split(BATCH_SIZE, -1):
+        yield make(scenario.data, bare(stream), entries)

@@ -1,26 +1,36 @@
 """Transforms made of transforms: `chain` one after the other, `carry` across tasks."""
 
-from typing import Any
-
 from clfunc.random import split
-from clfunc.types import Context, Key, Params, State, Transform, Updates, keep_state
-
-RESETS = ("reinit", "reset_dormant", "reset_silent")
+from clfunc.settings import declares, of_part
+from clfunc.types import Context, Key, Params, Settings, State, Transform, Updates, keep_state
 
 
 def chain(*transforms: Transform) -> Transform:
-    """Apply each transform to the updates that the one before it made; its state is the tuple of theirs.
+    """Apply each transform to the updates that the one before it made; its state is the tuple of
+    theirs.
 
-    Order matters: what scales gradients stands before the optimiser, a mask that promises freezing after it.
+    Order matters: a transform that scales gradients stands before the optimiser, a mask that
+    promises freezing after it.
+
+    Args:
+        transforms: In order. Without any, updates pass unchanged.
 
     Raises:
-        ValueError: What resets units is not the last of the chain (a later transform would change what it resets).
+        ValueError: A transform that resets units is not the last of the chain. (The next one would
+            change its resets.)
+
+    >>> from clfunc import chain, clip_by_global_norm, sgd
+    >>> tx = chain(clip_by_global_norm(1.0), sgd(0.1))
+    >>> [part["name"] for part in tx.settings["of"]]
+    ['clip_by_global_norm', 'sgd']
     """
-    names = [tx.settings.get("name") for tx in transforms]
-    for name in names[:-1]:
-        if name in RESETS:
+    for tx in transforms[:-1]:
+        name = declares(tx.settings, "place", "last")
+        if name is not None:
+            names = [part.settings.get("name") for part in transforms]
             raise ValueError(
-                f"{name} must come last in a chain, given {names}: wrap the optimiser, {name}(model, chain(...))"
+                f"{name} must come last in a chain, given {names}:"
+                f" wrap the optimiser, {name}(model, chain(...))"
             )
 
     def init(key: Key, params: Params) -> State:
@@ -42,18 +52,47 @@ def chain(*transforms: Transform) -> Transform:
     def per_element() -> Transform:
         return chain(*[by_element(tx) for tx in transforms])
 
-    settings: dict[str, Any] = {"name": "chain", "of": [tx.settings for tx in transforms]}
-    return Transform(init, update, begin_task, settings, per_element)
+    def follows(state: State) -> State:
+        return tuple(tx.follows(part) for tx, part in zip(transforms, state, strict=True))
+
+    settings: Settings = {
+        "name": "chain",
+        "of": [of_part(tx, tx.update) for tx in transforms],
+    }
+    return Transform(
+        init=init,
+        update=update,
+        begin_task=begin_task,
+        settings=settings,
+        per_element=per_element,
+        follows=follows,
+    )
 
 
 def carry(tx: Transform) -> Transform:
-    """`tx` with its memory kept across tasks, where an optimiser by itself restarts at each."""
-    settings = {"name": "carry", "tx": tx.settings}
+    """`tx` with its state kept across tasks, where an optimiser by itself restarts at each task.
+
+    Args:
+        tx: Any transform.
+
+    >>> from clfunc import adam, carry
+    >>> carry(adam()).settings["tx"]["name"]
+    'adam'
+    """
+
+    def per_element() -> Transform:
+        return carry(by_element(tx))
+
     return tx._replace(
-        begin_task=keep_state, settings=settings, per_element=lambda: carry(by_element(tx))
+        begin_task=keep_state,
+        settings={"name": "carry", "tx": of_part(tx, tx.update)},
+        per_element=per_element,
     )
 
 
 def by_element(tx: Transform) -> Transform:
-    """`tx` with every count kept element by element; `tx` itself where it counts nothing that matters to one element."""
+    """`tx` with every count kept element by element.
+
+    `tx` itself where it counts nothing that matters to one element.
+    """
     return tx if tx.per_element is None else tx.per_element()

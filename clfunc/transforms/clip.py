@@ -1,15 +1,25 @@
 """Bounds on updates: by their norm taken together, or value by value."""
 
 import torch
+from torch import Tensor
 
 from clfunc import tree
-from clfunc.types import Context, Key, Number, Params, Scalar, Transform, Updates, scalar
+from clfunc.types import Context, Key, Number, Params, Scalar, Settings, Transform, Updates, scalar
 
 
 def clip_by_global_norm(max_norm: Number) -> Transform:
-    """Scale updates so that their norm, over all parameters, is at most `max_norm` (>= 0).
+    """Scale updates so that their norm, over all parameters, is at most `max_norm`.
 
     As `torch.nn.utils.clip_grad_norm_`: updates * min(1, max_norm / (norm + 1e-6)).
+
+    Args:
+        max_norm: The largest norm, >= 0.
+
+    Raises:
+        ValueError: A negative norm.
+
+    >>> from clfunc import chain, clip_by_global_norm, sgd
+    >>> tx = chain(clip_by_global_norm(1.0), sgd(0.1))
     """
     bound = scalar(max_norm, "max_norm", 0)
 
@@ -19,14 +29,29 @@ def clip_by_global_norm(max_norm: Number) -> Transform:
     def update(
         updates: Updates, state: Scalar, params: Params, context: Context
     ) -> tuple[Updates, Scalar]:
-        factor = torch.clamp(state / (tree.global_norm(updates) + 1e-6), max=1.0)
+        norm = tree.global_norm(updates)
+        factor = torch.clamp(state / (norm + 1e-6), max=1.0)
         return tree.scale(updates, factor), state
 
-    return Transform(init, update, settings={"name": "clip_by_global_norm", "max_norm": bound})
+    settings: Settings = {
+        "name": "clip_by_global_norm",
+        "max_norm": bound,
+    }
+    return Transform(init=init, update=update, settings=settings)
 
 
 def clip_by_value(max_value: Number) -> Transform:
-    """Clamp every entry of the updates to [-max_value, max_value] (>= 0), as `clip_grad_value_`."""
+    """Clamp every entry of the updates to [-max_value, max_value], as `clip_grad_value_`.
+
+    Args:
+        max_value: The largest absolute value, >= 0.
+
+    Raises:
+        ValueError: A negative value.
+
+    >>> from clfunc import chain, clip_by_value, sgd
+    >>> tx = chain(clip_by_value(0.5), sgd(0.1))
+    """
     bound = scalar(max_value, "max_value", 0)
 
     def init(key: Key, params: Params) -> Scalar:
@@ -35,10 +60,14 @@ def clip_by_value(max_value: Number) -> Transform:
     def update(
         updates: Updates, state: Scalar, params: Params, context: Context
     ) -> tuple[Updates, Scalar]:
-        def clamp(u: torch.Tensor) -> torch.Tensor:
+        def clamp(u: Tensor) -> Tensor:
             limit = state.to(u.dtype)
             return torch.minimum(torch.maximum(u, -limit), limit)
 
         return tree.map(clamp, updates), state
 
-    return Transform(init, update, settings={"name": "clip_by_value", "max_value": bound})
+    settings: Settings = {
+        "name": "clip_by_value",
+        "max_value": bound,
+    }
+    return Transform(init=init, update=update, settings=settings)

@@ -1,30 +1,35 @@
-"""Continual backpropagation [1, 2] as a transform: now and then the least useful mature unit of each layer starts afresh.
+"""Continual backpropagation [1, 2] as a transform: now and then the least useful mature unit of
+each layer starts afresh.
 
-After each step of the inner optimiser, for each group of units, with h the features that the gradient was taken with and W
-the weights after the step:
+After each step of the inner optimiser, for each group of units, with h the features that the
+gradient was taken with and W the weights after the step:
 
     age    <- age + 1
     mean   <- decay mean + (1 - decay) h,   utility <- decay utility + (1 - decay) y(h, mean / (1 - decay^age), W)
     budget <- budget + rate * #{age > threshold};   k = floor(budget);   budget <- budget - k
     reset the k mature units of the lowest utility / (1 - decay^age), of equals the first
 
-A reset unit's incoming weights are drawn as at the start; its bias, outgoing weights, age, utility and mean are 0; and the
-inner optimiser forgets it: whatever in its state is shaped like the parameters is cleared there, and Adam counts its steps
-for each weight. Choices are made in all groups first, from the same weights. See `clfunc.units.utility` for y, `clfunc.units.resets` for
+A reset unit's incoming weights are drawn as at the start; its bias, outgoing weights, age, utility
+and mean are 0; and the inner optimiser forgets it: whatever in its state is shaped like the
+parameters is cleared there, and Adam counts its steps for each weight. Choices are made in all
+groups first, from the same weights. See `clfunc.units.utility` for y, `clfunc.units.resets` for
 resets.
 
-Paper: rho -> replacement_rate, m -> maturity_threshold, eta -> utility_decay_rate, c -> budget. Departs from [2]'s code: true
-Adam rather than its AdamGnT (whose step has no bias corrections); momentum is cleared with the other memory, where [2]
-leaves it to move a zeroed weight; equal utilities go by index. Examples of weight 0 count as any in the means over a batch.
+Paper: rho -> replacement_rate, m -> maturity_threshold, eta -> utility_decay_rate, c -> budget.
+Departs from [2]'s code: true Adam rather than its AdamGnT (whose step has no bias corrections);
+momentum is cleared with the other memory, where [2] leaves it to move a zeroed weight; equal
+utilities go by index. Examples of weight 0 count as any in the means over a batch.
 
-Only weights in `params` are reset. Where each task has its own head, a reset unit's column is zeroed in the working head; the
-parked heads keep theirs, so what earlier tasks read from that unit changes. Units that `context.used` marks are never reset.
+Only weights in `params` are reset. Where each task has its own head, a reset unit's column is
+zeroed in the working head; the parked heads keep theirs, so what earlier tasks read from that unit
+changes. Units that `context.used` marks are never reset.
 
 [1] Dohare et al. 2024, doi:10.1038/s41586-024-07711-7   [2] its code, shibhansh/loss-of-plasticity
 [3] Dohare et al. 2023, arXiv:2306.13812
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -33,6 +38,7 @@ from torch import Tensor
 
 from clfunc import tree
 from clfunc.random import fold_in
+from clfunc.settings import of_part
 from clfunc.transforms.chain import by_element
 from clfunc.types import (
     Context,
@@ -45,6 +51,7 @@ from clfunc.types import (
     Transform,
     Updates,
     choice,
+    follows_nothing,
     scalar,
 )
 from clfunc.units import resets
@@ -108,31 +115,39 @@ def reinit(
     Args:
         model: Whose units.
         inner: Any transform; its memory of the units that are reset is cleared.
-        replacement_rate: Share of the mature units of a layer reset at each step, in [0, 1]; 0 resets none.
+        replacement_rate: Share of the mature units of a layer reset at each step, in [0, 1]; 0
+            resets none.
         maturity_threshold: A unit of this age, in steps, or younger is not reset, >= 0.
         utility_decay_rate: Of the running means, in [0, 1).
-        utility: weight, contribution, zero_contribution, adaptation, adaptable_contribution, feature_by_input, or random.
-        accumulate: Save up fractions of a unit; if False, less than one unit is one with that probability, and more than one
-            is rounded down.
-        bias_transfer: Add `mean * outgoing weight` of a reset unit to its consumers' biases, as [3] and not [1].
-        estimate: How running means are read: debiased ([2]), plain ([1], not divided by `1 - decay^age`), or lagged ([3],
-            debiased, but as they were before this step).
-        budget: `eligible` units times the rate ([2], MLP); the `total` times the rate, once any is eligible ([2],
-            convolutions); or `one` unit at most at each step, when more than one is due ([1]; where more than one falls due
-            at every step, the budget grows without end).
-        slots: Most resets at one step in a layer, a static number that members of a sweep share; what it puts off stays in the
-            budget. By default all that can fall due, which is 1 at published rates; needed where the rate is a tensor.
+        utility: weight, contribution, zero_contribution, adaptation, adaptable_contribution,
+            feature_by_input, or random.
+        accumulate: Save up fractions of a unit; if False, less than one unit is one with that
+            probability, and more than one is rounded down.
+        bias_transfer: Add `mean * outgoing weight` of a reset unit to its consumers' biases, as [3]
+            and not [1].
+        estimate: How running means are read: debiased ([2]), plain ([1], not divided by `1 -
+            decay^age`), or lagged ([3], debiased, but as they were before this step).
+        budget: `eligible` units times the rate ([2], MLP); the `total` times the rate, once any is
+            eligible ([2], convolutions); or `one` unit at most at each step, when more than one is
+            due ([1]; where more than one falls due at every step, the budget grows without end).
+        slots: Most resets at one step in a layer, a static number that members of a sweep share;
+            what it puts off stays in the budget. By default all that can fall due, which is 1 at
+            published rates; needed where the rate is a tensor.
 
     Raises:
-        ValueError: A number out of its range, a word that is not listed, `slots` missing, or `accumulate=False` beside `one`;
-            at init, a bias that `bias_transfer` needs and there is not.
+        ValueError: A number out of its range, a word that is not listed, `slots` missing, or
+            `accumulate=False` beside `one`; at init, a bias that `bias_transfer` needs and there is
+            not.
+
+    >>> from clfunc import mlp, reinit, sgd, til
+    >>> model = mlp(64, (16,), til(5, classes=10))
+    >>> tx = reinit(model, sgd(0.1), replacement_rate=1e-3)
     """
     rate = scalar(replacement_rate, "replacement_rate", 0, 1)
     threshold = scalar(maturity_threshold, "maturity_threshold", 0)
     decay = scalar(utility_decay_rate, "utility_decay_rate", 0, 1, below=True)
-    rule = Rule(
-        utility, estimate, budget, accumulate, bias_transfer, _most(model, replacement_rate, slots)
-    )
+    most = _most(model, replacement_rate, slots)
+    rule = Rule(utility, estimate, budget, accumulate, bias_transfer, most)
     _check(rule, model)
     inner = by_element(inner)
 
@@ -140,64 +155,107 @@ def reinit(
         _check_biases(rule, model, params)
         like = tree.leaves(params)[0]
         units = {group: newborn(n, like) for group, n in model.units.items()}
-        own, step = fold_in(key, 0), torch.zeros((), dtype=torch.int64, device=key.device)
-        return ReinitState(inner.init(key, params), own, step, rate, threshold, decay, units)
-
-    def update(
-        updates: Updates, state: ReinitState, params: Params, context: Context
-    ) -> tuple[Updates, ReinitState]:
-        updates, memory = inner.update(updates, state.inner, params, context)
-        moved = tree.add(params, updates)
-
-        drawn = draw(rule, model, state, params)
-        units, choices, means = {}, {}, {}
-        for group in model.units:  # all choices before all resets
-            known, score, means[group] = measure(rule, model, group, state, moved, context, drawn)
-            units[group], choices[group] = choose(rule, group, state, known, score, context, drawn)
-
-        transfer = means if bias_transfer else None
-        updates, memory = resets.rewrite(model, params, updates, memory, choices, drawn, transfer)
-
-        return updates, state._replace(inner=memory, step=state.step + 1, units=units)
+        return ReinitState(
+            inner=inner.init(key, params),
+            key=fold_in(key, 0),
+            step=torch.zeros((), dtype=torch.int64, device=key.device),
+            replacement_rate=rate,
+            maturity_threshold=threshold,
+            utility_decay_rate=decay,
+            units=units,
+        )
 
     def begin_task(state: ReinitState, params: Params) -> ReinitState:
         return state._replace(inner=inner.begin_task(state.inner, params))
 
+    def follows(state: ReinitState) -> ReinitState:
+        return follows_nothing(state)._replace(inner=inner.follows(state.inner))
+
     settings = {
         "name": "reinit",
-        "inner": inner.settings,
+        "place": "last",
+        "model": of_part(model, model.apply),
+        "inner": of_part(inner, inner.update),
         "replacement_rate": rate,
         "maturity_threshold": threshold,
+        "utility_decay_rate": decay,
+        **rule._asdict(),
     }
-    settings |= {"utility_decay_rate": decay} | rule._asdict()
-    return Transform(init, update, begin_task, settings)
+    return Transform(
+        init=init,
+        update=_update(rule, model, inner),
+        begin_task=begin_task,
+        settings=settings,
+        follows=follows,
+    )
 
 
-def told(state: ReinitState) -> dict[str, Tensor]:
+def _update(
+    rule: Rule, model: Model, inner: Transform
+) -> Callable[[Updates, ReinitState, Params, Context], tuple[Updates, ReinitState]]:
+    """The `update` of `reinit`."""
+
+    def update(
+        updates: Updates, state: ReinitState, params: Params, context: Context
+    ) -> tuple[Updates, ReinitState]:
+        updates, new = inner.update(updates, state.inner, params, context)
+        moved = tree.add(params, updates)
+
+        drawn = draw(rule, model, state, params)
+        # all choices before all resets
+        units, choices, means = _choices(rule, model, state, moved, context, drawn)
+        transfer = means if rule.bias_transfer else None
+        updates, new = resets.rewrite(model, params, updates, inner, new, choices, drawn, transfer)
+
+        return updates, state._replace(inner=new, step=state.step + 1, units=units)
+
+    return update
+
+
+def _choices(
+    rule: Rule,
+    model: Model,
+    state: ReinitState,
+    weights: Params,
+    context: Context,
+    drawn: dict[str, Tensor],
+) -> tuple[dict[str, Units], dict[str, Choice], dict[str, Tensor]]:
+    """Every group after one more batch, its units to reset, and their mean features."""
+    units, choices, means = {}, {}, {}
+    for group in model.units:
+        known, score, means[group] = measure(rule, model, group, state, weights, context, drawn)
+        units[group], choices[group] = choose(rule, group, state, known, score, context, drawn)
+    return units, choices, means
+
+
+def measures(state: ReinitState) -> dict[str, Tensor]:
     """Ages, utilities and the number of resets so far, by group, for a probe."""
-    fields = ("age", "utility", "replaced")
-    return {
-        f"{field}.{group}": getattr(units, field)
-        for group, units in state.units.items()
-        for field in fields
-    }
+    found = {}
+    for group, units in state.units.items():
+        found[f"age.{group}"] = units.age
+        found[f"utility.{group}"] = units.utility
+        found[f"replaced.{group}"] = units.replaced
+    return found
 
 
 def newborn(n: int, like: Tensor) -> Units:
     """`n` units that have not lived, in the dtype of the parameters."""
-    zeros, none = like.new_zeros(n), torch.zeros((), dtype=torch.int64, device=like.device)
+    zeros = like.new_zeros(n)
+    none = torch.zeros((), dtype=torch.int64, device=like.device)
     return Units(
-        zeros.to(torch.int64),
-        zeros,
-        zeros.clone(),
-        zeros.to(torch.float64),
-        none.to(torch.float64),
-        none,
+        age=zeros.to(torch.int64),
+        utility=zeros,
+        mean=zeros.clone(),
+        seen=zeros.to(torch.float64),
+        budget=none.to(torch.float64),
+        replaced=none,
     )
 
 
 def draw(rule: Rule, model: Model, state: ReinitState, params: Params) -> dict[str, Tensor]:
-    """The random numbers of one step, in [0, 1): rows for the weights, and what else the rule asks for."""
+    """The random numbers of one step, in [0, 1): rows for the weights, and what else the rule asks
+    for.
+    """
     shapes: dict[str, tuple[int, ...]] = resets.row_shapes(model, params, rule.slots)
     if rule.utility == "random":
         shapes |= {f"utility {group}": (n,) for group, n in model.units.items()}
@@ -215,11 +273,16 @@ def measure(
     context: Context,
     drawn: dict[str, Tensor],
 ) -> tuple[Units, Tensor, Tensor]:
-    """A group after one more batch, the score that its units are chosen by, and their mean feature as it is read."""
-    old, eta, lagged = state.units[group], state.utility_decay_rate, rule.estimate == "lagged"
+    """A group after one more batch, the score that its units are chosen by, and their mean feature
+    as it is read.
+    """
+    old = state.units[group]
+    eta = state.utility_decay_rate
+    lagged = rule.estimate == "lagged"
     feature = context.features[group]
     feature = feature.reshape(*feature.shape[:2], -1)  # [batch, units, positions]
-    age, seen = old.age + 1, eta * old.seen + (1 - eta)
+    age = old.age + 1
+    seen = eta * old.seen + (1 - eta)
     share = 1.0 if rule.estimate == "plain" else seen.to(feature.dtype)
 
     mean = eta * old.mean + (1 - eta) * feature.mean((0, 2))
@@ -253,15 +316,20 @@ def choose(
         drawn.get(f"chance {group}"),
     )
     choice = resets.lowest(torch.where(eligible, score, torch.inf), rule.slots[group], count)
-    choice = choice._replace(
-        reset=choice.reset & eligible
-    )  # a score may be infinite too, or not a number
+    # a score may be infinite too, or not a number
+    choice = choice._replace(reset=choice.reset & eligible)
 
-    gone = {
-        name: torch.where(choice.reset, 0, getattr(units, name))
-        for name in ("age", "utility", "mean", "seen")
-    }
-    return units._replace(**gone, replaced=units.replaced + choice.reset.sum()), choice
+    def cleared(values: Tensor) -> Tensor:
+        return torch.where(choice.reset, 0, values)
+
+    units = units._replace(
+        age=cleared(units.age),
+        utility=cleared(units.utility),
+        mean=cleared(units.mean),
+        seen=cleared(units.seen),
+        replaced=units.replaced + choice.reset.sum(),
+    )
+    return units, choice
 
 
 def due(

@@ -1,20 +1,23 @@
 """ReDo [1] as a transform: from time to time every dormant unit starts afresh.
 
-At step t (from 0) of the inner optimiser, if t > 0 and t is a multiple of `period`, in each group of units, with h the
-features that the gradient was taken with:
+At step t (from 0) of the inner optimiser, if t > 0 and t is a multiple of `period`, in each group
+of units, with h the features that the gradient was taken with:
 
     score_i = mean |h_i| / (mean_k mean |h_k| + 1e-9);   reset every unit with score_i <= threshold
 
-where the mean of a unit goes over examples and positions, and that over k over the units of its group. A reset unit's
-incoming weights are drawn anew, its bias and its outgoing weights are 0 (see `clfunc.units.resets`), and whatever in the inner
-optimiser's state is shaped like the parameters is cleared there. As in [2] Adam's count of steps is kept: a cleared weight's
-first steps are up to (1 - beta1) / sqrt(1 - beta2) times lr, about 3 by default.
+where the mean of a unit goes over examples and positions, and that over k over the units of its
+group. A reset unit's incoming weights are drawn anew, its bias and its outgoing weights are 0 (see
+`clfunc.units.resets`), and whatever in the inner optimiser's state is shaped like the parameters is
+cleared there. As in [2] Adam's count of steps is kept: a cleared weight's first steps are up to (1
+- beta1) / sqrt(1 - beta2) times lr, about 3 by default.
 
-Paper: tau -> threshold. Departs from [2]: incoming weights are drawn as the model was, U(-1/sqrt(fan_in), 1/sqrt(fan_in)), not
-Xavier's, and the score is of the training batch, not of another, larger one. Examples of weight 0 count as any.
+Paper: tau -> threshold. Departs from [2]: incoming weights are drawn as the model was,
+U(-1/sqrt(fan_in), 1/sqrt(fan_in)), not Xavier's, and the score is of the training batch, not of
+another, larger one. Examples of weight 0 count as any.
 
-All units may be dormant at once, so every step draws a number for each weight that feeds a unit, although few are used. Only
-weights in `params` are reset: parked heads keep their columns. Units that `context.used` marks are never reset.
+All units may be dormant at once, so every step draws a number for each weight that feeds a unit,
+although few are used. Only weights in `params` are reset: parked heads keep their columns. Units
+that `context.used` marks are never reset.
 
 [1] Sokar et al. 2023, arXiv:2302.12902   [2] its code, google/dopamine
 """
@@ -27,6 +30,7 @@ from torch import Tensor
 
 from clfunc import tree
 from clfunc.random import fold_in
+from clfunc.settings import of_part
 from clfunc.types import (
     Context,
     Key,
@@ -37,6 +41,7 @@ from clfunc.types import (
     State,
     Transform,
     Updates,
+    follows_nothing,
     scalar,
 )
 from clfunc.units import resets
@@ -62,11 +67,15 @@ def reset_dormant(
         model: Whose units.
         inner: Any transform; its memory of the units that are reset is cleared.
         period: Steps between resets, a whole number >= 1; 1000 is the paper's.
-        threshold: Score of a unit, 1 being its layer's mean, up to which it is dormant; 0 resets units that are dead on the
-            batch, below 0 none; 0.025 is the paper's.
+        threshold: Score of a unit, 1 being its layer's mean, up to which it is dormant; 0 resets
+            units that are dead on the batch, below 0 none; 0.025 is the paper's.
 
     Raises:
         ValueError: A number out of its range, or a group of units without wires.
+
+    >>> from clfunc import mlp, reset_dormant, sgd, til
+    >>> model = mlp(64, (16,), til(5, classes=10))
+    >>> tx = reset_dormant(model, sgd(0.1), period=500)
     """
     every, tau = scalar(period, "period", 1), scalar(threshold, "threshold")
     resets.check_wires(model, "reset_dormant")
@@ -81,7 +90,7 @@ def reset_dormant(
     def update(
         updates: Updates, state: ResetDormantState, params: Params, context: Context
     ) -> tuple[Updates, State]:
-        updates, memory = inner.update(updates, state.inner, params, context)
+        updates, new = inner.update(updates, state.inner, params, context)
 
         due = (state.step > 0) & (state.step % state.period == 0)
         gone = {
@@ -93,16 +102,32 @@ def reset_dormant(
         choices = {group: resets.marked(reset) for group, reset in gone.items()}
         shapes = resets.row_shapes(model, params, model.units)
         rows = resets.noise(state.key, state.step, shapes, tree.leaves(params)[0].dtype)
-        updates, memory = resets.rewrite(model, params, updates, memory, choices, rows)
+        updates, new = resets.rewrite(model, params, updates, inner, new, choices, rows)
 
         replaced = {group: state.replaced[group] + reset.sum() for group, reset in gone.items()}
-        return updates, state._replace(inner=memory, step=state.step + 1, replaced=replaced)
+        return updates, state._replace(inner=new, step=state.step + 1, replaced=replaced)
 
     def begin_task(state: ResetDormantState, params: Params) -> ResetDormantState:
         return state._replace(inner=inner.begin_task(state.inner, params))
 
-    settings = {"name": "reset_dormant", "inner": inner.settings, "period": every, "threshold": tau}
-    return Transform(init, update, begin_task, settings)
+    def follows(state: ResetDormantState) -> ResetDormantState:
+        return follows_nothing(state)._replace(inner=inner.follows(state.inner))
+
+    settings = {
+        "name": "reset_dormant",
+        "place": "last",
+        "model": of_part(model, model.apply),
+        "inner": of_part(inner, inner.update),
+        "period": every,
+        "threshold": tau,
+    }
+    return Transform(
+        init=init,
+        update=update,
+        begin_task=begin_task,
+        settings=settings,
+        follows=follows,
+    )
 
 
 def score(feature: Float[Tensor, "batch units *spatial"]) -> Float[Tensor, " units"]:

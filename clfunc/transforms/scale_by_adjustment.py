@@ -2,14 +2,17 @@
 
     push[w] = gradient[w] * rate[w];   updates[w] = inner(push)[w] * rate[w]        (each rate applied once, see below)
 
-The rate of a weight comes from the masks of the two units it joins (`clfunc.hard_attention.rates`), which an algorithm passes in
-`context.used`, `.claims` and `.gates`. What a task has for itself (a head, a norm), and what feeds no unit, has rate 1.
+The rate of a weight comes from the masks of the two units it joins (`clfunc.hard_attention.rates`),
+which an algorithm passes in `context.used`, `.claims` and `.gates`. What a task has for itself (a
+head, a norm), and what feeds no unit, has rate 1.
 
-A gradient scaled down moves an adaptive optimiser as far as before (Adam divides the scale out again), and a gradient of 0
-stops neither momentum nor weight decay. So, by default, rates act on what moves, and weights with rate 0 are frozen in both
-places; `scale_at="gradients"` and `freeze="gradients"` are what the papers write.
+A gradient scaled down moves an adaptive optimiser as far as before (Adam divides the scale out
+again), and a gradient of 0 stops neither momentum nor weight decay. So, by default, rates act on
+what moves, and weights with rate 0 are frozen in both places; `scale_at="gradients"` and
+`freeze="gradients"` are what the papers write.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -18,6 +21,7 @@ from torch import Tensor
 from clfunc import tree
 from clfunc.hard_attention import rates as adjustment
 from clfunc.random import split
+from clfunc.settings import of_part
 from clfunc.types import (
     Context,
     Key,
@@ -30,6 +34,7 @@ from clfunc.types import (
     Transform,
     Updates,
     choice,
+    follows_nothing,
     scalar,
 )
 
@@ -60,7 +65,8 @@ def scale_by_adjustment(
     Args:
         model: Its wires say which units a weight joins.
         inner: The optimiser, whose gradient and updates are adjusted.
-        mode: `hat`, `hat_random`, `hat_const_alpha`, `hat_const_1` or `adahat`: see `clfunc.hard_attention.rates`.
+        mode: `hat`, `hat_random`, `hat_const_alpha`, `hat_const_1` or `adahat`: see
+            `clfunc.hard_attention.rates`.
         alpha: The rate of `hat_const_alpha`, in [0, 1]; the strength of `adahat`, above 0.
         epsilon: Of `adahat`, above 0.
         no_reg: `adahat` without its layers' sparsity.
@@ -69,16 +75,12 @@ def scale_by_adjustment(
 
     Raises:
         ValueError: An unknown mode or place, a number out of range, an alpha missing.
+
+    >>> from clfunc import mlp, scale_by_adjustment, sgd, til
+    >>> model = mlp(64, (16,), til(5, classes=10))
+    >>> tx = scale_by_adjustment(model, sgd(0.1), "adahat", alpha=1e-6)
     """
-    choice(mode, "adjustment_mode", adjustment.MODES)
-    choice(freeze, "freeze", PLACES)
-    choice(scale_at, "scale_at", PLACES)
-    if mode in ("hat_const_alpha", "adahat") and alpha is None:
-        raise ValueError(f"adjustment_mode={mode!r} needs alpha, given none: 1e-6 is AdaHAT's own")
-    if mode in ("hat", "hat_random", "hat_const_1") and alpha is not None:
-        raise ValueError(
-            f"adjustment_mode={mode!r} has no alpha, given {alpha}: leave it out, or use adahat"
-        )
+    _check(mode, alpha, freeze, scale_at)
     high = 1.0 if mode == "hat_const_alpha" else float("inf")
     strength = () if alpha is None else scalar(alpha, "alpha", 0, high, above=mode == "adahat")
     tiny = scalar(epsilon, "epsilon", 0, above=True)
@@ -86,7 +88,44 @@ def scale_by_adjustment(
     def init(key: Key, params: Params) -> AdjustmentState:
         start, draw = split(key)
         capacity = torch.ones((), dtype=tree.leaves(params)[0].dtype, device=key.device)
-        return AdjustmentState(inner.init(start, params), draw, strength, tiny, capacity)
+        return AdjustmentState(
+            inner=inner.init(start, params),
+            key=draw,
+            alpha=strength,
+            epsilon=tiny,
+            capacity=capacity,
+        )
+
+    def begin_task(state: AdjustmentState, params: Params) -> AdjustmentState:
+        return state._replace(inner=inner.begin_task(state.inner, params))
+
+    def follows(state: AdjustmentState) -> AdjustmentState:
+        return follows_nothing(state)._replace(inner=inner.follows(state.inner))
+
+    settings: Settings = {
+        "name": "scale_by_adjustment",
+        "model": of_part(model, model.apply),
+        "tx": of_part(inner, inner.update),
+        "adjustment_mode": mode,
+        "epsilon": tiny,
+        "alpha": None if alpha is None else strength,
+        "no_reg": no_reg,
+        "freeze": freeze,
+        "scale_at": scale_at,
+    }
+    return Transform(
+        init=init,
+        update=_update(model, inner, mode, no_reg, freeze, scale_at),
+        begin_task=begin_task,
+        settings=settings,
+        follows=follows,
+    )
+
+
+def _update(
+    model: Model, inner: Transform, mode: str, no_reg: bool, freeze: str, scale_at: str
+) -> Callable[[Updates, AdjustmentState, Params, Context], tuple[Updates, State]]:
+    """The `update` of `scale_by_adjustment`."""
 
     def update(
         updates: Updates, state: AdjustmentState, params: Params, context: Context
@@ -104,22 +143,28 @@ def scale_by_adjustment(
             inner=new, key=key, capacity=adjustment.capacity(rates, params)
         )
 
-    def begin_task(state: AdjustmentState, params: Params) -> AdjustmentState:
-        return state._replace(inner=inner.begin_task(state.inner, params))
+    return update
 
-    settings: Settings = {
-        "name": "scale_by_adjustment",
-        "tx": inner.settings,
-        "adjustment_mode": mode,
-        "epsilon": tiny,
-    }
-    settings |= {"alpha": None if alpha is None else strength}
-    settings |= {"no_reg": no_reg, "freeze": freeze, "scale_at": scale_at}
-    return Transform(init, update, begin_task, settings)
+
+def _check(mode: str, alpha: Number | None, freeze: str, scale_at: str) -> None:
+    """Raise ValueError for words that are not listed, and for an alpha that is missing or that
+    means nothing.
+    """
+    choice(mode, "adjustment_mode", adjustment.MODES)
+    choice(freeze, "freeze", PLACES)
+    choice(scale_at, "scale_at", PLACES)
+    if mode in ("hat_const_alpha", "adahat") and alpha is None:
+        raise ValueError(f"adjustment_mode={mode!r} needs alpha, given none: 1e-6 is AdaHAT's own")
+    if mode in ("hat", "hat_random", "hat_const_1") and alpha is not None:
+        raise ValueError(
+            f"adjustment_mode={mode!r} has no alpha, given {alpha}: leave it out, or use adahat"
+        )
 
 
 def _scaled(updates: Updates, rates: dict[str, Tensor], *, stop: bool, scale: bool) -> Updates:
-    """Updates times their rates, where those lie between 0 and 1 (`scale`) and where they are 0 (`stop`)."""
+    """Updates times their rates, where those lie between 0 and 1 (`scale`) and where they are 0
+    (`stop`).
+    """
 
     def one(name: str, u: Tensor) -> Tensor:
         if name not in rates or not (stop or scale):

@@ -1,12 +1,15 @@
-"""Learning-rate schedules: transforms that scale the updates of the optimiser before them by a factor of the step.
+"""Learning-rate schedules: transforms that scale the updates of the optimiser before them by a
+factor of the step.
 
     chain(sgd(0.1), schedules.cosine(steps=1000))
 
-Because an optimiser's rate multiplies its whole update, this is the same as scheduling `lr`. Steps count from 0 within a
-task; `carry` counts through. The names and formulas are those of `torch.optim.lr_scheduler`, stepped once a batch.
+Because an optimiser's rate multiplies its whole update, this is the same as scheduling `lr`. Steps
+count from 0 within a task; `carry` counts through. The names and formulas are those of
+`torch.optim.lr_scheduler`, stepped once a batch.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -20,11 +23,12 @@ class ScheduleState(NamedTuple):
     numbers: State
 
 
-def _schedule(name: str, factor, numbers: dict[str, Scalar]) -> Transform:
-    """Scale updates by `factor(count, numbers)`."""
+def _schedule(name: str, factor: Callable[..., Scalar], numbers: dict[str, Scalar]) -> Transform:
+    """Scale updates by `factor(step, **numbers)`."""
 
     def init(key: Key, params: Params) -> ScheduleState:
-        return ScheduleState(torch.zeros((), dtype=torch.float64, device=key.device), dict(numbers))
+        step = torch.zeros((), dtype=torch.float64, device=key.device)
+        return ScheduleState(step=step, numbers=dict(numbers))
 
     def update(
         updates: Updates, state: ScheduleState, params: Params, context: Context
@@ -35,40 +39,82 @@ def _schedule(name: str, factor, numbers: dict[str, Scalar]) -> Transform:
     def begin_task(state: ScheduleState, params: Params) -> ScheduleState:
         return state._replace(step=torch.zeros_like(state.step))
 
-    return Transform(init, update, begin_task, {"name": name} | numbers)
+    return Transform(
+        init=init,
+        update=update,
+        begin_task=begin_task,
+        settings={"name": name} | numbers,
+    )
 
 
 def constant(factor: Number, steps: Number) -> Transform:
-    """`factor` (>= 0) during the first `steps` steps, 1 from then on (ConstantLR: a plain warm-up)."""
+    """`factor` during the first `steps` steps, 1 from then on (ConstantLR: a plain warm-up).
+
+    Args:
+        factor: >= 0; 1 changes nothing.
+        steps: Number of steps, >= 0.
+
+    Raises:
+        ValueError: A number out of its range.
+
+    >>> from clfunc import chain, schedules, sgd
+    >>> tx = chain(sgd(0.1), schedules.constant(factor=0.1, steps=100))
+    """
 
     def value(count: Scalar, factor: Scalar, steps: Scalar) -> Scalar:
         return torch.where(count < steps, factor, 1.0)
 
-    return _schedule(
-        "constant",
-        value,
-        {"factor": scalar(factor, "factor", 0), "steps": scalar(steps, "steps", 0)},
-    )
+    numbers = {
+        "factor": scalar(factor, "factor", 0),
+        "steps": scalar(steps, "steps", 0),
+    }
+    return _schedule("constant", value, numbers)
 
 
 def step(every: Number, factor: Number = 0.1) -> Transform:
-    """`factor ** (count // every)` (StepLR): `factor` >= 0, `every` >= 1 steps."""
+    """`factor ** (count // every)` (StepLR).
+
+    Args:
+        every: Number of steps, >= 1.
+        factor: >= 0; 1 changes nothing.
+
+    Raises:
+        ValueError: A number out of its range.
+
+    >>> from clfunc import chain, schedules, sgd
+    >>> tx = chain(sgd(0.1), schedules.step(every=1000))
+    """
 
     def value(count: Scalar, every: Scalar, factor: Scalar) -> Scalar:
         return factor ** torch.floor(count / every)
 
-    return _schedule(
-        "step", value, {"every": scalar(every, "every", 1), "factor": scalar(factor, "factor", 0)}
-    )
+    numbers = {
+        "every": scalar(every, "every", 1),
+        "factor": scalar(factor, "factor", 0),
+    }
+    return _schedule("step", value, numbers)
 
 
 def cosine(steps: Number, floor: Number = 0.0) -> Transform:
-    """Half a cosine from 1 to `floor` (in [0, 1], a share of lr) over `steps` >= 1 steps, `floor` after (CosineAnnealingLR)."""
+    """Half a cosine from 1 to `floor` over `steps` steps, `floor` after them (CosineAnnealingLR).
+
+    Args:
+        steps: Number of steps, >= 1.
+        floor: Share of lr that is left, in [0, 1]; 1 changes nothing.
+
+    Raises:
+        ValueError: A number out of its range.
+
+    >>> from clfunc import chain, schedules, sgd
+    >>> tx = chain(sgd(0.1), schedules.cosine(steps=1000))
+    """
 
     def value(count: Scalar, steps: Scalar, floor: Scalar) -> Scalar:
         share = torch.clamp(count / steps, max=1.0)
         return floor + (1 - floor) * (1 + torch.cos(math.pi * share)) / 2
 
-    return _schedule(
-        "cosine", value, {"steps": scalar(steps, "steps", 1), "floor": scalar(floor, "floor", 0, 1)}
-    )
+    numbers = {
+        "steps": scalar(steps, "steps", 1),
+        "floor": scalar(floor, "floor", 0, 1),
+    }
+    return _schedule("cosine", value, numbers)

@@ -10,7 +10,18 @@ from typing import NamedTuple
 import torch
 
 from clfunc import tree
-from clfunc.types import Context, Key, Number, Params, Scalar, State, Transform, Updates, scalar
+from clfunc.types import (
+    Context,
+    Key,
+    Number,
+    Params,
+    Scalar,
+    State,
+    Transform,
+    Updates,
+    follows_nothing,
+    scalar,
+)
 
 
 class SGDState(NamedTuple):
@@ -31,12 +42,16 @@ def sgd(
 
     Args:
         lr: Learning rate, >= 0.
-        momentum: In [0, 1], torch's 0.9 being usual; None keeps no trace, which is less work and memory.
+        momentum: In [0, 1], torch's 0.9 being usual; None keeps no trace, which is less work and
+            memory.
         nesterov: Look ahead by one step of momentum.
         weight_decay: L2 penalty added to the gradient, >= 0.
 
     Raises:
         ValueError: A number out of its range, or `nesterov` without momentum.
+
+    >>> from clfunc import sgd
+    >>> tx = sgd(0.1, momentum=0.9, weight_decay=1e-4)
     """
     if nesterov and not momentum:
         raise ValueError("nesterov needs momentum: give momentum=0.9, or nesterov=False")
@@ -64,7 +79,20 @@ def sgd(
     def begin_task(state: SGDState, params: Params) -> SGDState:
         return state._replace(trace=tree.zeros_like(state.trace))
 
-    settings = {"name": "sgd", "lr": rate, "weight_decay": decay, "nesterov": nesterov}
+    def follows(state: SGDState) -> SGDState:
+        return follows_nothing(state)._replace(trace=tree.names(state.trace))
+
+    settings = {
+        "name": "sgd",
+        "lr": rate,
+        "weight_decay": decay,
+        "nesterov": nesterov,
+        "momentum": None if momentum is None else drag,
+    }
     return Transform(
-        init, update, begin_task, settings | {"momentum": None if momentum is None else drag}
+        init=init,
+        update=update,
+        begin_task=begin_task,
+        settings=settings,
+        follows=follows,
     )

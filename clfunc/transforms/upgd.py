@@ -1,16 +1,19 @@
-"""Utility-based perturbed gradient descent: move and shake a weight less, the more useful it is [1].
+"""Utility-based perturbed gradient descent: move and shake a weight less, the more useful it is
+[1].
 
     utility = beta_utility * utility + (1 - beta_utility) * (-gradient * params)          first-order utility of each weight
     scaled  = sigmoid(utility / (1 - beta_utility^step) / largest)          largest: of all `utility`, over the whole network
     updates = -lr * (gradient + sigma * noise) * (1 - scaled) - lr * weight_decay * params,    noise ~ N(0, 1)
 
-Local utility: utility / (1 - beta_utility^step) divided by its norm over the weight's last axis. Non-protecting: the factor
-1 - scaled is the noise's alone. As in the authors' code, `largest` is of the averages before their bias is corrected.
+Local utility: utility / (1 - beta_utility^step) divided by its norm over the weight's last axis.
+Non-protecting: the factor 1 - scaled is the noise's alone. As in the authors' code, `largest` is of
+the averages before their bias is corrected.
 
-Paper: alpha -> lr, beta_u -> beta_utility, U -> utility, phi(U / eta) -> scaled, xi -> noise. A weight of no use has the factor
-1/2, so its steps are those of half the rate; the authors' README moves by 2 lr instead: so double lr, halve weight_decay.
-Departs from [1]: where no utility is above 0 the quotient by the largest would turn signs round; all weights then count alike
-(the factor 1/2). Task boundaries are unknown to the method, so utilities carry across tasks, with or without `carry`.
+Paper: alpha -> lr, beta_u -> beta_utility, U -> utility, phi(U / eta) -> scaled, xi -> noise. A
+weight of no use has the factor 1/2, so its steps are those of half the rate; the authors' README
+moves by 2 lr instead: so double lr, halve weight_decay. Departs from [1]: where no utility is above
+0 the quotient by the largest would turn signs round; all weights then count alike (the factor 1/2).
+Task boundaries are unknown to the method, so utilities carry across tasks, with or without `carry`.
 
 [1] Elsayed & Mahmood 2024, arXiv:2404.00781
 """
@@ -23,7 +26,18 @@ from torch.nn.functional import normalize
 
 from clfunc import tree
 from clfunc.random import normal_like
-from clfunc.types import Context, Key, Number, Params, Scalar, Transform, Updates, choice, scalar
+from clfunc.types import (
+    Context,
+    Key,
+    Number,
+    Params,
+    Scalar,
+    Transform,
+    Updates,
+    choice,
+    follows_nothing,
+    scalar,
+)
 
 _SCOPES = ("global", "local")
 
@@ -47,18 +61,24 @@ def upgd(
     scope: str = "global",
     protect: bool = True,
 ) -> Transform:
-    """UPGD with first-order utilities, in place of an optimiser. Numbers not given are those of the authors' README.
+    """UPGD with first-order utilities, in place of an optimiser. Numbers not given are those of the
+    authors' README.
 
     Args:
         lr: Learning rate, >= 0.
         beta_utility: Decay rate of the utilities, in [0, 1).
         sigma: Standard deviation of the noise, in units of the gradient, >= 0; 0 adds none.
         weight_decay: Share of the parameters taken off at each step, in units of lr, >= 0.
-        scope: What a utility is compared to: `global`, the network's largest; `local`, its own row of weights.
-        protect: Useful weights also follow the gradient less; False with sigma=0 is `sgd(lr, weight_decay=weight_decay)`.
+        scope: What a utility is compared to: `global`, the network's largest; `local`, its own row
+            of weights.
+        protect: Useful weights also follow the gradient less; False with sigma=0 is `sgd(lr,
+            weight_decay=weight_decay)`.
 
     Raises:
         ValueError: A number out of its range, or another scope.
+
+    >>> from clfunc import finetuning, mlp, til, upgd
+    >>> algorithm = finetuning(mlp(64, (16,), til(5, classes=10)), upgd(0.01))
     """
     choice(scope, "scope", _SCOPES)
     rate, beta = scalar(lr, "lr", 0), scalar(beta_utility, "beta_utility", 0, 1, below=True)
@@ -86,14 +106,19 @@ def upgd(
             step=step, utility=utility
         )
 
+    def follows(state: UPGDState) -> UPGDState:
+        return follows_nothing(state)._replace(utility=tree.names(state.utility))
+
     settings = {
         "name": "upgd",
         "lr": rate,
         "beta_utility": beta,
         "sigma": spread,
         "weight_decay": decay,
+        "scope": scope,
+        "protect": protect,
     }
-    return Transform(init, update, settings=settings | {"scope": scope, "protect": protect})
+    return Transform(init=init, update=update, settings=settings, follows=follows)
 
 
 def _scaled(utility: Params, correction: Tensor, scope: str) -> Params:

@@ -1,17 +1,20 @@
-"""Resetting units: which are chosen, what becomes of the weights around them, and what is forgotten about those.
+"""Resetting units: which units are chosen, what becomes of the weights around them, and which leaves
+of an optimiser's state are cleared.
 
-A unit that is reset is as it was drawn, and nothing hears it yet: its incoming weights are drawn anew, its bias is 0, a gain 1,
-its outgoing weights are 0. Groups are reset in forward order, in each the incoming weights before the outgoing ones. So where
-a weight joins two units that are both reset,
+A unit that is reset is as it was drawn, and no unit uses it yet: its incoming weights are drawn
+anew, its bias is 0, a gain 1, its outgoing weights are 0. Groups are reset in forward order, in
+each the incoming weights before the outgoing ones. So where a weight joins two units that are both
+reset,
 
     the later group's row wins over the earlier group's column (the weight is drawn), as in the published code;
     within one group (a residual stream that feeds itself), or backwards, the column wins (the weight is 0).
 
-Either way no path leads from a unit that was reset to the logits, so these do not depend on what was drawn.
+Either way no path leads from a unit that was reset to the logits, so these do not depend on what
+was drawn.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -20,7 +23,7 @@ from torch import Tensor
 
 from clfunc import tree
 from clfunc.random import uniform
-from clfunc.types import Key, Model, Params, State, Updates, Wire
+from clfunc.types import Key, Model, Params, State, Transform, Updates, Wire
 from clfunc.units.masks import along, name_of
 
 
@@ -32,7 +35,10 @@ class Choice(NamedTuple):
 
 
 def lowest(values: Float[Tensor, " units"], slots: int, count: Tensor) -> Choice:
-    """The `count` (0-d, at most `slots`) units of the lowest values; of equals the first. The lowest takes slot 0."""
+    """The `count` (0-d, at most `slots`) units of the lowest values.
+
+    Of equals the first. The lowest takes slot 0.
+    """
     order = values.argmin()[None] if slots == 1 else torch.argsort(values, stable=True)[:slots]
     place = torch.arange(slots, device=values.device)
     hit = (order == torch.arange(len(values), device=values.device)[:, None]) & (place < count)
@@ -40,9 +46,14 @@ def lowest(values: Float[Tensor, " units"], slots: int, count: Tensor) -> Choice
 
 
 def marked(reset: Bool[Tensor, " units"]) -> Choice:
-    """Any number of units; each has a slot to itself, so a group needs as many slots as it has units."""
-    # `any` changes nothing but the schedule: by way of one number, what is reduced over a batch is not fused into the loops
-    # over weights, where Inductor (2.13, C++) takes a donated write for a reader and stops with a KeyError
+    """Any number of units.
+
+    Each has a slot to itself, so a group needs as many slots as it has units.
+    """
+    # `any` changes nothing but the schedule: by way of one number, what is reduced over a batch
+    # is not fused into the loops
+    # over weights, where Inductor (2.13, C++) takes a donated write for a reader and stops with a
+    # KeyError
     return Choice(reset & reset.any(), torch.arange(len(reset), device=reset.device))
 
 
@@ -65,24 +76,18 @@ def check_wires(model: Model, name: str) -> None:
             )
 
 
-def _drawn(model: Model) -> Iterator[tuple[str, Wire]]:
-    return (
-        (name_of(wire), wire)
-        for wire in model.wires
-        if wire.post is not None and wire.reset == "draw"
-    )
-
-
 def row_shapes(
     model: Model, params: Params, slots: Mapping[str, int]
 ) -> dict[str, tuple[int, ...]]:
     """By weight, in the order of the wires: the noise that resets need, `(slots, fan_in)`."""
     leaves = dict(tree.items(params))
-    width = {name: leaves[name].shape[wire.post_axis or 0] for name, wire in _drawn(model)}
-    return {
-        name: (slots[wire.post or ""], leaves[name].numel() // width[name])
-        for name, wire in _drawn(model)
-    }
+    shapes: dict[str, tuple[int, ...]] = {}
+    for wire in model.wires:
+        if wire.post is not None and wire.reset == "draw":
+            leaf = leaves[name_of(wire)]
+            width = leaf.shape[wire.post_axis or 0]
+            shapes[name_of(wire)] = (slots[wire.post], leaf.numel() // width)
+    return shapes
 
 
 def noise(
@@ -91,10 +96,10 @@ def noise(
     """U[0, 1) of each shape, cut in order from one draw (a draw is what costs time to compile)."""
     sizes = [math.prod(shape) for shape in shapes.values()]
     pieces = uniform(key, (sum(sizes),), at=at, dtype=dtype).split(sizes)
-    return {
-        name: piece.reshape(shape)
-        for (name, shape), piece in zip(shapes.items(), pieces, strict=True)
-    }
+    drawn = {}
+    for (name, shape), piece in zip(shapes.items(), pieces, strict=True):
+        drawn[name] = piece.reshape(shape)
+    return drawn
 
 
 def renew(
@@ -111,21 +116,25 @@ def renew(
         params: To be changed.
         choices: By group.
         rows: Noise in [0, 1), see `row_shapes`.
-        transfer: By group, a constant for each unit, that its consumers' biases take over in its place; none if not given.
+        transfer: By group, a constant for each unit, that its consumers' biases take over in its
+            place; none if not given.
     """
     flat = dict(tree.items(params))
     for group in model.units:
         reset, slot = choices[group]
         for name, wire in into(model, group):
-            leaf, axis = flat[name], wire.post_axis or 0
-            fresh = _fresh(wire, leaf, _by_slot(rows[name], slot) if wire.reset == "draw" else None)
-            flat[name] = torch.where(along(reset, axis, leaf.ndim), fresh, leaf)
+            leaf = flat[name]
+            drawn = _by_slot(rows[name], slot) if wire.reset == "draw" else None
+            here = along(reset, wire.post_axis or 0, leaf.ndim)
+            flat[name] = torch.where(here, _fresh(wire, leaf, drawn), leaf)
         for name, wire in out_of(model, group):
-            leaf, axis = flat[name], wire.pre_axis or 0
+            leaf = flat[name]
+            axis = wire.pre_axis or 0
             if transfer is not None:
                 bias = bias_of(name)
-                gone = along(torch.where(reset, transfer[group], 0.0), axis, leaf.ndim, wire.spread)
-                flat[bias] = flat[bias] + (leaf * gone).sum(_but_outputs(wire, leaf.ndim))
+                lost = torch.where(reset, transfer[group], 0.0)
+                lost = along(lost, axis, leaf.ndim, wire.spread)
+                flat[bias] = flat[bias] + (leaf * lost).sum(_but_outputs(wire, leaf.ndim))
             flat[name] = torch.where(along(reset, axis, leaf.ndim, wire.spread), 0.0, leaf)
     return tree.map_items(lambda name, _: flat[name], params)
 
@@ -134,21 +143,37 @@ def rewrite(
     model: Model,
     params: Params,
     updates: Updates,
-    memory: State,
+    inner: Transform,
+    state: State,
     choices: Mapping[str, Choice],
     rows: Mapping[str, Tensor],
     transfer: Mapping[str, Tensor] | None = None,
 ) -> tuple[Updates, State]:
-    """Updates that also reset the units of `choices`, and the optimiser's memory with what it knew of them cleared."""
+    """Updates that also reset the units of `choices`, and the state of `inner` with zeros in what
+    follows their weights.
+
+    Args:
+        model: Its wires say which weights belong to a unit.
+        params: Before the step.
+        updates: As `inner` made them.
+        inner: The optimiser.
+        state: Its state after the step.
+        choices: By group, the units to reset.
+        rows: Noise in [0, 1), see `row_shapes`.
+        transfer: See `renew`.
+    """
     moved = tree.add(params, updates)
     renewed = renew(model, moved, choices, rows, transfer)
     # where nothing was reset the update is the inner one, to the bit
     updates = tree.map(
         lambda n, m, p, u: torch.where(n == m, u, n - p), renewed, moved, params, updates
     )
-    gone = touched(model, params, choices)
-    memory = tree.map_like(lambda m, reset: torch.where(reset, 0, m), params, memory, gone)
-    return updates, memory
+    reset = dict(tree.items(touched(model, params, choices)))
+
+    def clear(leaf: Tensor, name: str) -> Tensor:
+        return torch.where(reset[name], 0, leaf) if name else leaf
+
+    return updates, tree.map(clear, state, inner.follows(state))
 
 
 def bias_of(name: str) -> str:
@@ -157,7 +182,10 @@ def bias_of(name: str) -> str:
 
 
 def _but_outputs(wire: Wire, ndim: int) -> list[int]:
-    """The axes to sum over for what each output receives; a head's outputs are all but its inputs."""
+    """The axes to sum over for what each output receives.
+
+    A head's outputs are all but its inputs.
+    """
     return (
         [wire.pre_axis or 0]
         if wire.post is None
@@ -166,12 +194,16 @@ def _but_outputs(wire: Wire, ndim: int) -> list[int]:
 
 
 def _by_slot(rows: Tensor, slot: Tensor) -> Tensor:
-    """The row of noise that each unit would take, `[units, fan_in]`: with one slot, the same for all, and no lookup."""
+    """The row of noise that each unit would take, `[units, fan_in]`: with one slot, the same for
+    all, and no lookup.
+    """
     return rows.expand(len(slot), -1) if len(rows) == 1 else rows[slot]
 
 
 def _fresh(wire: Wire, leaf: Tensor, noise: Tensor | None) -> Tensor | float:
-    """What every unit's entries of a weight would be if it were reset, noise being `[units, fan_in]`."""
+    """What every unit's entries of a weight would be if it were reset, noise being `[units,
+    fan_in]`.
+    """
     if noise is None:
         return 1.0 if wire.reset == "one" else 0.0
     axis = wire.post_axis or 0
@@ -180,7 +212,10 @@ def _fresh(wire: Wire, leaf: Tensor, noise: Tensor | None) -> Tensor | float:
 
 
 def touched(model: Model, params: Params, choices: Mapping[str, Choice]) -> Params:
-    """A tree like `params` that says which entries belong to a unit that is reset; each leaf broadcasts to its weight."""
+    """A tree like `params` that says which entries belong to a unit that is reset.
+
+    Each leaf broadcasts to its weight.
+    """
 
     def mask(name: str, leaf: Tensor) -> Tensor:
         found = torch.zeros((1,) * leaf.ndim, dtype=torch.bool, device=leaf.device)

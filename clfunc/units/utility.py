@@ -1,4 +1,5 @@
-"""How useful a unit is: by how active it is, how strongly it is heard, and how slowly it can change.
+"""How useful a unit is: by how active it is, how strong its outgoing weights are, and how slowly it
+can change.
 
     activity   mean over the batch of |feature|, or of |feature - centre|
     outgoing   mean of |weight| over all weights that the unit feeds, of all its consumers
@@ -13,8 +14,9 @@
     | adaptable_contribution | centred  | times    | over it  |
     | feature_by_input       | centred  |          | over it  |
 
-Means where the papers have sums rank the units of a layer the same. Where a map is flattened (`spread` > 1), activity and
-weight are multiplied position by position, then averaged over positions.
+Means where the papers have sums rank the units of a layer the same. Where a map is flattened
+(`spread` > 1), activity and weight are multiplied position by position, then averaged over
+positions.
 """
 
 from typing import NamedTuple
@@ -65,15 +67,19 @@ def utility_of(
 def outgoing(
     model: Model, params: Params, group: str, activity: Float[Tensor, "units positions"]
 ) -> Float[Tensor, " units"]:
-    """Mean of |weight| times activity over all that a unit feeds, each consumer counting by its weights."""
+    """Mean of |weight| times activity over all that a unit feeds, each consumer counting by its
+    weights.
+    """
     leaves = dict(tree.items(params))
-    total, count = torch.zeros_like(activity[:, 0]), 0
+    total = torch.zeros_like(activity[:, 0])
+    count = 0
     for name, wire in out_of(model, group):
         strength = _strength(wire, leaves[name])
         fits = activity.shape[1] == wire.spread
-        heard = strength * (activity if fits else activity.mean(1, keepdim=True))
+        each = activity if fits else activity.mean(1, keepdim=True)
         number = leaves[name].numel() // strength.numel()
-        total, count = total + heard.mean(1) * number, count + number
+        total = total + (strength * each).mean(1) * number
+        count = count + number
     return total / count
 
 
@@ -86,9 +92,10 @@ def _strength(wire: Wire, leaf: Tensor) -> Float[Tensor, "units positions"]:
 def incoming(model: Model, params: Params, group: str) -> Float[Tensor, " units"]:
     """Mean of |weight| over all that feeds a unit (not its bias or gain); eps where that is 0."""
     leaves = dict(tree.items(params))
-    wires = [(name, wire) for name, wire in into(model, group) if wire.reset == "draw"]
-    rows = torch.cat(
-        [leaves[name].abs().movedim(wire.post_axis or 0, 0).flatten(1) for name, wire in wires], 1
-    )
-    mean = rows.mean(1)
+    rows = []
+    for name, wire in into(model, group):
+        if wire.reset == "draw":
+            strength = leaves[name].abs().movedim(wire.post_axis or 0, 0)
+            rows.append(strength.flatten(1))
+    mean = torch.cat(rows, 1).mean(1)
     return torch.where(mean > 0, mean, torch.finfo(mean.dtype).eps)

@@ -1,13 +1,16 @@
 """Forget sets: what may be forgotten, a task or some examples of a task.
 
-A task can be forgotten wherever training on it is recorded. Examples of a task must be declared before training [1]: a batch that
-holds an example of a declared set is recorded for that set, in place of the task. So every update is recorded once, and the record
-of a task is its own record and those of its sets: to forget a set and then its task subtracts nothing twice.
+A task can be forgotten wherever training on it is recorded. Examples of a task must be declared
+before training [1]: a batch that holds an example of a declared set is recorded for that set, in place
+of the task. So every update is recorded once, and the record of a task is its own record and the
+records of its sets: to forget a set and then its task subtracts nothing twice.
 
-A batch that holds examples of several sets is recorded for the first of them. A set can then be forgotten only together with the
-sets of its task that are declared before it, or after them: so declare first what is to be forgotten first.
+A batch that holds examples of several sets is recorded for the first of them. A set can then be
+forgotten only together with the sets of its task that are declared before it, or after them: so
+declare first what is to be forgotten first.
 
-When a set is forgotten is a request (`clfunc.run(..., requests={1: [ForgetSet(task=0)]})`). Task numbers count from 0.
+A request says when a set is forgotten (`clfunc.run(..., requests={1: [ForgetSet(task=0)]})`). Task
+numbers count from 0.
 
 [1] Graves et al. 2021, arXiv:2010.10981
 """
@@ -26,8 +29,8 @@ from clfunc.types import Batch, Settings
 class ForgetSet(NamedTuple):
     """A task, or examples of a task: those of some classes, some rows, or those that a function marks.
 
-    >>> ForgetSet(task=0).label, ForgetSet(task=0, classes=(3,)).label
-    ('task 1', 'task 1 classes 3')
+    >>> ForgetSet(task=0).label, ForgetSet(task=0, rows=(5, 6, 7, 9)).label
+    ('task 1', 'task 1 rows 5-7,9')
     """
 
     task: int  # from 0
@@ -46,9 +49,9 @@ class ForgetSet(NamedTuple):
         words = f"task {self.task + 1}"
         for name, numbers in (("classes", self.classes), ("rows", self.rows)):
             if numbers:
-                few = ",".join(str(number) for number in numbers[:6])
-                more = f",... ({len(numbers)})" if len(numbers) > 6 else ""
-                words += f" {name} {few}{more}"
+                parts = _ranges(numbers)
+                more = f",... ({len(numbers)})" if len(parts) > 6 else ""
+                words += f" {name} {','.join(parts[:6])}{more}"
         if self.concerns is not None:
             words += f" where {getattr(self.concerns, '__name__', 'a function')} holds"
         return words
@@ -61,6 +64,11 @@ class ForgetSet(NamedTuple):
             "rows": list(self.rows),
             "concerns": self.concerns,
         }
+
+
+def order(forget_set: ForgetSet) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+    """The key by which sets are sorted: by task, a whole task before examples of it."""
+    return forget_set.task, forget_set.classes, forget_set.rows
 
 
 def declared(
@@ -221,17 +229,19 @@ def refuse_shared(
         held: `records.held` of the state: batches that touch a set (row) and are recorded for a set (column).
         wanted: As `mask` makes it.
     """
-    count, tasks = len(forget_sets), tasks_of(forget_sets)
+    count = len(forget_sets)
     masks = wanted.reshape(-1, wanted.shape[-1])
-    for counts, entries in zip(held.reshape(-1, count, count), masks, strict=True):
-        of_sets = entries[len(entries) - count :].tolist()
-        goes = [one or bool(entries[task]) for one, task in zip(of_sets, tasks, strict=True)]
+    for shared, entries in zip(held.reshape(-1, count, count), masks, strict=True):
+        goes = []
+        for number, forget_set in enumerate(forget_sets):
+            place = len(entries) - count + number
+            goes.append(bool(entries[place]) or bool(entries[forget_set.task]))
         for i in range(count):
             for j in range(count):
-                if goes[i] and not goes[j] and counts[i, j] > 0:
+                if goes[i] and not goes[j] and shared[i, j] > 0:
                     first, second = forget_sets[i].label, forget_sets[j].label
                     raise ValueError(
-                        f"{first} shares {int(counts[i, j])} batch(es) with {second}:"
+                        f"{first} shares {int(shared[i, j])} batch(es) with {second}:"
                         " forget both, or declare one set"
                     )
 
@@ -255,3 +265,53 @@ def from_plain(words: Mapping[str, Any]) -> ForgetSet:
         classes=tuple(words.get("classes", ())),
         rows=tuple(words.get("rows", ())),
     )
+
+
+def compact(forget_set: ForgetSet) -> str:
+    """The set in one word that `from_compact` reads again; the task counts from 0. A function is given by its name.
+
+    >>> compact(ForgetSet(task=0)), compact(ForgetSet(task=1, rows=(0, 1, 2, 7)))
+    ('0', '1:rows=0-2+7')
+    """
+    word = str(forget_set.task)
+    for name, numbers in (("classes", forget_set.classes), ("rows", forget_set.rows)):
+        if numbers:
+            word += f":{name}={'+'.join(_ranges(numbers))}"
+    if forget_set.concerns is not None:
+        word += f":concerns={getattr(forget_set.concerns, '__name__', 'function')}"
+    return word
+
+
+def from_compact(word: str) -> ForgetSet:
+    """The set that `compact` wrote, its numbers in increasing order; its function, if it has one, is not kept.
+
+    >>> from_compact("1:rows=0-2+7")
+    ForgetSet(task=1, classes=(), rows=(0, 1, 2, 7), concerns=None)
+    """
+    task, _, rest = word.partition(":")
+    name, _, listed = rest.partition("=")
+    numbers: list[int] = []
+    if name in ("classes", "rows"):
+        for part in listed.split("+"):
+            first, _, last = part.partition("-")
+            numbers += range(int(first), int(last or first) + 1)
+    classes = tuple(numbers) if name == "classes" else ()
+    rows = tuple(numbers) if name == "rows" else ()
+    return ForgetSet(task=int(task), classes=classes, rows=rows)
+
+
+def _ranges(numbers: Iterable[int]) -> list[str]:
+    """Numbers in increasing order; three or more that follow each other are a range, such as 5-7."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    parts = []
+    for run in runs:
+        if len(run) > 2:
+            parts.append(f"{run[0]}-{run[-1]}")
+        else:
+            parts += [str(number) for number in run]
+    return parts

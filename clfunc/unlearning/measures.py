@@ -1,4 +1,4 @@
-"""How well a task was forgotten: pure functions of features, accuracies, losses and recorded updates.
+"""How well something was forgotten: pure functions of features, accuracies, losses and recorded updates.
 
 Distances between two networks' features a, b `[examples, units]` on the same examples; 0 where they agree:
 
@@ -38,7 +38,11 @@ Others = Float[Tensor, " others"]
 
 
 def euclidean(a: Features, b: Features) -> Measure:
-    """Mean Euclidean distance of an example's two feature vectors."""
+    """Mean Euclidean distance of an example's two feature vectors.
+
+    >>> float(euclidean(torch.zeros(2, 2), torch.tensor([[3.0, 4.0], [0.0, 0.0]])))
+    2.5
+    """
     return torch.linalg.vector_norm(a - b, dim=1).mean()
 
 
@@ -49,12 +53,12 @@ def manhattan(a: Features, b: Features) -> Measure:
 
 def cosine(a: Features, b: Features) -> Measure:
     """Mean of 1 - cosine, in [0, 2]; a vector of zeros is at 0 from another such and at 1 from any other vector."""
-    norms = torch.linalg.vector_norm(a, dim=1), torch.linalg.vector_norm(b, dim=1)
-    blank = [norm == 0 for norm in norms]
-    unit_a, unit_b = (
-        x / torch.where(n == 0, 1.0, n)[:, None] for x, n in zip((a, b), norms, strict=True)
-    )
-    return torch.where(blank[0] & blank[1], 0.0, 1 - (unit_a * unit_b).sum(1)).mean()
+    norm_a = torch.linalg.vector_norm(a, dim=1)
+    norm_b = torch.linalg.vector_norm(b, dim=1)
+    unit_a = a / torch.where(norm_a == 0, 1.0, norm_a)[:, None]
+    unit_b = b / torch.where(norm_b == 0, 1.0, norm_b)[:, None]
+    both_silent = (norm_a == 0) & (norm_b == 0)
+    return torch.where(both_silent, 0.0, 1 - (unit_a * unit_b).sum(1)).mean()
 
 
 def cka(a: Features, b: Features) -> Measure:
@@ -62,11 +66,19 @@ def cka(a: Features, b: Features) -> Measure:
 
     Features that are the same on every example are at 0 from other such and at 1 from any that vary.
     """
-    a, b = (x - x.mean(0) for x in (a.to(torch.float64), b.to(torch.float64)))
-    cross, own_a, own_b = (_product(x, y) for x, y in ((a, b), (a, a), (b, b)))
-    still = [(x.abs().amax() == 0) for x in (a, b)]
-    similar = cross / torch.where(still[0] | still[1], 1.0, (own_a * own_b).sqrt())
-    return torch.where(still[0] & still[1], 0.0, 1 - similar).to(torch.float64)
+    a = _centred(a)
+    b = _centred(b)
+    constant_a = a.abs().amax() == 0
+    constant_b = b.abs().amax() == 0
+    norm = (_product(a, a) * _product(b, b)).sqrt()
+    similar = _product(a, b) / torch.where(constant_a | constant_b, 1.0, norm)
+    return torch.where(constant_a & constant_b, 0.0, 1 - similar).to(torch.float64)
+
+
+def _centred(features: Features) -> Features:
+    """The features less their means over examples, in float64."""
+    double = features.to(torch.float64)
+    return double - double.mean(0)
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
@@ -109,27 +121,30 @@ def membership_advantage(
 
     `threshold` (0-d) is the members' mean loss if not given. NaN without members, without others, or where a loss is NaN.
     """
-    threshold = members.mean() if threshold is None else threshold
-    share = [(losses < threshold).to(torch.float64).mean() for losses in (members, others)]
-    return torch.where(_known(members, others), share[0] - share[1], torch.nan)
+    if threshold is None:
+        threshold = members.mean()
+    share_of_members = (members < threshold).to(torch.float64).mean()
+    share_of_others = (others < threshold).to(torch.float64).mean()
+    return torch.where(_are_known(members, others), share_of_members - share_of_others, torch.nan)
 
 
 def membership_auc(members: Members, others: Others) -> Measure:
     """Area under the attack's curve over all thresholds: the chance that a member's loss is below another's, ties by half.
 
     NaN without members, without others, or where a loss is NaN.
+
+    >>> float(membership_auc(torch.tensor([0.1, 0.2]), torch.tensor([0.2, 0.9])))
+    0.875
     """
     ranked = others.sort().values
-    above = len(others) - torch.searchsorted(
-        ranked, members, right=True
-    )  # others whose loss is larger
-    below = torch.searchsorted(ranked, members)
-    won = 0.5 * (len(others) + above - below).to(torch.float64)
-    return torch.where(_known(members, others), won.mean() / len(others), torch.nan)
+    smaller = torch.searchsorted(ranked, members)
+    larger = len(others) - torch.searchsorted(ranked, members, right=True)
+    won = 0.5 * (len(others) + larger - smaller).to(torch.float64)  # a tie counts by half
+    return torch.where(_are_known(members, others), won.mean() / len(others), torch.nan)
 
 
-def _known(members: Members, others: Others) -> Tensor:
-    """No loss is NaN: the network has not diverged."""
+def _are_known(members: Members, others: Others) -> Tensor:
+    """Whether no loss is NaN, which says that the network has not diverged."""
     return ~(members.isnan().any() | others.isnan().any())
 
 
@@ -138,5 +153,8 @@ def residual(params: Params, start: Params, kept: Updates) -> Measure:
 
     `start` and `kept` (the sum of the recorded updates that were not forgotten) are shaped like `params`.
     """
-    double = (tree.map(lambda leaf: leaf.to(torch.float64), part) for part in (params, start, kept))
-    return tree.global_norm(tree.map(lambda p, s, k: p - s - k, *double))
+    params, start, kept = (
+        tree.map(lambda leaf: leaf.to(torch.float64), part) for part in (params, start, kept)
+    )
+    left = tree.map(lambda p, s, k: p - s - k, params, start, kept)
+    return tree.global_norm(left)

@@ -1,1 +1,1 @@
-"""What `scripts/bench.py` compares: cases, contenders that do the same work, how they are checked and timed."""
+"""The cases and contenders of `scripts/bench.py`, and how they are checked and timed."""

@@ -1,7 +1,8 @@
-"""The cases, and a job: one case at a number of runs, as the state from which all contenders start.
+"""The cases, and a job: a case at a number of runs, the state from which all contenders start.
 
-Images are synthetic, of Fashion-MNIST's size, permuted anew by each run and task. Task 0 is begun and ended untrained, so that
-`hat` starts task 1 with half of its units used. `bits` is slowly changing regression.
+Images are synthetic, of the size of Fashion-MNIST's, and permuted anew for each run and task. Task
+0 begins and ends without training, so that `hat` starts task 1 with half of its units used. The
+data `bits` are slowly changing regression.
 """
 
 from typing import Any, NamedTuple
@@ -18,38 +19,63 @@ IMAGES = 60_000
 
 
 class Case(NamedTuple):
-    """One row of the benchmark. Every optimiser is plain SGD."""
+    """One row of the benchmark. Every optimiser is plain SGD.
+
+    Fields:
+        name: Name of the case.
+        method: `finetuning`, `hat` or `cbp`.
+        hidden: Units of each hidden layer.
+        batch: Examples of a step.
+        runs: The numbers of runs that are measured unless others are asked for.
+        steps: Steps of one repetition.
+        lr: Learning rate.
+        channels: Channels of a convolutional network's blocks; none for a multi-layer perceptron.
+        data: `images` or `bits`.
+        init: How weights are drawn; see `cl.mlp`.
+    """
 
     name: str
-    method: str  # finetuning, hat or cbp
+    method: str
     hidden: tuple[int, ...]
     batch: int
-    runs: tuple[int, ...]  # numbers of runs measured unless others are asked for
-    steps: int  # of one repetition
+    runs: tuple[int, ...]
+    steps: int
     lr: float
-    channels: tuple[
-        int, ...
-    ] = ()  # of a convolutional network's blocks; none is a multi-layer perceptron
+    channels: tuple[int, ...] = ()
     data: str = "images"
     init: str = "torch"
 
 
-CASES = {
-    case.name: case
-    for case in (
-        Case("finetuning", "finetuning", (256, 256), 128, (1, 4, 16, 64), 32, 0.05),
-        Case("hat", "hat", (256, 256), 128, (1, 4, 16, 64), 32, 0.05),
-        Case("cbp", "cbp", (256, 256), 128, (1, 4, 16, 64), 32, 0.05),
-        Case("tiny", "finetuning", (5,), 1, (100,), 1024, 0.01, data="bits", init="kaiming"),
-        Case("tiny_cbp", "cbp", (5,), 1, (100,), 1024, 0.01, data="bits", init="kaiming"),
-        Case("online", "finetuning", (100, 100), 1, (32,), 256, 0.01, init="kaiming"),
-        Case("convnet", "finetuning", (128,), 64, (8,), 4, 0.05, channels=(32, 64)),
-    )
+WIDE: dict[str, Any] = {
+    "hidden": (256, 256),
+    "batch": 128,
+    "runs": (1, 4, 16, 64),
+    "steps": 32,
+    "lr": 0.05,
 }
+TINY: dict[str, Any] = {
+    "hidden": (5,),
+    "batch": 1,
+    "runs": (100,),
+    "steps": 1024,
+    "lr": 0.01,
+    "data": "bits",
+    "init": "kaiming",
+}
+_ROWS = (
+    Case("finetuning", "finetuning", **WIDE),
+    Case("hat", "hat", **WIDE),
+    Case("cbp", "cbp", **WIDE),
+    Case("tiny", "finetuning", **TINY),
+    Case("tiny_cbp", "cbp", **TINY),
+    Case("online", "finetuning", (100, 100), 1, (32,), 256, 0.01, init="kaiming"),
+    Case("convnet", "finetuning", (128,), 64, (8,), 4, 0.05, channels=(32, 64)),
+)
+CASES = {case.name: case for case in _ROWS}
 
 
 class Job(NamedTuple):
-    """A case at a number of runs. Trees have an axis of runs unless there is one run, which goes without."""
+    """A case at a number of runs. Trees have an axis of runs, unless there is one run."""
 
     case: Case
     runs: int
@@ -61,52 +87,67 @@ class Job(NamedTuple):
     state: State
 
     def many(self, tree: Any) -> Any:
-        """A tree of this job with an axis of runs, also where there is one run."""
-        return cl.tree.map(lambda leaf: leaf[None], tree) if self.runs == 1 else tree
+        """A tree of this job with an axis of runs, also if there is one run."""
+        if self.runs > 1:
+            return tree
+        return cl.tree.map(lambda leaf: leaf[None], tree)
 
 
 def job(case: Case, runs: int, device: str, tasks: int = 2, **model: Any) -> Job:
-    """The case's start: weights drawn, task 0 passed over, task 1 begun. `model` is what its network is told besides."""
+    """A case at its start: weights are drawn, task 0 has ended untrained, and task 1 has begun.
+
+    Args:
+        case: A row of the benchmark.
+        runs: Number of runs.
+        device: Where to train.
+        tasks: Number of tasks of the scenario.
+        model: Other settings of the network.
+    """
     key = torch.stack([cl.random.key(seed) for seed in range(runs)]).to(device)
-    key = key[0] if runs == 1 else key
+    if runs == 1:
+        key = key[0]
     scenario = _scenario(case, key, tasks).to(device)
     network = _model(case, scenario, **model)
     algorithm = _algorithm(case, network, tasks)
-    algorithm = algorithm if runs == 1 else cl.sweep([algorithm] * runs)
+    if runs > 1:
+        algorithm = cl.sweep([algorithm] * runs)
     params, state = cl.tree.to(algorithm.init(key), device)
     count = None if runs == 1 else runs
     for phase in (0, 1):
         stream = with_runs(scenario, scenario.train(phase), count)
-        steps = torch.full_like(stream.task, -(-stream.train.shape[-1] // case.batch))
-        params, state = algorithm.begin_task(
-            params, state, Task(stream.task, steps, torch.ones_like(steps))
+        steps = -(-stream.train.shape[-1] // case.batch)
+        task = Task(
+            id=stream.task,
+            steps_per_epoch=torch.full_like(stream.task, steps),
+            epochs=torch.ones_like(stream.task),
         )
+        params, state = algorithm.begin_task(params, state, task)
         if phase == 0:
             params, state = algorithm.end_task(params, state)
     return Job(case, runs, scenario, stream, network, algorithm, params, state)
 
 
 def entries(job: Job, steps: int, seed: int) -> Tensor:
-    """The examples of `steps` steps, `[steps, runs, batch]` (or `[steps, batch]`), as the driver lists them."""
-    shape = (steps, job.case.batch) if job.runs == 1 else (steps, job.runs, job.case.batch)
-    drawn = torch.randint(
-        job.stream.train.shape[-1], shape, generator=torch.Generator().manual_seed(seed)
-    )
+    """The examples of some steps, as the driver lists them.
+
+    They are `[steps, runs, batch]`, or `[steps, batch]` if there is one run.
+    """
+    batch = (job.case.batch,) if job.runs == 1 else (job.runs, job.case.batch)
+    generator = torch.Generator().manual_seed(seed)
+    most = job.stream.train.shape[-1]
+    drawn = torch.randint(most, (steps, *batch), generator=generator)
     return drawn.to(job.stream.train.device)
 
 
 def hurried(state: State) -> State:
-    """The state, with units of continual backprop that ripen in 2 steps and are reset every other: what a check looks at."""
-    numbers = {"replacement_rate": 0.6, "maturity_threshold": 2.0}
-    widths = {
-        len(units.age.reshape(-1, units.age.shape[-1])[0]) for units in state.opt.units.values()
-    }
-    numbers["replacement_rate"] /= max(widths)
-    return state._replace(
-        opt=state.opt._replace(
-            **{k: torch.full_like(getattr(state.opt, k), v) for k, v in numbers.items()}
-        )
+    """The state of continual backprop with numbers at which units are reset every other step."""
+    opt = state.opt
+    widest = max(units.age.shape[-1] for units in opt.units.values())
+    hurried_opt = opt._replace(
+        replacement_rate=torch.full_like(opt.replacement_rate, 0.6 / widest),
+        maturity_threshold=torch.full_like(opt.maturity_threshold, 2.0),
     )
+    return state._replace(opt=hurried_opt)
 
 
 def _scenario(case: Case, key: Tensor, tasks: int) -> Scenario:
@@ -131,4 +172,6 @@ def _algorithm(case: Case, model: Model, tasks: int) -> Algorithm:
     tx = cl.sgd(case.lr)
     if case.method == "hat":
         return cl.hat(model, tx, num_tasks=tasks)
-    return cl.cbp(model, tx, slots=1) if case.method == "cbp" else cl.finetuning(model, tx)
+    if case.method == "cbp":
+        return cl.cbp(model, tx, slots=1)
+    return cl.finetuning(model, tx)

@@ -1,4 +1,4 @@
-"""What a contender is, and clfunc's own: its step as the driver makes it, through `scan`."""
+"""A contender, and clfunc's own: its step as the driver makes it, run by `scan`."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,47 +8,77 @@ from torch import Tensor
 import clfunc as cl
 from benchmarks.cases import Job
 from clfunc.driver.evaluate import bare
-from clfunc.driver.loop import make_step  # what users run, not a copy of it
+from clfunc.driver.loop import make_step  # the step that users run, not a copy of it
 from clfunc.engine import scan as engines
 from clfunc.types import Params, State
 
-Weights = dict[
-    str, Tensor
-]  # by dotted name, with an axis of runs; also the utilities of continual backprop
+# By dotted name, with an axis of runs; the utilities of continual backprop are among them.
+Weights = dict[str, Tensor]
+EAGER_SHARE = 8
 
 
 class Contender(NamedTuple):
-    """A program that trains from a given start. A carry that was handed to `advance` is not used again."""
+    """A program that trains from a given start.
+
+    Fields:
+        name: Name of the contender.
+        runs: How many runs it trains at once. A plain loop trains the first run alone, since its
+            runs come one after the other.
+        start: `(params, state, is_check) -> carry`. For a check, units are reset with clfunc's own
+            random numbers.
+        advance: `(carry, entries) -> carry`, which returns when the steps are done. The carry that
+            it is given is not used again.
+        weights: `carry -> Weights`.
+        share: A slow contender is timed on one in so many of the steps.
+    """
 
     name: str
-    runs: int  # that it trains at once; plain loops train the first run alone, since theirs come one after the other
-    start: Callable[
-        [Params, State, bool], Any
-    ]  # the flag: reset with clfunc's own random numbers, for a check
-    advance: Callable[[Any, Tensor], Any]  # (carry, entries) -> carry, done when it returns
+    runs: int
+    start: Callable[[Params, State, bool], Any]
+    advance: Callable[[Any, Tensor], Any]
     weights: Callable[[Any], Weights]
-    share: int = 1  # it is timed on this part of the steps, where it is slow
+    share: int = 1
 
 
-def own(job: Job, engine: str, unroll: int | None = None) -> tuple[Contender, engines.Plan]:
-    """clfunc with an engine, and how many steps that runs at a time; compiled it is called `clfunc`."""
-    step = make_step(job.algorithm, job.scenario, None if job.runs == 1 else job.runs)
+def own(job: Job, engine: str, unroll: int | None = None) -> tuple[Contender, engines.EnginePlan]:
+    """clfunc with an engine, and how many steps the engine runs at a time.
 
-    def start(params: Params, state: State, checking: bool) -> Any:
+    With the engine `compile`, the contender is called `clfunc`.
+
+    Args:
+        job: What to train.
+        engine: `eager`, `trace`, `compile` or `cudagraph`.
+        unroll: Steps of a compiled program; the engine chooses if not given.
+    """
+    runs = None if job.runs == 1 else job.runs
+    step = make_step(job.algorithm, job.scenario, runs)
+
+    def start(params: Params, state: State, is_check: bool) -> Any:
         return params, state, job.scenario.data, bare(job.stream)
-
-    def advance(carry: Any, entries: Tensor) -> Any:
-        return cl.scan(step, carry, entries, engine=plan.engine, unroll=plan.unroll)[0]
-
-    def weights(carry: Any) -> Weights:
-        params, state = job.many(carry[:2])
-        groups = state.opt.units if job.case.method == "cbp" else {}
-        return dict(cl.tree.items(params)) | {
-            f"utility.{group}": units.utility for group, units in groups.items()
-        }
 
     first = job.stream.train[..., : job.case.batch]
     plan = engines.plan(engine, step, start(job.params, job.state, False), first, 1)
-    plan = plan if unroll is None or engine in ("eager", "trace") else plan._replace(unroll=unroll)
-    name = "clfunc" if engine == "compile" else engine
-    return Contender(name, job.runs, start, advance, weights, 8 if engine == "eager" else 1), plan
+    if unroll is not None and engine not in ("eager", "trace"):
+        plan = plan._replace(unroll=unroll)
+
+    def advance(carry: Any, entries: Tensor) -> Any:
+        carry, _ = cl.scan(step, carry, entries, engine=plan.engine, unroll=plan.unroll)
+        return carry
+
+    def weights(carry: Any) -> Weights:
+        params, state = job.many(carry[:2])
+        found = dict(cl.tree.items(params))
+        if job.case.method == "cbp":
+            for group, units in state.opt.units.items():
+                found[f"utility.{group}"] = units.utility
+        return found
+
+    contender = Contender(
+        name="clfunc" if engine == "compile" else engine,
+        runs=job.runs,
+        start=start,
+        advance=advance,
+        weights=weights,
+        share=EAGER_SHARE if engine == "eager" else 1,
+    )
+    return contender, plan

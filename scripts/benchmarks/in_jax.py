@@ -1,6 +1,7 @@
-"""The same step written by hand in JAX: `jit` of `lax.scan` of `vmap`, the carry donated, examples gathered inside.
+"""The same step written by hand in JAX: `jit` of `lax.scan` of `vmap`.
 
-With clfunc's own random numbers fed in for a check, else with JAX's.
+The carry is donated, and examples are gathered inside the program. A check feeds in clfunc's own
+random numbers; otherwise JAX draws them.
 """
 
 import functools
@@ -41,17 +42,19 @@ def in_jax(job: Job) -> Contender:
 
     view = cl.tree.map(_to_jax, job.many(job.stream.view))
 
-    def start(params: Params, state: State, checking: bool) -> Tree:
+    def start(params: Params, state: State, is_check: bool) -> Tree:
         params, state = job.many((params, state))
         carry = {"params": cl.tree.map(_to_jax, params)}
         return carry | {"hat": _hat_start, "cbp": _cbp_start}.get(job.case.method, lambda *_: {})(
-            job, state, checking
+            job, state, is_check
         )
 
     def advance(carry: Tree, entries: Tensor) -> Tree:
         listed = entries[:, None] if job.runs == 1 else entries
-        carry, told = program(carry, view, data, jnp.asarray(listed.cpu().numpy().astype(np.int32)))
-        jax.block_until_ready((carry, told))
+        carry, metrics = program(
+            carry, view, data, jnp.asarray(listed.cpu().numpy().astype(np.int32))
+        )
+        jax.block_until_ready((carry, metrics))
         return carry
 
     def weights(carry: Tree) -> Weights:
@@ -105,7 +108,7 @@ def _forward(params: Tree, x: jax.Array, gates: Tree = None) -> tuple[jax.Array,
 
 
 def _convolved(x: jax.Array, weight: jax.Array) -> jax.Array:
-    """A convolution as a matrix product: under vmap XLA's own, on a CPU, takes eight times as long."""
+    """A convolution as a matrix product: under vmap, XLA's own takes 8 times as long on a CPU."""
     side, (height, width) = weight.shape[-1], x.shape[2:]
     padded = jnp.pad(x, ((0, 0), (0, 0), (side // 2, side // 2), (side // 2, side // 2)))
     shifted = [
@@ -138,11 +141,11 @@ def _finetuning(
     def loss_fn(params):
         return _loss(_forward(params, x)[0], y)
 
-    gradient, told = jax.grad(loss_fn, has_aux=True)(carry["params"])
-    return {"params": _descended(lr, carry["params"], gradient)}, told
+    gradient, metrics = jax.grad(loss_fn, has_aux=True)(carry["params"])
+    return {"params": _descended(lr, carry["params"], gradient)}, metrics
 
 
-def _hat_start(job: Job, state: State, checking: bool) -> Tree:
+def _hat_start(job: Job, state: State, is_check: bool) -> Tree:
     attend = state.attention
     names = ("s_max", "clamp_threshold", "embedding_clamp", "steps_per_epoch", "step", "used")
     carry = {name: cl.tree.map(_to_jax, getattr(attend, name)) for name in names}
@@ -161,12 +164,12 @@ def _hat(lr: float, bounds: Tree, carry: Tree, x: jax.Array, y: jax.Array) -> tu
 
     def loss_fn(params):
         gates = {group: jax.nn.sigmoid(s * e) for group, e in params["embedding"].items()}
-        loss, told = _loss(_forward(params, x, gates)[0], y)
+        loss, metrics = _loss(_forward(params, x, gates)[0], y)
         return loss + carry["factor"] * sum(
             (gates[g] * (1 - used[g])).sum() for g in used
-        ) / free, told
+        ) / free, metrics
 
-    gradient, told = jax.grad(loss_fn, has_aux=True)(params)
+    gradient, metrics = jax.grad(loss_fn, has_aux=True)(params)
     bound, before = carry["clamp_threshold"], None
     for group, after in used.items():
         e = params["embedding"][group]
@@ -186,7 +189,7 @@ def _hat(lr: float, bounds: Tree, carry: Tree, x: jax.Array, y: jax.Array) -> tu
     params = params | {
         "embedding": jax.tree.map(lambda e: jnp.clip(e, -limit, limit), params["embedding"])
     }
-    return carry | {"params": params, "step": step + 1}, told
+    return carry | {"params": params, "step": step + 1}, metrics
 
 
 def _bounds(job: Job) -> dict[str, float]:
@@ -195,7 +198,7 @@ def _bounds(job: Job) -> dict[str, float]:
     }
 
 
-def _cbp_start(job: Job, state: State, checking: bool) -> Tree:
+def _cbp_start(job: Job, state: State, is_check: bool) -> Tree:
     opt, runs = state.opt, job.runs
     names = ("replacement_rate", "maturity_threshold", "utility_decay_rate", "step")
     carry = {name: _to_jax(getattr(opt, name)) for name in names}
@@ -205,7 +208,7 @@ def _cbp_start(job: Job, state: State, checking: bool) -> Tree:
     }
     carry["units"] = cl.tree.map(_to_jax, carry["units"])
     carry["key"] = jax.random.split(jax.random.key(0), runs)
-    return carry | ({"rows": _rows(job, state)} if checking else {})
+    return carry | ({"rows": _rows(job, state)} if is_check else {})
 
 
 def _rows(job: Job, state: State, steps: int = 8) -> Tree:
@@ -226,10 +229,10 @@ def _rows(job: Job, state: State, steps: int = 8) -> Tree:
 def _cbp(lr: float, bounds: Tree, carry: Tree, x: jax.Array, y: jax.Array) -> tuple[Tree, Tree]:
     def loss_fn(params):
         logits, features = _forward(params, x)
-        loss, told = _loss(logits, y)
-        return loss, (features, told)
+        loss, metrics = _loss(logits, y)
+        return loss, (features, metrics)
 
-    gradient, (features, told) = jax.grad(loss_fn, has_aux=True)(carry["params"])
+    gradient, (features, metrics) = jax.grad(loss_fn, has_aux=True)(carry["params"])
     params = _descended(lr, carry["params"], gradient)
     groups = list(bounds)
     after = dict(zip(groups, (*groups[1:], "head"), strict=True))
@@ -248,7 +251,7 @@ def _cbp(lr: float, bounds: Tree, carry: Tree, x: jax.Array, y: jax.Array) -> tu
         }
         head = head | {"weight": jnp.where(pick[None], 0, head["weight"])}
         params = params | {g: layer, after[g]: head}
-    return carry | {"params": params, "units": units, "step": carry["step"] + 1}, told
+    return carry | {"params": params, "units": units, "step": carry["step"] + 1}, metrics
 
 
 def _chosen(

@@ -1,4 +1,7 @@
-"""The plain loop as existing frameworks feed it: a data set of single examples, torchvision's transforms, a DataLoader."""
+"""The plain loop, fed as existing frameworks feed it.
+
+A data set gives single examples, torchvision transforms them, and a DataLoader makes batches.
+"""
 
 from PIL import Image
 from torch import Tensor
@@ -8,27 +11,31 @@ import clfunc as cl
 from benchmarks.cases import Job
 from benchmarks.contender import Contender
 from benchmarks.plain import Batches, looped
-from clfunc.datasets.torchvision import (
-    _import_torchvision,  # stock torchvision does not import beside a CPU-only torch
-)
+
+# Stock torchvision cannot be imported beside a CPU-only torch.
+from clfunc.datasets.torchvision import _import_torchvision
 
 
 class Images(Dataset):
-    """An image at a time, as `torchvision.datasets.FashionMNIST` gives them."""
+    """Single images, as `torchvision.datasets.FashionMNIST` gives them."""
 
     def __init__(self, x: Tensor, y: Tensor, transform) -> None:
-        self.x, self.y, self.transform = x, y, transform
+        self.x = x
+        self.y = y
+        self.transform = transform
 
     def __len__(self) -> int:
         return len(self.x)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.transform(Image.fromarray(self.x[index].numpy(), mode="L")), int(self.y[index])
+        image = Image.fromarray(self.x[index].numpy(), mode="L")
+        return self.transform(image), int(self.y[index])
 
 
 def loader(job: Job) -> Contender:
-    """`plain`, fed by a DataLoader without workers."""
-    data, device = images(job), job.stream.train.device
+    """The loop of `plain`, fed by a DataLoader without workers."""
+    data = images(job)
+    device = job.stream.train.device
 
     def batches(entries: Tensor) -> Batches:
         for x, y in DataLoader(data, batch_sampler=entries.tolist()):
@@ -38,6 +45,7 @@ def loader(job: Job) -> Contender:
 
 
 def images(job: Job) -> Dataset:
+    """The examples of the job's task, one at a time."""
     view = cl.tree.to(cl.tree.index(job.many(job.stream.view), 0), "cpu")
     if job.case.data == "bits":
         return TensorDataset(view["x"][view["rows"]], view["y"][view["rows"]])
@@ -47,7 +55,8 @@ def images(job: Job) -> Dataset:
     def permuted(image: Tensor) -> Tensor:
         return image.flatten()[view["pixels"]].reshape(image.shape)
 
-    mean, std = float(view["mean"]) / 255, float(view["std"]) / 255
+    mean = float(view["mean"]) / 255
+    std = float(view["std"]) / 255
     steps = [
         transforms.ToTensor(),
         transforms.Normalize((mean,), (std,)),

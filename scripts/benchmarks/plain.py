@@ -1,7 +1,7 @@
-"""A plain PyTorch loop: `nn.Module`, `torch.optim`, the data on the device; of one run, as a program without vmap trains it.
+"""A plain PyTorch loop of one run: `nn.Module`, `torch.optim`, and the data on the device.
 
-`hat` masks gradients, which is all there is to mask under SGD without momentum. `cbp` tests on the host whether a unit is
-due, as the published code does, and draws only then.
+`hat` masks gradients alone, which suffices under SGD without momentum. `cbp` tests on the host
+whether a unit is due, as the published code does, and draws only then.
 """
 
 from collections.abc import Callable, Iterable
@@ -46,15 +46,21 @@ class Net(nn.Module):
 
 
 class Loop(NamedTuple):
-    """One training under way; its parts change in place."""
+    """The state of a loop, whose parts change in place.
+
+    Fields:
+        net: The network.
+        optimiser: SGD.
+        after: `(net, memory, features) -> None`: the method's work after the optimiser's step.
+        memory: The state of the method.
+        metrics: Loss and accuracy of each step, on the device.
+    """
 
     net: Net
     optimiser: torch.optim.Optimizer
-    after: (
-        Callable[[Net, Any, dict[str, Tensor]], None] | None
-    )  # what the method does once the optimiser has stepped
-    memory: Any  # the method's own
-    told: list[Tensor]  # loss and accuracy, left on the device
+    after: Callable[[Net, Any, dict[str, Tensor]], None] | None
+    memory: Any
+    metrics: list[Tensor]
 
 
 def plain(job: Job) -> Contender:
@@ -67,11 +73,11 @@ def looped(job: Job, name: str, batches: Callable[[Tensor], Batches]) -> Contend
     """The loop, fed by `batches(entries)`, entries being `[steps, batch]`."""
     method, lr = job.case.method, job.case.lr
 
-    def start(params: Params, state: State, checking: bool) -> Loop:
+    def start(params: Params, state: State, is_check: bool) -> Loop:
         params, state = cl.tree.index(job.many((params, state)), 0)
         net = Net(params).to(job.stream.train.device)
         memory = {"hat": _hat_memory, "cbp": _cbp_memory}.get(method, lambda *_: None)(
-            job, state, checking
+            job, state, is_check
         )
         return Loop(
             net,
@@ -82,11 +88,11 @@ def looped(job: Job, name: str, batches: Callable[[Tensor], Batches]) -> Contend
         )
 
     def advance(loop: Loop, entries: Tensor) -> Loop:
-        loop.told.clear()
+        loop.metrics.clear()
         step = _hat_step if method == "hat" else _step
         with torch.enable_grad():
             for x, y in batches(entries if job.runs == 1 else entries[:, 0]):
-                loop.told.append(step(loop, x, y))
+                loop.metrics.append(step(loop, x, y))
         return loop
 
     return Contender(name, 1, start, advance, weights)
@@ -100,7 +106,7 @@ def weights(loop: Loop) -> Weights:
 
 
 def on_device(job: Job) -> Callable[[Tensor], Batches]:
-    """Batches of the first run by indexing what is on the device: images as they are stored, permuted batch by batch."""
+    """Batches of the first run, indexed on the device and permuted batch by batch."""
     view = cl.tree.index(job.many(job.stream.view), 0)
     if job.case.data == "bits":
         x, y = view["x"][view["rows"]], view["y"][view["rows"]]
@@ -127,7 +133,7 @@ def _layer(leaves: dict[str, Tensor]) -> nn.Module:
 
 
 def _loss(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The loss, and what is told of the batch: loss and accuracy, or the loss alone in regression."""
+    """The loss, and the metrics: loss and accuracy, or the loss alone in regression."""
     if y.is_floating_point():
         loss = F.mse_loss(logits, y)
         return loss, loss.detach()
@@ -138,16 +144,16 @@ def _loss(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 def _step(loop: Loop, x: Tensor, y: Tensor) -> Tensor:
     loop.optimiser.zero_grad()
     logits, features = loop.net(x)
-    loss, told = _loss(logits, y)
+    loss, metrics = _loss(logits, y)
     loss.backward()
     loop.optimiser.step()
     if loop.after is not None:
         with torch.no_grad():
             loop.after(loop.net, loop.memory, features)
-    return told
+    return metrics
 
 
-def _hat_memory(job: Job, state: State, checking: bool) -> dict[str, Any]:
+def _hat_memory(job: Job, state: State, is_check: bool) -> dict[str, Any]:
     attend = state.attention
     names = ("s_max", "clamp_threshold", "embedding_clamp", "step", "steps_per_epoch")
     numbers = {name: float(getattr(attend, name)) for name in names}
@@ -163,7 +169,7 @@ def _hat_step(loop: Loop, x: Tensor, y: Tensor) -> Tensor:
     loop.optimiser.zero_grad()
     gates = {group: torch.sigmoid(s * e) for group, e in net.embedding.items()}
     logits, _ = net(x, gates)
-    loss, told = _loss(logits, y)
+    loss, metrics = _loss(logits, y)
     free = {group: 1 - used for group, used in m["used"].items()}
     penalty = sum((gates[g] * free[g]).sum() for g in free) / sum(f.sum() for f in free.values())
     (loss + m["factor"] * penalty).backward()
@@ -178,7 +184,7 @@ def _hat_step(loop: Loop, x: Tensor, y: Tensor) -> Tensor:
         for e in net.embedding.values():
             e.clamp_(-m["embedding_clamp"], m["embedding_clamp"])
     m["step"] += 1
-    return told
+    return metrics
 
 
 def _mask(net: Net, used: dict[str, Tensor]) -> None:
@@ -193,7 +199,11 @@ def _mask(net: Net, used: dict[str, Tensor]) -> None:
 
 
 class Cbp(NamedTuple):
-    """Of each group: age, utility, mean feature [3, units], and its budget; `noise(step)` gives the rows of all groups."""
+    """The state of continual backprop.
+
+    `units` holds the age, utility and mean feature of each group's units, `[3, units]`; `noise`
+    gives the new rows of all groups at a step.
+    """
 
     rate: float
     threshold: float
@@ -205,7 +215,7 @@ class Cbp(NamedTuple):
     step: list[int]
 
 
-def _cbp_memory(job: Job, state: State, checking: bool) -> Cbp:
+def _cbp_memory(job: Job, state: State, is_check: bool) -> Cbp:
     opt = state.opt
     numbers = (
         float(n) for n in (opt.replacement_rate, opt.maturity_threshold, opt.utility_decay_rate)
@@ -221,7 +231,7 @@ def _cbp_memory(job: Job, state: State, checking: bool) -> Cbp:
         rows = resets.noise(opt.key, opt.step + step, shapes, torch.float32)
         return {name.split(".")[0]: row[0] for name, row in rows.items()}
 
-    return Cbp(*numbers, units, dict.fromkeys(units, 0.0), bounds, noise if checking else None, [0])
+    return Cbp(*numbers, units, dict.fromkeys(units, 0.0), bounds, noise if is_check else None, [0])
 
 
 def _cbp(net: Net, memory: Cbp, features: dict[str, Tensor]) -> None:

@@ -1,11 +1,11 @@
-"""How long until something happens: each number from a process of its own.
+"""The time that a start takes, each number in a process of its own.
 
     import    `import clfunc`
     eager     from the start of the process to the end of the first step, in eager mode
-    cold      the same with the first step compiled, nothing in the compile cache
-    warm      the same again, with what `cold` left in the cache
+    cold      the same with a compiled step and an empty compile cache
+    warm      the same again, with the compile cache that `cold` fills
 
-The data are small, so that what is measured is starting, not drawing them.
+The data are small, so that drawing them takes no time.
 """
 
 import json
@@ -39,12 +39,12 @@ def _child(engine: str, cache: str) -> dict[str, float]:
     done = subprocess.run(
         command, env=environment, cwd=Path(__file__).parents[1], capture_output=True, check=True
     )
-    told = json.loads(done.stdout.splitlines()[-1])
-    return told | {"total": time.perf_counter() - began - told["closing"]}
+    found = json.loads(done.stdout.splitlines()[-1])
+    return found | {"total": time.perf_counter() - began - found["closing"]}
 
 
 def main(engine: str) -> None:
-    """In a process of its own: import, one step, and say when they were done."""
+    """Import clfunc, train one step, and print the seconds of the import."""
     began = time.perf_counter()
     import clfunc  # noqa: F401
 

@@ -25,7 +25,7 @@ from clfunc.driver.evaluate import bare, with_runs
 from clfunc.driver.loop import make_step
 from clfunc.random import fold_in
 from clfunc.scenarios import Scenario, epoch_entries
-from clfunc.unlearning.forget_sets import Request, asked
+from clfunc.unlearning.forget_sets import mask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,8 +87,9 @@ def experiment(
     keys = torch.stack([cl.random.key(seed) for seed in range(setting.seeds)])
     some, none = (single_task(with_some(data, setting.forget, n), keys) for n in (kept, 0))
     model = cl.mlp(some.inputs, (setting.width, setting.width), some.head())
-    named = {"class": Request(0, classes=(setting.forget,))}
-    algorithm = cl.amnesiac(cl.finetuning(model, cl.adam(setting.lr)), num_tasks=1, requests=named)
+    a_class = cl.ForgetSet(task=0, classes=(setting.forget,))
+    inner = cl.finetuning(model, cl.adam(setting.lr))
+    algorithm = cl.amnesiac(inner, num_tasks=1, forget_sets=[a_class])
     many = cl.sweep([algorithm] * setting.seeds)
     how = {
         "epochs": setting.epochs,
@@ -99,7 +100,7 @@ def experiment(
 
     trained = cl.run(many, some, keys, **how)
     oracle = cl.run(many, none, keys, **how)
-    wanted = asked(1, named, names=["class"]).expand(setting.seeds, -1)
+    wanted = mask(1, [a_class], [a_class]).expand(setting.seeds, -1)
     params, state = many.unlearn(trained.params, trained.state, wanted)
 
     scores = [

@@ -1,11 +1,12 @@
-"""HAT and AdaHAT on permuted Fashion-MNIST: nothing is forgotten while there is room, and what happens when there is none.
+"""HAT and AdaHAT on permuted Fashion-MNIST, while there is capacity and when it runs out.
 
-    python scripts/reproduce/hat_permuted.py                                    # 10 tasks of 5,000 images
-    python scripts/reproduce/hat_permuted.py --images 60000 --epochs 5          # 10 tasks of all images
-    python scripts/reproduce/hat_permuted.py --tasks 20 --width 100             # capacity runs out
+    python scripts/reproduce/hat_permuted.py                            # 10 tasks of 5,000 images
+    python scripts/reproduce/hat_permuted.py --images 60000 --epochs 5  # 10 tasks of all images
+    python scripts/reproduce/hat_permuted.py --tasks 20 --width 100     # capacity runs out
 
-784-200-200, batch 64, SGD 0.05 without momentum, step masks; all seeds of an algorithm in one program. Prints a table and the
-capacity left after each task; leaves results and figures in `results/hat_permuted/`.
+The network is 784-200-200, with batches of 64, SGD 0.05 without momentum, and step masks. All seeds
+of an algorithm are one program. The script prints a table and the capacity that is left after each
+task, and writes results and figures to `results/hat_permuted/`.
 """
 
 import dataclasses
@@ -30,17 +31,17 @@ class Setting:
     tasks: int = 10
     """Permutations."""
     images: int = 5000
-    """Training images of a task, of the 60,000."""
+    """Training images of a task, at most 60,000."""
     epochs: int = 20
     """Passes over each task."""
     seeds: int = 3
     """Runs of each algorithm."""
     width: int = 200
-    """Of both hidden layers."""
+    """Units of each hidden layer."""
     alphas: tuple[float, ...] = (1e-2, 1e-1)
-    """AdaHAT's, each a member of one sweep."""
+    """AdaHAT's numbers alpha, the members of one sweep."""
     sparsity: float = 0.75
-    """Weight of the regulariser, HAT's and AdaHAT's."""
+    """Weight of the regulariser of HAT and AdaHAT."""
     lr: float = 0.05
     s_max: float = 400.0
     engine: str = "auto"
@@ -56,23 +57,28 @@ def main(setting: Setting) -> None:
     def scenario(keys: torch.Tensor) -> cl.scenarios.Scenario:
         return cl.scenarios.permuted(data, setting.tasks, keys)
 
-    model = cl.mlp(scenario(keys).inputs, (setting.width, setting.width), scenario(keys).head())
+    hidden = (setting.width, setting.width)
+    model = cl.mlp(scenario(keys).inputs, hidden, scenario(keys).head())
     number = {
         "num_tasks": setting.tasks,
         "s_max": setting.s_max,
         "mask_sparsity_reg_factor": setting.sparsity,
     }
-    members = [
-        cl.adahat(model, tx, **number, alpha=alpha) for alpha in setting.alphas for _ in keys
-    ]
+    members = []
+    for alpha in setting.alphas:
+        members += [cl.adahat(model, tx, **number, alpha=alpha)] * len(keys)
     jobs = {
         "finetuning": (cl.finetuning(model, tx), keys),
         "hat": (cl.hat(model, tx, **number), keys),
         "adahat": (cl.sweep(members), many),
     }
+    settings = {
+        "epochs": setting.epochs,
+        "batch_size": 64,
+        "engine": setting.engine,
+    }
     found: dict[str, Result] = {}
     for name, (algorithm, key) in jobs.items():
-        settings = {"epochs": setting.epochs, "batch_size": 64, "engine": setting.engine}
         found[name] = cl.run(algorithm, scenario(key), key, **settings, out=setting.out / name)
     labelled = {name: results.to_xarray(result) for name, result in found.items()}
     Console(width=110).print(results_table(labelled))
@@ -84,15 +90,13 @@ def _capacity(found: dict[str, Result]) -> Table:
     """Capacity left after each task, in percent, the mean over runs."""
     table = Table(title="capacity left (%)")
     table.add_column("after task", justify="right")
-    kept = {
-        name: 100 * r.probes.values["capacity"].mean(1)
-        for name, r in found.items()
-        if name != "finetuning"
-    }
-    for name in kept:
-        table.add_column(name, justify="right")
-    for task, values in enumerate(zip(*kept.values(), strict=True), 1):
-        table.add_row(str(task), *(f"{value:.1f}" for value in values))
+    columns = []
+    for name, result in found.items():
+        if name != "finetuning":
+            table.add_column(name, justify="right")
+            columns.append(100 * result.probes.values["capacity"].mean(1))
+    for task, values in enumerate(zip(*columns, strict=True), 1):
+        table.add_row(str(task), *[f"{value:.1f}" for value in values])
     return table
 
 

@@ -1,11 +1,14 @@
-"""Loss of plasticity, and continual backprop's cure for it, on slowly changing regression (Dohare et al. 2024).
+"""Slowly changing regression (Dohare et al. 2024): loss of plasticity, and continual backprop.
 
-    python scripts/reproduce/slowly_changing_regression.py                                    # 90 runs of 480,000 steps
-    python scripts/reproduce/slowly_changing_regression.py --seeds 50 --tasks 300 --rates 0 1e-4   # 3,000,000 steps
+    # 90 runs of 480,000 steps
+    python scripts/reproduce/slowly_changing_regression.py
+    # 100 runs of 3,000,000 steps
+    python scripts/reproduce/slowly_changing_regression.py --seeds 50 --tasks 300 --rates 0 1e-4
 
-A network of 5 ReLU units imitates one of 100 threshold units, whose 15 slow inputs flip one at a time every 10,000 examples.
-Batch of one, one pass, SGD 0.01; replacement rate 0 is backprop. Every run, of every rate and seed, is a member of one
-compiled program. Prints squared error in bins of 40,000 examples; leaves results and figures.
+A network of 5 ReLU units imitates one of 100 threshold units. Of its 15 slow inputs, one flips
+every 10,000 examples. Batches have one example, and SGD at 0.01 makes one pass. Replacement rate 0
+is backprop. The runs of all rates and seeds are members of one compiled program. The script prints
+squared errors in bins of 40,000 examples, and writes results and figures.
 """
 
 import dataclasses
@@ -27,7 +30,7 @@ class Setting:
     seeds: int = 30
     """Runs of each rate."""
     tasks: int = 48
-    """Flips, and stretches of 10,000 examples between them."""
+    """Number of tasks, of 10,000 examples each."""
     rates: tuple[float, ...] = (0.0, 1e-4, 1e-3)
     """Replacement rates; 0 is backprop."""
     lr: float = 0.01
@@ -45,19 +48,23 @@ def main(setting: Setting) -> None:
     model = cl.mlp(scenario.inputs, (5,), scenario.head(), weight_init="kaiming")
     number = {"maturity_threshold": setting.maturity_threshold, "slots": 1}
     tx = cl.sgd(setting.lr)
-    members = [
-        cl.cbp(model, tx, replacement_rate=rate, **number) for rate in setting.rates for _ in keys
-    ]
-    how = {"batch_size": 1, "evaluate": "none", "engine": setting.engine, "out": setting.out}
-    result = cl.run(cl.sweep(members), scenario, every, **how)
+    members = []
+    for rate in setting.rates:
+        members += [cl.cbp(model, tx, replacement_rate=rate, **number)] * len(keys)
+    settings = {
+        "batch_size": 1,
+        "evaluate": "none",
+        "engine": setting.engine,
+        "out": setting.out,
+    }
+    result = cl.run(cl.sweep(members), scenario, every, **settings)
 
     Console(width=120).print(_table(setting, result))
-    speed, each = (
-        len(every) * result.steps / result.train_seconds,
-        1e6 * result.train_seconds / result.steps,
-    )
+    each = 1e6 * result.train_seconds / result.steps
+    speed = len(every) * result.steps / result.train_seconds
     print(
-        f"{result.train_seconds:.1f} s with compiling: {each:.1f} us a step of {len(every)} runs, {speed:,.0f} a second"
+        f"{result.train_seconds:.1f} s with compiling: {each:.1f} us a step of {len(every)} runs,"
+        f" {speed:,.0f} a second"
     )
     print(f"figures in {setting.out / 'figures'}")
 
@@ -65,18 +72,20 @@ def main(setting: Setting) -> None:
 def _table(setting: Setting, result: Result) -> Table:
     """Mean squared error of each rate in each bin, over seeds."""
     error = result.online["loss"].reshape(setting.tasks, len(setting.rates), setting.seeds)
-    table = Table(
-        title=f"squared error while learning, in bins of {setting.bin * 10}k examples: mean (standard error)"
-    )
+    size = f"{setting.bin * 10}k"
+    title = f"squared error while learning, in bins of {size} examples: mean (standard error)"
+    table = Table(title=title)
     table.add_column("to step", justify="right")
     for rate in setting.rates:
         table.add_column(f"rate {rate:g}" if rate else "backprop", justify="right")
     for start in range(0, setting.tasks - setting.bin + 1, setting.bin):
         part = error[start : start + setting.bin].mean(0)
+        mean = part.mean(1)
         spread = part.std(1) / setting.seeds**0.5
-        cells = [f"{m:.3f} ({s:.3f})" for m, s in zip(part.mean(1), spread, strict=True)]
+        cells = [f"{m:.3f} ({s:.3f})" for m, s in zip(mean, spread, strict=True)]
         table.add_row(f"{(start + setting.bin) * 10}k", *cells)
-    replaced = torch.stack([u.replaced for u in result.state.opt.units.values()]).sum(0)
+    groups = result.state.opt.units.values()
+    replaced = torch.stack([units.replaced for units in groups]).sum(0)
     means = replaced.reshape(len(setting.rates), setting.seeds).double().mean(1)
     table.add_section()
     table.add_row("resets a run", *(f"{mean:.0f}" for mean in means))

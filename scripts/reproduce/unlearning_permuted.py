@@ -18,7 +18,8 @@ import tyro
 from rich.console import Console
 
 import clfunc as cl
-from clfunc.cli.unlearn import requests, tables
+from clfunc.cli.requests import requests
+from clfunc.cli.unlearn import tables
 from clfunc.experiments.audit import to_xarray
 
 
@@ -29,7 +30,7 @@ class Setting:
     tasks: int = 5
     """Permutations."""
     request: tuple[str, ...] = ("2:1", "4:2", "5:5")
-    """AFTER:TASKS, each an unlearning."""
+    """AFTER:TASKS, each an unlearning; tasks count from 1."""
     algorithms: tuple[str, ...] = ("finetuning", "hat")
     """Any of finetuning and hat."""
     images: int = 10_000
@@ -63,11 +64,10 @@ def main(setting: Setting) -> None:
         "mask_sparsity_reg_factor": setting.sparsity,
     }
     known = {"finetuning": cl.finetuning(model, tx), "hat": cl.hat(model, tx, **number)}
+    wanted = requests(setting.request, setting.tasks)
     how = {"epochs": setting.epochs, "batch_size": 64, "engine": setting.engine}
     for name in setting.algorithms:
-        found = cl.audit(
-            known[name], scenario, keys, requests(setting.request), out=setting.out / name, **how
-        )
+        found = cl.audit(known[name], scenario, keys, wanted, out=setting.out / name, **how)
         console = Console(width=120)
         console.rule(name)
         for table in tables(to_xarray(found)):

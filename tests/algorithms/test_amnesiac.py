@@ -4,7 +4,8 @@ from functools import cache
 
 import pytest
 import torch
-from support.forgetting import each_run_forgets_its_own
+from support.forgetting import assert_each_run_forgets_as_alone
+from support.hats import parts_of
 
 from clfunc import (
     adam,
@@ -46,7 +47,7 @@ OPTIMIZERS = {
 
 def _hat(model, tx, **settings):
     shared = {} if model.head.paradigm == "til" else {"freeze_head_after": 2}
-    return hat(model, tx, num_tasks=TASKS, s_max=20.0, **shared, **settings)
+    return hat(model, tx, num_tasks=TASKS, s_max=20.0, **shared, **parts_of(settings))
 
 
 INNER = {
@@ -108,7 +109,7 @@ def begin(algorithm, carry, task):
 
 def whole(algorithm, carry):
     """All parameters there are: those that tasks share, and each task's own."""
-    own = algorithm.own(*carry)
+    own = algorithm.bank.rows(*carry)
     return {group: part for group, part in carry[0].items() if group not in own} | own
 
 
@@ -138,11 +139,11 @@ def logged(inner, tx, paradigm, tasks):
     """All parameters after training without any record, and a list of what each step changed."""
     inner = plain(inner, tx, paradigm)
     params, state = inner.init(key(0))
-    own = set(inner.own(params, state))
+    own = set(inner.bank.rows(params, state))
     theta = {
         g: part
         if g not in own
-        else [tree.index(inner.own(params, state)[g], t) for t in range(TASKS)]
+        else [tree.index(inner.bank.rows(params, state)[g], t) for t in range(TASKS)]
         for g, part in params.items()
     }
     deltas = []
@@ -200,7 +201,7 @@ def check_algebra(inner, tx="momentum", paradigm="til"):
     algorithm, carry, start = trained(inner, tx, paradigm)
     records = carry[1].records
     total = tree.map(lambda r: r.sum(0), every(records))
-    own = algorithm.own(*carry)
+    own = algorithm.bank.rows(*carry)
     for group, part in whole(algorithm, carry).items():
         change = every(records)[group] if group in own else total[group]
         assert distance(tree.add(start[group], change), part) < 1e-12
@@ -276,12 +277,12 @@ def test_in_float32_the_start_comes_back_to_rounding(inner, tx, precision):
 
 def test_a_forgotten_tasks_head_is_its_start_and_no_other_head_moves():
     algorithm = make("finetuning", "adam")
-    start, carry = algorithm.own(*algorithm.init(key(0)))["head"], train(algorithm)
+    start, carry = algorithm.bank.rows(*algorithm.init(key(0)))["head"], train(algorithm)
     for task in range(TASKS):
         params, state = algorithm.unlearn(*carry, asked(task))
         for other in range(TASKS):
             head, before = (
-                tree.index(algorithm.own(*c)["head"], other) for c in ((params, state), carry)
+                tree.index(algorithm.bank.rows(*c)["head"], other) for c in ((params, state), carry)
             )
             assert (
                 identical(head, before)
@@ -315,7 +316,7 @@ def test_unlearning_in_the_middle_of_a_task_takes_off_what_it_has_added_so_far()
         *carry, _ = algorithm.step(*carry, batch(1, step))
     undone = algorithm.unlearn(*carry, asked(1))
     assert distance(whole(algorithm, undone), whole(algorithm, before)) < 1e-12
-    assert distance(undone[0]["head"], tree.index(algorithm.own(*before)["head"], 1)) < 1e-12
+    assert distance(undone[0]["head"], tree.index(algorithm.bank.rows(*before)["head"], 1)) < 1e-12
 
 
 @every_inner
@@ -352,14 +353,16 @@ def test_each_run_of_a_sweep_forgets_its_own_tasks(inner):
         [make(inner, "momentum") for _ in range(3)],
         torch.stack([asked(0), asked(), asked(1, 2)]),
     )
-    before, after = each_run_forgets_its_own(members, split(key(5), 3), gone, batch, TASKS, STEPS)
+    before, after = assert_each_run_forgets_as_alone(
+        members, split(key(5), 3), gone, batch, TASKS, STEPS
+    )
     assert identical(tree.index(after, 1), tree.index(before, 1))
 
 
 def test_without_records_it_is_the_inner_algorithm():
     algorithm = make("finetuning", record=False)
     assert algorithm.unlearn is None and identical(train(algorithm), train(plain("finetuning")))
-    assert algorithm.settings["record"] is False
+    assert algorithm.settings["records"] is False
 
 
 def test_what_no_update_can_do_to_hat_it_does_not_undo():
@@ -375,7 +378,7 @@ def test_what_no_update_can_do_to_hat_it_does_not_undo():
                 assert identical(algorithm.predict(*undone, x, t), algorithm.predict(*carry, x, t))
         state: HATState = undone[1].inner
         for group, used in state.attention.used.items():
-            rest = (state.attention.bank[group][:2] > 0).any(0)
+            rest = (state.attention.rows[group][:2] > 0).any(0)
             assert torch.equal(used > 0, rest) and not state.attention.met[2]
 
 

@@ -4,7 +4,7 @@ from functools import cache
 
 import pytest
 import torch
-from support.forgetting import each_run_forgets_its_own
+from support.forgetting import assert_each_run_forgets_as_alone
 
 from clfunc import adam, amnesiac, amnesiac_hat, carry, hat, mlp, sgd, til, tree
 from clfunc.random import fold_in, key, normal, split
@@ -74,7 +74,7 @@ def asked(*tasks):
 
 
 def whole(algorithm, carry):
-    own = algorithm.own(*carry)
+    own = algorithm.bank.rows(*carry)
     return {group: part for group, part in carry[0].items() if group not in own} | own
 
 
@@ -114,7 +114,7 @@ def test_start_plus_records_is_the_parameters_after_every_request_too(kind):
         now = carry
         for request in requests:
             now = algorithm.unlearn(*now, request)
-        own, rows = algorithm.own(*now), every(now[1].inner.records)
+        own, rows = algorithm.bank.rows(*now), every(now[1].inner.records)
         for group, part in whole(algorithm, now).items():
             change = rows[group] if group in own else tree.map(lambda r: r.sum(0), rows[group])
             assert distance(tree.add(start[group], change), part) < 1e-12
@@ -128,14 +128,14 @@ def test_start_plus_records_is_the_parameters_after_every_request_too(kind):
 @every_kind
 def test_a_forgotten_task_leaves_its_units_free_and_its_embedding_at_the_start(kind):
     algorithm, carry = trained(kind)
-    start = algorithm.own(*algorithm.init(key(0)))
+    start = algorithm.bank.rows(*algorithm.init(key(0)))
     for task in range(TASKS):
         undone = algorithm.unlearn(*carry, asked(task))
-        attend, own = undone[1].inner.inner.attention, algorithm.own(*undone)
+        attend, own = undone[1].inner.inner.attention, algorithm.bank.rows(*undone)
         others = [t for t in range(TASKS) if t != task]
         for group, used in attend.used.items():
             expected = torch.stack(
-                [carry[1].inner.inner.attention.bank[group][t] > 0 for t in others]
+                [carry[1].inner.inner.attention.rows[group][t] > 0 for t in others]
             ).any(0)
             assert torch.equal(used > 0, expected)
         for group in ("head", "embedding"):
@@ -202,7 +202,7 @@ def naive_backup(forgotten):
         seen[task] = tree.clone(carry[1].inner.inner.attention.used)
         begun = tree.clone(carry[0])
         carry = train(algorithm, (task,), start=carry, after_step=alone)
-        masks[task] = {g: e[task] > 0 for g, e in carry[1].inner.inner.attention.bank.items()}
+        masks[task] = {g: e[task] > 0 for g, e in carry[1].inner.inner.attention.rows.items()}
         if task == forgotten:
             log["backup"], log["trace"] = begun, {}
     return model, log["backup"], masks, seen, carry
@@ -245,7 +245,7 @@ def naive_repair(forgotten):
         before[task] = tree.clone(start[1].inner.inner.attention.used)
         start = train(make("plain"), (task,), start=start)
     bank = {
-        t: {g: e[t] for g, e in start[1].inner.inner.attention.bank.items()} for t in range(TASKS)
+        t: {g: e[t] for g, e in start[1].inner.inner.attention.rows.items()} for t in range(TASKS)
     }
     undone = plain[0].unlearn(*plain[1], asked(forgotten))
     params = tree.clone({g: p for g, p in undone[0].items() if g not in ("embedding", "head")})
@@ -270,7 +270,7 @@ def naive_repair(forgotten):
         for t in rest:
             x, y, old = stored[t]
             gates = {g: (e > 0).to(torch.float64) for g, e in bank[t].items()}
-            head = tree.index(plain[0].own(*undone)["head"], t)
+            head = tree.index(plain[0].bank.rows(*undone)["head"], t)
             merged = tree.unflatten(leaves, tree.structure(params)) | {"head": head}
             logits = model.apply(merged, x, torch.tensor(t), gates=gates).logits
             far = ((logits - old) ** 2).mean(1).mean()
@@ -314,14 +314,14 @@ def test_no_example_of_a_forgotten_task_is_kept():
 
 def test_a_sweep_forgets_run_by_run():
     members, gone = [make("both") for _ in range(2)], torch.stack([asked(0), asked(1)])
-    each_run_forgets_its_own(members, split(key(3)), gone, batch, 2, STEPS, EPOCHS)
+    assert_each_run_forgets_as_alone(members, split(key(3)), gone, batch, 2, STEPS, EPOCHS)
 
 
 @pytest.mark.parametrize("kind", ["plain", "both"])
 def test_a_mask_of_more_tasks_than_there_are_is_refused(kind):
     algorithm, carry = trained(kind)
     with pytest.raises(
-        ValueError, match=r"^there are 3 tasks and requests to forget, given a mask of 4$"
+        ValueError, match=r"^there are 3 tasks and declared sets to forget, given a mask of 4$"
     ):
         algorithm.unlearn(*carry, torch.tensor([False, False, False, True]))
 

@@ -67,7 +67,7 @@ def _train_functionally(paradigm, tx, order):
             params, state, metrics = algorithm.step(params, state, _batch(paradigm, task, step))
         params, state = algorithm.end_task(params, state)
     heads = (
-        [tree.index(state.head.bank, t) for t in range(TASKS)]
+        [tree.index(state.head.bank.rows["head"], t) for t in range(TASKS)]
         if paradigm == "til"
         else [params["head"]]
     )
@@ -80,7 +80,7 @@ def _train_plainly(paradigm, make_optimizer, order, kept):
     )
     params, state = algorithm.init(key(0))
     heads = (
-        [tree.index(state.head.bank, t) for t in range(TASKS)]
+        [tree.index(state.head.bank.rows["head"], t) for t in range(TASKS)]
         if paradigm == "til"
         else [params["head"]]
     )

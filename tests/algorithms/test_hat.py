@@ -7,11 +7,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support.promises import TASKS, lived_by
+from support.hats import parts_of
+from support.promises import TASKS, play_with_promise
 
 import clfunc as cl
 from clfunc import tree
 from clfunc.algorithms import adahat, hat
+from clfunc.hard_attention import Gating
 from clfunc.models.heads import dil, mtl, til
 from clfunc.random import key, normal
 from clfunc.scenarios import joint
@@ -30,7 +32,7 @@ def lived(tx, seed=0, tasks=TASKS, hidden=(6, 5), dropout=0.0, activation="relu"
     """A whole life of an mlp under the promise's hook."""
     scenario = toy_stream(num_tasks=tasks)
     model = network(scenario, hidden, dropout_rate=dropout, activation=activation)
-    return lived_by(model, scenario, tx, seed, **settings)
+    return play_with_promise(model, scenario, tx, seed, **settings)
 
 
 @given(
@@ -55,7 +57,7 @@ def test_the_promise_holds_while_units_are_reset_and_units_that_tasks_use_never_
     scenario = toy_stream(num_tasks=3)
     model = network(scenario, (8, 7))
     tx = cl.reinit(model, inner, replacement_rate=0.3, maturity_threshold=1, utility_decay_rate=0.5)
-    promise = lived_by(model, scenario, tx)
+    promise = play_with_promise(model, scenario, tx)
     assert promise.frozen > 0 and promise.resets > 3
 
 
@@ -74,7 +76,7 @@ def test_the_promise_holds_for_every_network_and_for_norms_that_a_task_has_for_i
     scenario = toy_stream(num_tasks=3)
     if (name, norm) != ("mlp", "group"):
         model = NETWORKS[name](scenario, norm=norm, per_task_norm=norm is not None)
-        promise = lived_by(model, scenario, carry(adamw(0.05, weight_decay=0.1)))
+        promise = play_with_promise(model, scenario, carry(adamw(0.05, weight_decay=0.1)))
         assert promise.frozen > 0 and len(promise.logits) == 3
 
 
@@ -174,7 +176,8 @@ def drift(make, tx, **settings):
             most.append(torch.stack(tree.leaves(moves)).max())
         return result
 
-    play(make(model, tx, num_tasks=2, s_max=20.0, **settings), scenario, key(0), call)
+    given = parts_of(settings) if make is hat else settings
+    play(make(model, tx, num_tasks=2, s_max=20.0, **given), scenario, key(0), call)
     return torch.stack(most).max().item()
 
 
@@ -242,7 +245,7 @@ def test_scaling_gradients_hardly_matters_to_adam_and_scaling_updates_does():
 def test_a_bad_setting_is_one_clear_line(settings, said):
     model = cl.mlp(4, (3,), til(3, 2))
     with pytest.raises(ValueError, match=re.escape(said)) as error:
-        hat(model, sgd(0.1), **({"num_tasks": 3} | settings))
+        hat(model, sgd(0.1), **parts_of({"num_tasks": 3} | settings))
     assert "\n" not in str(error.value)
 
 
@@ -263,14 +266,14 @@ def test_a_shut_unit_that_would_still_answer_is_refused():
             cl.mlp(4, (3,), til(3, 2), activation="sigmoid"),
             sgd(0.1),
             num_tasks=3,
-            gate_position="pre_act",
+            gates=Gating(gate_position="pre_act"),
         )
     assert hat(
         cl.mlp(4, (3,), dil(1, 2)),
         sgd(0.1),
         num_tasks=1,
         freeze_head_after=1,
-        gate_position="pre_act",
+        gates=Gating(gate_position="pre_act"),
     )
 
 

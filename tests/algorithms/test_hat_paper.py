@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from support.hats import parts_of
 from torch import Tensor
 
 import clfunc as cl
@@ -259,9 +260,12 @@ def live(s_max, scale_at, settings):
         "clip_norm": CLIP,
         "mask_sparsity_reg_factor": FACTOR,
     }
-    algorithm = hat(model, cl.sgd(LR), num_tasks=TASKS, scale_at=scale_at, **numbers, **settings)
+    given = {"num_tasks": TASKS, "scale_at": scale_at} | numbers | settings
+    algorithm = hat(model, cl.sgd(LR), **parts_of(given))
     params, state = algorithm.init(key(1))
-    official = Official(params, state.attention.bank, state.head.bank, s_max, scale_at, settings)
+    official = Official(
+        params, state.attention.rows, state.head.bank.rows["head"], s_max, scale_at, settings
+    )
     for task in range(TASKS):
         about = Task(torch.tensor(task), torch.tensor(PER_EPOCH), torch.tensor(STEPS // PER_EPOCH))
         params, state = algorithm.begin_task(params, state, about)

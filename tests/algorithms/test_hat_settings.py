@@ -4,10 +4,12 @@ import inspect
 
 import pytest
 import torch
+from support.hats import parts_of
 
 import clfunc as cl
 from clfunc import algorithms, tree
 from clfunc.algorithms import adahat, hat
+from clfunc.hard_attention import Gating
 from clfunc.hard_attention import gates as attention
 from clfunc.hard_attention import rates as adjustment
 from clfunc.models.heads import dil, regression, til
@@ -48,7 +50,12 @@ ADAPTIVE |= {"scale_at": "gradients"}
 
 
 def defaults(factory):
-    return {p.name: p.default for p in inspect.signature(factory).parameters.values()}
+    """Every default, those of the gates and of the rates by their own names."""
+    found = {}
+    for name, parameter in inspect.signature(factory).parameters.items():
+        part = parameter.default
+        found |= part._asdict() if hasattr(part, "_fields") else {name: part}
+    return found
 
 
 def model_of(**more):
@@ -80,7 +87,7 @@ def test_adahat_hands_each_setting_on_to_hat_and_keeps_its_name(setting):
     given = {setting: ADAPTIVE[setting]}
     made = adahat(model_of(), sgd(0.1), num_tasks=3, **given)
     own = {"alpha": 1e-6, "mask_sparsity_reg_factor": 0.1} | given
-    same = hat(model_of(), sgd(0.1), num_tasks=3, adjustment_mode="adahat", **own)
+    same = hat(model_of(), sgd(0.1), num_tasks=3, **parts_of({"adjustment_mode": "adahat"} | own))
     assert made.settings | {"name": "hat"} == same.settings and made.settings["name"] == "adahat"
 
 
@@ -88,7 +95,7 @@ def test_adahat_hands_each_setting_on_to_hat_and_keeps_its_name(setting):
     "mode, low, high", [("dense", 1, 1), ("sparse", 0, 0), ("U01", 0, 1), ("U-10", -1, 0)]
 )
 def test_embeddings_start_by_the_mode_given(mode, low, high):
-    algorithm = hat(model_of(), sgd(0.1), num_tasks=3, task_embedding_init_mode=mode)
+    algorithm = hat(model_of(), sgd(0.1), num_tasks=3, gates=Gating(task_embedding_init_mode=mode))
     params, _ = begun(algorithm)
     for e in params["embedding"].values():
         assert (e >= low).all() and (e <= high).all()
@@ -199,7 +206,7 @@ def test_members_may_differ_in_what_the_masks_of_a_task_depend_on():
     model = cl.mlp(scenario.inputs, (6, 5), scenario.head())
     settings = {"num_tasks": 2, "test_mask": "sigmoid", "adjustment_mode": "adahat"}
     members = [
-        hat(model, sgd(0.1), s_max=s, epsilon=e, alpha=0.1, **settings)
+        hat(model, sgd(0.1), **parts_of(settings | {"s_max": s, "epsilon": e, "alpha": 0.1}))
         for s, e in ((5.0, 0.1), (50.0, 0.9))
     ]
     keys = split(key(3), 2)
@@ -232,7 +239,28 @@ def test_a_shared_head_of_any_kind_is_said_to_forget():
 )
 def test_settings_that_mean_nothing_are_refused(settings, said):
     with pytest.raises(ValueError, match=said):
-        hat(model_of(), sgd(0.1), **({"num_tasks": 3} | settings))
+        hat(model_of(), sgd(0.1), **parts_of({"num_tasks": 3} | settings))
+
+
+@pytest.mark.parametrize(
+    "old, said",
+    [
+        (
+            {"test_mask": "sigmoid"},
+            "test_mask belongs to the gates of hat:"
+            " write gates=cl.hard_attention.Gating(test_mask='sigmoid')",
+        ),
+        (
+            {"alpha": 0.1},
+            "alpha belongs to the rates of hat: write rates=cl.hard_attention.Rates(alpha=0.1)",
+        ),
+        ({"alhpa": 0.1}, "hat has no setting 'alhpa'"),
+    ],
+)
+def test_the_spelling_before_parts_is_refused_with_the_new_one(old, said):
+    with pytest.raises(TypeError) as error:
+        hat(model_of(), sgd(0.1), num_tasks=3, **old)
+    assert str(error.value) == said
 
 
 def test_too_few_embeddings_for_a_shared_head_s_tasks_are_refused():

@@ -9,12 +9,12 @@ from support.naive_resets import (
     MODEL,
     OPTIMISERS,
     Resets,
-    assert_as_drawn_and_unheard,
+    assert_drawn_and_unread,
     distance,
-    live,
+    side_by_side,
     steps,
 )
-from support.resetting import NETWORKS, context, every_network
+from support.resetting import NETWORKS, cleared, context, every_network
 
 from clfunc import adam, chain, finetuning, redo, reset_dormant, sgd, tree
 from clfunc.random import key
@@ -49,7 +49,7 @@ def test_it_is_its_transcription_with_loops(optimiser, period, threshold):
     tx, theirs = OPTIMISERS[optimiser]
     algorithm = redo(MODEL, tx, period=period, threshold=threshold)
     make = lambda params, own: Naive(params, theirs, own, period=period, threshold=threshold)  # noqa: E731
-    for naive, params, state in live(algorithm, make, 3, 100):  # noqa: B007
+    for naive, params, state in side_by_side(algorithm, make, 3, 100):  # noqa: B007
         if naive.t % 10 == 0:
             assert distance(naive, params) < 1e-12, f"step {naive.t}"
     count = {layer: len(found) for layer, found in naive.replaced.items()}
@@ -94,12 +94,12 @@ def test_every_dormant_unit_that_is_free_is_as_drawn_unheard_and_forgotten_and_n
         leaves = dict(tree.items(tree.add(params, updates)))
         for group, mask in gone.items():
             assert new.replaced[group] - state.replaced[group] == mask.sum()
-            assert_as_drawn_and_unheard(model, leaves, group, gone)
+            assert_drawn_and_unread(model, leaves, group, gone)
         choices = {g: resets.marked(mask) for g, mask in gone.items()}
         touched = resets.touched(model, params, choices)
         for u, p, near in zip(*map(tree.leaves, (updates, plain, touched)), strict=True):
             assert torch.equal(u[~near.expand(u.shape)], p[~near.expand(u.shape)])
-        kept = tree.map_like(lambda m, near: torch.where(near, 0, m), params, memory, touched)
+        kept = cleared(memory, params, touched)
         assert identical(new.inner, kept)
         count += sum(int(mask.sum()) for mask in gone.values())
     assert count > 0 or any((m == 1).any() for m in used.values())
@@ -125,7 +125,7 @@ def test_redo_is_finetuning_with_it_and_names_all_its_settings():
     same = finetuning(MODEL, reset_dormant(MODEL, sgd(0.1), period=5, threshold=0.1))
     assert identical(algorithm.init(key(0)), same.init(key(0)))
     assert algorithm.settings["name"] == "redo" and set(algorithm.settings["tx"]) == {
-        "name", "inner", "period", "threshold"
+        "name", "place", "model", "inner", "period", "threshold"
     }  # fmt: skip
 
 

@@ -11,12 +11,12 @@ from support.naive_resets import (
     OPTIMISERS,
     WIDTHS,
     Resets,
-    assert_as_drawn_and_unheard,
+    assert_drawn_and_unread,
     distance,
-    live,
+    side_by_side,
     steps,
 )
-from support.resetting import NETWORKS, every_network
+from support.resetting import NETWORKS, cleared, every_network
 
 from clfunc import (
     adam,
@@ -98,7 +98,7 @@ def test_it_is_its_transcription_with_loops(optimiser, eta, first, longest, ever
     }
     algorithm = self_normalized_resets(MODEL, tx, **numbers)
     rule = {"eta": eta, "first": first, "longest": longest, "every": every}
-    for naive, params, state in live(
+    for naive, params, state in side_by_side(
         algorithm, lambda p, own: Naive(p, theirs, own, **rule), 6, 60
     ):
         units = state.opt.units
@@ -153,7 +153,7 @@ def test_every_unit_silent_for_too_long_is_as_drawn_unheard_and_forgotten_and_no
             assert new.units[group].replaced - old.replaced == gone[group].sum()
         leaves = dict(tree.items(tree.add(params, updates)))
         for group in model.units:
-            assert_as_drawn_and_unheard(model, leaves, group, gone)
+            assert_drawn_and_unread(model, leaves, group, gone)
         touched = resets.touched(
             model, params, {g: resets.marked(mask) for g, mask in gone.items()}
         )
@@ -161,7 +161,7 @@ def test_every_unit_silent_for_too_long_is_as_drawn_unheard_and_forgotten_and_no
             assert torch.equal(u[~near.expand(u.shape)], p[~near.expand(u.shape)])
         assert identical(
             new.inner,
-            tree.map_like(lambda m, near: torch.where(near, 0, m), params, memory, touched),
+            cleared(memory, params, touched),
         )
 
 
@@ -228,6 +228,8 @@ def test_it_is_finetuning_with_the_transform_and_names_all_its_settings():
     assert identical(algorithm.init(key(0)), same.init(key(0)))
     names = {
         "name",
+        "place",
+        "model",
         "inner",
         "rejection_percentile",
         "first_threshold",

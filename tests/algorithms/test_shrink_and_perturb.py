@@ -140,10 +140,12 @@ def test_a_head_that_waits_for_its_task_is_not_touched():
     params, state = algorithm.begin_task(*algorithm.init(KEY), task(0))
     params, state, _ = algorithm.step(params, state, batch(0))
     params, state = algorithm.end_task(params, state)
-    bank = state.inner.head.bank
+    bank = state.inner.head.bank.rows["head"]
     trained = params["head"]
     params, state = algorithm.begin_task(params, state, task(1))
-    assert identical(params["head"], tree.index(bank, 1)) and identical(state.inner.head.bank, bank)
+    assert identical(params["head"], tree.index(bank, 1)) and identical(
+        state.inner.head.bank.rows["head"], bank
+    )
     params, state = algorithm.begin_task(*algorithm.end_task(params, state), task(0))
     assert identical(params["head"], trained)
 

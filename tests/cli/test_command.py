@@ -1,4 +1,4 @@
-"""The command line, through `main(argv)` and as a real process: what it does, and how it says no."""
+"""The command line, through `main(argv)` and as a process: what it does, and what it refuses."""
 
 import gzip
 import json
@@ -43,7 +43,9 @@ def run_in(tmp_path, *arguments):
 
 
 BAD = {
-    "--algorithm nonsense": "--algorithm must be one of adahat, amnesiac_hat, cbp, cbp_arxiv2023, cbp_lop_conv, ",
+    "--algorithm nonsense": (
+        "--algorithm must be one of adahat, amnesiac_hat, cbp, cbp_arxiv2023, cbp_lop_conv, "
+    ),
     "--nonsense 3": "Unrecognized options: --nonsense",
     "--tasks zero": "--tasks",
     "--tasks 0": "--tasks must be at least 1, given 0",
@@ -52,10 +54,16 @@ BAD = {
     "--seeds 0": "--seeds must be at least 1, given 0",
     "--seed -1": "seed must be in [0, 2**64), given -1",
     "--dataset nonsense": "dataset must be one of digits, mnist5k, mnist",
-    "--dataset mnist --data-root /nowhere": "data root /nowhere is not a folder: give one that holds mnist's files",
+    "--dataset mnist --data-root /nowhere": (
+        "data root /nowhere is not a folder: give one that holds mnist's files"
+    ),
     "--scenario nonsense": "--scenario must be one of permuted, split, rotated, combined, slowly_",
-    "--scenario slowly_changing_regression --algorithm joint": "is one stream without validation: leave out --valid",
-    "--scenario slowly_changing_regression --set slow=3": "slow must be in 8..20 for 20 inputs, given 3",
+    "--scenario slowly_changing_regression --algorithm joint": (
+        "is one stream without validation: leave out --valid"
+    ),
+    "--scenario slowly_changing_regression --set slow=3": (
+        "slow must be in 8..20 for 20 inputs, given 3"
+    ),
     "--scenario split --tasks 11": "digits has 10 classes, too few for 11 tasks",
     "--paradigm nonsense": "paradigm must be til, cil or dil, given 'nonsense'",
     "--valid 1.5": "valid must be a share in [0, 1) of the training examples, given 1.5",
@@ -63,31 +71,52 @@ BAD = {
     "--set lr=-1": "lr must be a number in [0, inf), given -1",
     "--set lr=fast": "lr must be a number, given 'fast'",
     "--set lr": "--set takes name=value, given 'lr'",
-    "--set speed=3": "cannot set 'speed' here: one of activation, compute_dtype, dropout_rate, first_identity, lr, momentum",
+    "--set speed=3": (
+        "cannot set 'speed' here: one of activation, compute_dtype, dropout_rate,"
+        " first_identity, lr, momentum"
+    ),
     "--set activation=nonsense": "activation must be one of relu",
     "--set dropout_rate=1": "dropout_rate must be in [0, 1), given 1",
     "--set nesterov=true": "nesterov needs momentum",
     "--hidden 0": "hidden must hold at least one width of at least 1, given [0]",
-    "--wrap nonsense": "--wrap must be one of amnesiac, reduce_on_plateau, shrink_and_perturb, given 'nonsense'",
+    "--wrap nonsense": (
+        "--wrap must be one of amnesiac, reduce_on_plateau, shrink_and_perturb, given 'nonsense'"
+    ),
     "--model nonsense": "--model must be one of convnet, mlp, resnet, given 'nonsense'",
     "--model mlp --set norm=group": "norm must be layer or none, given 'group'",
     "--model resnet --set norm=batch": "norm must be layer, group or none, given 'batch'",
     "--model resnet --set norm=3": "norm must be a word, given 3",
-    "--model resnet --set per_task_norm=true": "per_task_norm needs a norm: give norm=layer or group",
-    "--model resnet --set norm=layer --set per_task_norm=true --algorithm joint": "only a til, cil or dil head can keep norm",
-    "--model convnet --set channels=[]": "channels must hold at least one width of at least 1, given []",
+    "--model resnet --set per_task_norm=true": (
+        "per_task_norm needs a norm: give norm=layer or group"
+    ),
+    "--model resnet --set norm=layer --set per_task_norm=true --algorithm joint": (
+        "only a til, cil or dil head can keep norm"
+    ),
+    "--model convnet --set channels=[]": (
+        "channels must hold at least one width of at least 1, given []"
+    ),
     "--model convnet --set channels=16": "channels must be numbers in brackets, given 16",
-    "--model convnet --set channels=4,4,4,4": "channels must hold at most 3 blocks for images of 8x8, given 4",
+    "--model convnet --set channels=4,4,4,4": (
+        "channels must hold at most 3 blocks for images of 8x8, given 4"
+    ),
     "--model convnet --set kernel=4": "kernel must be an odd number of at least 1, given 4",
     "--engine nonsense": "invalid choice 'nonsense' for argument '--engine'",
-    "--device nonsense": "--device must be auto, cpu or a device that torch can use, given 'nonsense'",
-    "--evaluate nonsense": "evaluate must be 'seen', 'current', 'none' or a number of tasks, given 'nonsense'",
+    "--device nonsense": (
+        "--device must be auto, cpu or a device that torch can use, given 'nonsense'"
+    ),
+    "--evaluate nonsense": (
+        "evaluate must be 'seen', 'current', 'none' or a number of tasks, given 'nonsense'"
+    ),
     "--set lr=0.1 --set lr=0.2": "lr is set 2 times: give it once",
     "--set lr=1e999": "lr must be a number in [0, inf), given inf",
     "--optimizer adam --set betas=[0.5]": "betas must be two numbers, given [0.5]",
     "--algorithm single --task 3": "--task must be in 1..2, given 3",
-    "--dataset digits,digits": "--dataset names 2, which only --scenario combined takes, given permuted",
-    "--scenario combined --dataset digits,digits,digits": "--tasks is 2, but --dataset names 3 to combine",
+    "--dataset digits,digits": (
+        "--dataset names 2, which only --scenario combined takes, given permuted"
+    ),
+    "--scenario combined --dataset digits,digits,digits": (
+        "--tasks is 2, but --dataset names 3 to combine"
+    ),
 }
 
 
@@ -106,8 +135,12 @@ BAD_GRIDS = {
     "--set lr=1 --grid lr=1,2": "lr is set 2 times",
     "--grid lr=1 --grid lr=2": "lr is set 2 times",
     "--grid lr=0.1,0.1": "--grid lr repeats a value",
-    "--grid nesterov=true,false --set momentum=0.9": "members of a sweep must differ in numbers only, given tx.nesterov",
-    "--scenario rotated --grid degrees=10,20": "--grid degrees: a scenario is one for all runs of a sweep",
+    "--grid nesterov=true,false --set momentum=0.9": (
+        "members of a sweep must differ in numbers only, given tx.nesterov"
+    ),
+    "--scenario rotated --grid degrees=10,20": (
+        "--grid degrees: a scenario is one for all runs of a sweep"
+    ),
 }
 
 
@@ -180,10 +213,19 @@ def test_a_folder_of_idx_files_is_a_data_set(idx_folder, tmp_path, capsys):
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["dataset"] == "idx"
 
 
-@pytest.mark.parametrize(
-    "algorithm", ["finetuning", "joint", "single", "independent", "random", "fix"]
-)
-@pytest.mark.parametrize("paradigm", ["til", "cil", "dil"])
+ALGORITHMS = ("finetuning", "joint", "single", "independent", "random", "fix")
+PARADIGMS = ("til", "cil", "dil")
+
+
+def every_pair():
+    """Each algorithm with each paradigm; the short tests have each algorithm and each paradigm."""
+    for row, algorithm in enumerate(ALGORITHMS):
+        for column, paradigm in enumerate(PARADIGMS):
+            short = row % len(PARADIGMS) == column
+            yield pytest.param(algorithm, paradigm, marks=() if short else pytest.mark.long)
+
+
+@pytest.mark.parametrize("algorithm, paradigm", every_pair())
 def test_every_algorithm_runs_in_every_paradigm(algorithm, paradigm, tmp_path, capsys):
     assert (
         run_in(
@@ -294,7 +336,7 @@ def test_a_failing_run_is_one_line_and_exit_code_1(tmp_path, capsys, monkeypatch
     def fails(*_, **__):
         raise RuntimeError("the machine\nis on fire")
 
-    monkeypatch.setattr("clfunc.cli.many.run", fails)
+    monkeypatch.setattr("clfunc.cli.many.run_with", fails)
     assert run_in(tmp_path) == 1
     assert "clfunc: the machine is on fire" in capsys.readouterr().err
 
@@ -308,9 +350,9 @@ def test_the_module_is_the_command():
 
 @pytest.mark.data
 def test_fashion_mnist_runs_at_full_size_by_name(tmp_path, capsys):
-    from clfunc.datasets.load import _FASHION
+    from clfunc.datasets.load import _DEBIAN_FASHION
 
-    if not _FASHION.is_dir():
+    if not _DEBIAN_FASHION.is_dir():
         pytest.skip("dataset-fashion-mnist is not installed")
     assert (
         run_in(tmp_path, "--dataset", "fashion-mnist", "--batch-size", 512, "--set", "lr=0.1") == 0

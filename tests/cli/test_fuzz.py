@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support import fuzzing
 from support.fuzzing import accepted_or_refused, law
 
-from clfunc.cli import build, registry
+from clfunc.cli import arguments, registry
 from clfunc.driver.evaluate import over_runs, with_runs
 from clfunc.types import Task
 
@@ -39,16 +39,77 @@ def step_once(args, job, *_):
 
 WILD = st.one_of(
     st.sampled_from(
-        ["", " ", "0", "-1", "-0.5", "1.5", "3", "1e999", "nan", "inf", "-inf", "1e-400", "1e9", "1000000000", "9" * 5000,
-         str(2**31), str(2**63), str(2**64), str(10**30), "1e30", "-" + str(10**400), "\u0663", "\u00b2", "\u65e5\u672c",
-         "\0", "a\nb", "\x1b[31m", "\u2028", "true", "none", "None", "[]", "[1,2", "[[1]]", "[1e9]", "[1000000000,3]",
-         "['a']", "{}", "()", "1j", "'x'", "--", "-", "=", ",", ",,", "1,1", "a,b", "0x10", "1_000", "..", "/", "/dev/null",
-         "~", "x" * 300, "digits", "digits,digits", "mlp", "resnet", "hat", "cpu", "meta", "cuda:99", "-h"]
+        [
+            "",
+            " ",
+            "0",
+            "-1",
+            "-0.5",
+            "1.5",
+            "3",
+            "1e999",
+            "nan",
+            "inf",
+            "-inf",
+            "1e-400",
+            "1e9",
+            "1000000000",
+            "9" * 5000,
+            str(2**31),
+            str(2**63),
+            str(2**64),
+            str(10**30),
+            "1e30",
+            "-" + str(10**400),
+            "\u0663",
+            "\u00b2",
+            "\u65e5\u672c",
+            "\0",
+            "a\nb",
+            "\x1b[31m",
+            "\u2028",
+            "true",
+            "none",
+            "None",
+            "[]",
+            "[1,2",
+            "[[1]]",
+            "[1e9]",
+            "[1000000000,3]",
+            "['a']",
+            "{}",
+            "()",
+            "1j",
+            "'x'",
+            "--",
+            "-",
+            "=",
+            ",",
+            ",,",
+            "1,1",
+            "a,b",
+            "0x10",
+            "1_000",
+            "..",
+            "/",
+            "/dev/null",
+            "~",
+            "x" * 300,
+            "digits",
+            "digits,digits",
+            "mlp",
+            "resnet",
+            "hat",
+            "cpu",
+            "meta",
+            "cuda:99",
+            "-h",
+        ]
     ),
     st.text(max_size=6),
     st.integers().map(str),
     st.floats().map(str),
-)  # fmt: skip
+)
 GOOD = {
     "algorithm": list(registry.ALGORITHMS),
     "dataset": ["digits", "digits,digits"],
@@ -71,16 +132,36 @@ GOOD = {
     "engine": ["eager", "auto"],
     "device": ["cpu", "auto"],
     "out": ["out"],
-}  # fmt: skip
-KINDS = {"algorithm": registry.ALGORITHMS, "wrap": registry.WRAPPERS, "optimizer": registry.OPTIMIZERS,
-         "model": registry.MODELS, "scenario": registry.SCENARIOS}  # fmt: skip
-OWN = sorted({(o, kind, min(n for n in table if o in registry.options(table[n])))
-              for kind, table in KINDS.items() for f in table.values() for o in registry.options(f)})  # fmt: skip
+}
+KINDS = {
+    "algorithm": registry.ALGORITHMS,
+    "wrap": registry.WRAPPERS,
+    "optimizer": registry.OPTIMIZERS,
+    "model": registry.MODELS,
+    "scenario": registry.SCENARIOS,
+}
+
+
+def every_setting():
+    """Each setting with the kind of thing that has it, and the first such thing that does."""
+    found = set()
+    for kind, table in KINDS.items():
+        takers = {}
+        for name in sorted(table):
+            for option in registry.options(table[name]):
+                takers.setdefault(option, name)
+        found |= {(option, kind, name) for option, name in takers.items()}
+    return sorted(found)
+
+
+OWN = every_setting()
 SETTINGS = sorted({name for name, _, _ in OWN})
 NUMBERS = st.sampled_from(
     ["0", "1", "0.5", "0.01", "2", "true", "false", "none", "8", "100", "layer", "[4]", "[4,4]"]
 )
-FLAGS = [field for field in dataclasses.fields(build.Sweep) if field.name not in ("set", "grid")]
+FLAGS = [
+    field for field in dataclasses.fields(arguments.Sweep) if field.name not in ("set", "grid")
+]
 
 
 def flag(name):

@@ -1,4 +1,5 @@
-"""Whatever the checkpoints in a folder, a run goes on from a good one or says in one line why it cannot; it leaves them be."""
+"""Whatever the checkpoints in a folder, a run goes on from a good one or says in one line why it
+cannot; it leaves them be."""
 
 import json
 import struct
@@ -8,12 +9,11 @@ import torch
 from hypothesis import strategies as st
 from safetensors.torch import load, save
 from support import fuzzing
-from support.fuzzing import law, spoilt, told
+from support.fuzzing import law, run_command, spoilt
 
 from clfunc import tree
-from clfunc.driver import checkpoint
+from clfunc.driver import checkpoint, loop
 from clfunc.driver.checkpoint import NEWEST, PREVIOUS
-from clfunc.driver.loop import Trainer
 
 confined, place = fuzzing.confined, fuzzing.place
 pytestmark = pytest.mark.usefixtures("confined")
@@ -36,13 +36,14 @@ NAMES = [name + suffix for name in (NEWEST, PREVIOUS) for suffix in (".safetenso
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """The checkpoints of a run and of one like it with another seed: bytes by name; and the parameters of the former's."""
+    """The checkpoints of a run and of one like it with another seed: bytes by name; and the
+    parameters of the former's."""
     found = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("clfunc.results.plots.save", lambda *_: [])
         for seed in ("0", "1"):
             out = tmp_path_factory.mktemp("made") / seed
-            assert told([*RUN, "--seed", seed, "--out", str(out)])[0] == 0
+            assert run_command([*RUN, "--seed", seed, "--out", str(out)])[0] == 0
             found.append({name: (out / name).read_bytes() for name in NAMES})
     return (
         *found,
@@ -55,7 +56,8 @@ def params(tensors):
 
 
 def resumed(files, place):
-    """Exit code, what is said, and the standing (None if it was refused) from which a run with these files would go on."""
+    """Exit code, what is said, and the run state (None if it was refused) from which a run with
+    these files would go on."""
     out, taken = place / "run", []
     out.mkdir(exist_ok=True)
     for name in NAMES:
@@ -64,8 +66,8 @@ def resumed(files, place):
         (out / name).write_bytes(data)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("clfunc.cli.command._train", lambda args, work, console: _tried(work))
-        patch.setattr(Trainer, "live", lambda self, at, order: _stop(taken, at))
-        code, said, err = told([*RUN, "--out", str(out), "--resume"])
+        patch.setattr(loop, "play", lambda trainer, run_state, order: _stop(taken, run_state))
+        code, said, err = run_command([*RUN, "--out", str(out), "--resume"])
     assert {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*")} == files
     assert said == "" and sorted(place.iterdir()) == [out]
     return code, err, (taken or [None])[0]
@@ -151,7 +153,8 @@ def _paths(tree, at=()):
 
 
 def edited(draw, about):
-    """JSON with an entry removed, added or of another value, in a part drawn first so that the long ones do not take all."""
+    """JSON with an entry removed, added or of another value, in a part drawn first so that the long
+    ones do not take all."""
     about = json.loads(json.dumps(about))
     part = draw(st.sampled_from(sorted(about)))
     path = draw(st.sampled_from([p for p in _paths(about) if p[0] == part]))
@@ -268,7 +271,7 @@ def _sound(data):
         return False
 
 
-@law(120, data=st.data())
+@law(60, data=st.data())
 def test_a_run_goes_on_from_a_good_checkpoint_or_says_in_one_line_why_not(data, made, place):
     sound, other, good = made
     files = dict(sound)
@@ -279,7 +282,7 @@ def test_a_run_goes_on_from_a_good_checkpoint_or_says_in_one_line_why_not(data, 
         assert any(same(at, held) for held in good)
 
 
-@law(40, data=st.data())
+@law(20, data=st.data())
 def test_one_bit_or_the_end_of_the_newest_lost_is_noticed_and_the_previous_used(data, made, place):
     sound, _, good = made
     name = data.draw(st.sampled_from(NAMES[:2]))

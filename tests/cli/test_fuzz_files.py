@@ -1,4 +1,4 @@
-"""Whatever is in a file, the command line reads it or says in one line what is wrong: IDX files, results."""
+"""The command line reads any file of data or results, or says in one line what is wrong with it."""
 
 import gzip
 import struct
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 from support import fuzzing
-from support.fuzzing import accepted_or_refused, law, spoilt, told
+from support.fuzzing import accepted_or_refused, law, run_command, spoilt
 
 from clfunc.datasets.idx import read_idx
 
@@ -132,7 +132,7 @@ TRAILER = 73  # bytes of checksum that end results.nc
 def finished(tmp_path_factory):
     """The folder of a finished run, and its results."""
     out = tmp_path_factory.mktemp("finished") / "run"
-    assert told([*RUN, "--seeds", "2", "--out", str(out)])[0] == 0
+    assert run_command([*RUN, "--seeds", "2", "--out", str(out)])[0] == 0
     return out, (out / "results.nc").read_bytes()
 
 
@@ -163,10 +163,8 @@ def test_results_that_are_spoilt_though_no_reader_would_see_it_are_refused(finis
     sound, flipped = finished[1], bytearray(finished[1])
     flipped[-TRAILER - 20] ^= 1
     (finished[0] / "results.nc").write_bytes(flipped)
-    with pytest.raises(
-        ValueError,
-        match=r"results.nc is not a sound file of results: its bytes are not those that were written",
-    ):
+    damaged = "is not a sound file of results: its bytes are not those that were written"
+    with pytest.raises(ValueError, match=f"results.nc {damaged}"):
         archive.load(finished[0])
     (finished[0] / "results.nc").write_bytes(sound[:-TRAILER])
     assert archive.load(finished[0]).attrs["algorithm"] == "finetuning"

@@ -1,4 +1,5 @@
-"""`clfunc diff` goes back to the last checkpoint that two runs have in common, and names where they part from there."""
+"""`clfunc diff` goes back to the last checkpoint that two runs have in common, and names where they
+part from there."""
 
 import json
 import shutil
@@ -6,7 +7,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.fuzzing import told
+from support.fuzzing import run_command
 
 from clfunc.cli import replay
 from clfunc.driver import checkpoint
@@ -35,12 +36,12 @@ def runs(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("clfunc.results.plots.save", lambda *_: [])
         for name, more in given.items():
-            assert told([*RUN, *more, "--out", str(root / name)])[0] == 0
+            assert run_command([*RUN, *more, "--out", str(root / name)])[0] == 0
     return root
 
 
 def diff(*folders):
-    code, out, err = told(["diff", *map(str, folders)])
+    code, out, err = run_command(["diff", *map(str, folders)])
     assert not err
     return code, out.splitlines()
 
@@ -75,7 +76,10 @@ def test_runs_alike_have_no_difference_whatever_steps_their_checkpoints_are_of(r
 
 def test_one_bit_in_a_leaf_of_a_checkpoint_is_named_by_step_leaf_and_run(runs, tmp_path):
     code, said = diff(runs / "a", copied(runs / "a", tmp_path / "b", flip, checkpoint.PREVIOUS))
-    begins = f"apart at step {STEPS}, the first that both hold a checkpoint of: params.hidden1.weight of run 1[2, 3] (1 of "
+    begins = (
+        f"apart at step {STEPS}, the first that both hold a checkpoint of:"
+        " params.hidden1.weight of run 1[2, 3] (1 of "
+    )
     assert code == 1 and told_of_replay(said).startswith(begins)
 
 
@@ -95,7 +99,8 @@ def test_runs_that_part_after_a_checkpoint_are_replayed_to_the_very_step(runs):
 
 def test_a_replay_does_what_the_run_did(runs):
     tensors, about = checkpoint.read(runs / "a", checkpoint.PREVIOUS)
-    *_, last = replay._Way(runs / "a", tensors, about).steps()
+    *_, stage = replay.replay(runs / "a", (tensors, about))
+    last = stage.run_state
     found, held = replay._named(last), checkpoint.read(runs / "a", checkpoint.NEWEST)[0]
     assert (
         last.done == 2 * STEPS

@@ -1,4 +1,5 @@
-"""Runs that diverge: frozen as they last were finite, marked with the step, and unnoticed by their neighbours."""
+"""Runs that diverge: frozen as they last were finite, marked with the step, and unnoticed by their
+neighbours."""
 
 import json
 

@@ -1,4 +1,5 @@
-"""Scores are exact counts over the examples that count, whatever is padding, and however many are looked at in one go."""
+"""Scores are exact counts over the examples that count, whatever is padding, and however many are
+looked at in one go."""
 
 import math
 
@@ -15,7 +16,8 @@ RUNS = 4
 
 
 def job(shared=False):
-    """Runs whose classes are dealt in orders of their own, so that tasks have sizes of their own."""
+    """Runs whose classes are dealt in orders of their own, so that tasks have sizes of their
+    own."""
     keys = split(key(3), RUNS)
     scenario = scenarios.split(
         SQUARE, 2, keys[0] if shared else keys, shuffle_classes=True, valid=0.3

@@ -1,4 +1,5 @@
-"""Real processes that are killed, told to stop or run out of disk: resumed, they leave what an undisturbed one leaves."""
+"""Real processes that are killed, told to stop or run out of disk: resumed, they leave what an
+undisturbed one leaves."""
 
 import os
 import random
@@ -11,7 +12,8 @@ import time
 import pytest
 import xarray
 
-COMMON = "--dataset digits --scenario permuted --tasks 3 --epochs 2 --batch-size 32 --hidden 16 --engine eager --no-progress"
+COMMON = "--dataset digits --scenario permuted --tasks 3 --epochs 2 --batch-size 32 --hidden 16"
+COMMON += " --engine eager --no-progress"
 COMMANDS = {
     "run": f"run {COMMON} --algorithm cbp --set replacement_rate=0.01 --checkpoint-every 10",
     "sweep": f"sweep {COMMON} --seeds 2 --grid lr=0.01,0.001 --checkpoint-every 7",
@@ -43,7 +45,12 @@ def values(out):
     return xarray.load_dataset(out / "results.nc", engine="h5netcdf")
 
 
-@pytest.fixture(scope="module", params=COMMANDS)
+def of_commands(*names):
+    """Runs a test with these commands only. A law that one command shows needs no second one."""
+    return pytest.mark.parametrize("undisturbed", names, indirect=True)
+
+
+@pytest.fixture(scope="module")
 def undisturbed(request, tmp_path_factory):
     """A command, what it leaves when nothing happens, and how long it takes."""
     out, began = tmp_path_factory.mktemp("undisturbed") / "out", time.monotonic()
@@ -53,7 +60,8 @@ def undisturbed(request, tmp_path_factory):
 
 
 def kill_and_resume(undisturbed, tmp_path, kills):
-    """Kill a command at random moments of its life, `kills` times, each time going on; then let it finish."""
+    """Kill a command at random moments of its life, `kills` times, each time going on; then let it
+    finish."""
     command, whole, seconds = undisturbed
     moments, killed, out = random.Random(seconds), 0, tmp_path / "out"
     while killed < kills:
@@ -73,16 +81,22 @@ def kill_and_resume(undisturbed, tmp_path, kills):
     assert not [path for path in out.rglob(".*") if path.is_file()]
 
 
+@of_commands("run", "sweep")
 def test_a_killed_command_resumes_to_the_same_bits(undisturbed, tmp_path):
     kill_and_resume(undisturbed, tmp_path, 2)
 
 
 @pytest.mark.long
+@of_commands("run", "sweep")
 def test_a_command_killed_often_resumes_to_the_same_bits(undisturbed, tmp_path):
     kill_and_resume(undisturbed, tmp_path, 20)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "undisturbed, number",
+    [("run", signal.SIGTERM), ("sweep", signal.SIGINT)],
+    indirect=["undisturbed"],
+)
 def test_a_command_told_to_stop_leaves_a_checkpoint_and_says_how_to_go_on(
     undisturbed, number, tmp_path
 ):
@@ -112,6 +126,7 @@ def full(limit):
     return apply
 
 
+@of_commands("run")
 def test_a_full_disk_is_one_line_and_the_previous_checkpoint_is_good(undisturbed, tmp_path):
     command, whole, _ = undisturbed
     out = tmp_path / "out"
@@ -130,6 +145,7 @@ def test_a_full_disk_is_one_line_and_the_previous_checkpoint_is_good(undisturbed
     assert values(out).identical(whole)
 
 
+@of_commands("sweep")
 def test_a_finished_command_resumed_leaves_the_same(undisturbed, tmp_path):
     command, whole, _ = undisturbed
     out = tmp_path / "out"

@@ -1,4 +1,4 @@
-"""Whatever a step does with the leaves of its carry, and whatever it was first called on, each engine does what a loop does."""
+"""Each engine gives what a loop gives, whatever a step does with its leaves and whatever it was first called with."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 from clfunc import finetuning, mlp, scenarios, sgd, tree
 from clfunc.driver.loop import make_step
 from clfunc.engine import cudagraph as graphs
-from clfunc.engine import scan as engine
+from clfunc.engine.compiled import find_moves
 from clfunc.engine.scan import scan
 from clfunc.random import key
 from clfunc.testing import toy_stream
@@ -16,7 +16,7 @@ from clfunc.testing.play import toy_data
 XS = torch.arange(1.0, 7.0)
 
 
-def told(carry, x):
+def returned(carry, x):
     return (carry[0] + x, carry[1]), {"as it was": carry[0]}
 
 
@@ -48,7 +48,7 @@ def sides(carry, x):
 TABLE = torch.arange(6.0).reshape(2, 3)
 SQUARE = torch.arange(9.0).reshape(3, 3)
 STEPS = {
-    "a y is a leaf": (told, (torch.zeros(()), torch.ones(2))),
+    "a y is a leaf": (returned, (torch.zeros(()), torch.ones(2))),
     "a leaf follows another": (lagging, (torch.zeros(3), torch.ones(3))),
     "a leaf follows a clone of another": (cloned, (torch.zeros(3), torch.ones(3))),
     "two leaves change places": (crossed, (torch.zeros(3), torch.ones(3))),
@@ -73,8 +73,8 @@ def loop(step, carry, xs):
 @pytest.mark.parametrize("name", STEPS)
 def test_a_step_may_hand_its_leaves_about(name, how):
     step, carry = STEPS[name]
-    told = {"engine": "trace"} if how == "trace" else {"engine": "compile", "unroll": how}
-    assert identical(scan(step, carry, XS, **told), loop(step, carry, XS))
+    engine = {"engine": "trace"} if how == "trace" else {"engine": "compile", "unroll": how}
+    assert identical(scan(step, carry, XS, **engine), loop(step, carry, XS))
 
 
 @pytest.mark.compiled
@@ -92,9 +92,9 @@ def test_copies_keep_signs_of_zero_and_numbers_that_are_not():
 
 def test_leaves_that_begin_as_one_tensor_do_not_pass_for_handed_on():
     one = torch.zeros(3)
-    assert engine._moves(lagging, (one, one), XS[0]) == ("computed", "borrowed")
-    assert engine._moves(crossed, (one, one), XS[0]) == ("borrowed", "borrowed")
-    assert engine._moves(told, (one, one), XS[0]) == ("computed", "fixed")
+    assert find_moves(lagging, (one, one), XS[0]) == ("computed", "borrowed")
+    assert find_moves(crossed, (one, one), XS[0]) == ("borrowed", "borrowed")
+    assert find_moves(returned, (one, one), XS[0]) == ("computed", "fixed")
 
 
 def test_what_a_step_does_is_found_for_each_shape_and_dtype():
@@ -103,7 +103,7 @@ def test_what_a_step_does_is_found_for_each_shape_and_dtype():
         return (a + x if len(a) > 2 or a.dtype == torch.float64 else a,), {"sum": a.sum()}
 
     found = [
-        engine._moves(step, (torch.zeros(size, dtype=dtype),), XS[0])
+        find_moves(step, (torch.zeros(size, dtype=dtype),), XS[0])
         for size, dtype in ((2, torch.float32), (3, torch.float32), (2, torch.float64))
     ]
     assert found == [("fixed",), ("computed",), ("computed",)]

@@ -9,6 +9,8 @@ import clfunc as cl
 from clfunc import tree
 from clfunc.engine import cudagraph as graphs
 from clfunc.engine import scan as engine
+from clfunc.engine.compiled import find_moves
+from clfunc.engine.programs import programs
 from clfunc.engine.scan import scan
 from clfunc.random import key
 from clfunc.testing import toy_stream
@@ -52,7 +54,7 @@ def test_a_compiled_carry_may_swap_its_leaves_and_touches_nothing_of_the_callers
     expected = scan(swap, carry, xs)
     assert identical(scan(swap, carry, xs, engine="compile", unroll=unroll), expected)
     assert identical(carry, before)
-    assert engine._moves(swap, carry, xs[0]) == ("borrowed", "computed", "fixed")
+    assert find_moves(swap, carry, xs[0]) == ("borrowed", "computed", "fixed")
 
 
 @pytest.mark.compiled
@@ -165,7 +167,7 @@ def run_steps(step, carry, xs, size, moves):
         chunks = [(chunk,) for chunk in part.split(size)]
         if not made or not made[-1].fits(leaves):
             made.append(graphs.Graph(program, leaves, [how == "fixed" for how in moves], chunks[0]))
-        ys += made[-1].over(leaves, chunks)
+        ys += made[-1].run_chunks(leaves, chunks)
     return tree.unflatten(leaves, structure), ys, made
 
 
@@ -174,10 +176,10 @@ def test_a_graph_replayed_over_chunks_is_the_program_called_on_each(monkeypatch,
     monkeypatch.setattr(graphs, "_captured", captured)
     monkeypatch.setattr(graphs, "SMALL", small)
     carry, xs = (torch.zeros(3), torch.ones(3), torch.full((3,), 7.0)), torch.arange(1.0, 13.0)
-    expected, told = scan(swap, carry, xs)
+    expected, returned = scan(swap, carry, xs)
     found, ys, made = run_steps(swap, carry, xs, 2, ("borrowed", "computed", "fixed"))
     assert identical(found, expected) and len(made) == 1
-    assert torch.equal(torch.stack([y for (y,) in ys]), told["a"][1::2])
+    assert torch.equal(torch.stack([y for (y,) in ys]), returned["a"][1::2])
     assert not made[0].fits([leaf.clone() for leaf in tree.leaves(found)]) or small
 
 
@@ -217,7 +219,7 @@ def test_a_program_is_found_in_the_compile_cache(monkeypatch, tmp_path):
     first = scan(
         swap, (torch.zeros(5), torch.ones(5), torch.ones(5)), torch.ones(2), engine="compile"
     )
-    engine._program.cache_clear()
+    programs.clear()
     again = scan(
         swap, (torch.zeros(5), torch.ones(5), torch.ones(5)), torch.ones(2), engine="compile"
     )

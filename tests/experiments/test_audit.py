@@ -10,14 +10,33 @@ import torch
 import xarray
 from support.naive_distances import naive_distances
 
-from clfunc import amnesiac, audit, finetuning, hat, mlp, run, scenarios, sgd, sweep, tree
-from clfunc.experiments.audit import measures, plan, save, spaced, to_xarray
+from clfunc import (
+    ForgetSet,
+    amnesiac,
+    audit,
+    carry,
+    finetuning,
+    hat,
+    mlp,
+    run,
+    scenarios,
+    sgd,
+    sweep,
+    tree,
+)
+from clfunc.experiments import audit_plots
+from clfunc.experiments.audit import save, to_xarray, unmet_lines
+from clfunc.experiments.audit_examples import spaced
+from clfunc.experiments.audit_measures import measures
+from clfunc.experiments.audit_plan import plan
 from clfunc.random import key
 from clfunc.testing.play import toy_data, toy_stream
 from clfunc.unlearning import measures as unlearning
+from clfunc.unlearning.forget_sets import from_compact
 
 KEYS = torch.stack([key(3), key(4)])
-REQUESTS = {2: [1], 3: [3]}
+FIRST, SECOND, THIRD = (ForgetSet(task=task) for task in range(3))
+REQUESTS = {1: [FIRST], 2: [THIRD]}
 HOW = {"epochs": 2, "batch_size": 8, "engine": "eager", "progress": False}
 
 
@@ -49,8 +68,8 @@ def stands_for(member):
     return {
         "unlearned": {"requests": REQUESTS},
         "original": {},
-        "oracle 1": {"skip": {1}},
-        "oracle 2": {"skip": {1, 3}},
+        "oracle 1": {"skip": {0}},
+        "oracle 2": {"skip": {0, 2}},
     }[member]
 
 
@@ -182,12 +201,12 @@ def test_a_weight_that_no_record_explains_is_left(audited):
 
 
 def test_one_seed_and_a_shared_scenario_will_do():
-    found = audit(algorithm(), toy_stream(KEYS[0]), KEYS[0], {1: [1]}, **HOW)
-    both = audit(algorithm(), toy_stream(KEYS[0]), KEYS, {1: [1]}, **HOW)
+    found = audit(algorithm(), toy_stream(KEYS[0]), KEYS[0], {0: [FIRST]}, **HOW)
+    both = audit(algorithm(), toy_stream(KEYS[0]), KEYS, {0: [FIRST]}, **HOW)
     assert found.measures["cka_forgotten"].shape == (1, 3) and both.measures[
         "cka_forgotten"
     ].shape == (1, 6)
-    assert found.measures["cka_remaining"].isnan().all()  # nothing remains after task 1
+    assert found.measures["cka_remaining"].isnan().all()  # no task remains
     for name, values in found.measures.items():
         torch.testing.assert_close(
             both.measures[name][:, ::2], values, rtol=0, atol=1e-9, equal_nan=True
@@ -211,18 +230,16 @@ def test_the_files_hold_every_measure_of_every_run(tmp_path):
     save(found, tmp_path)
     data = xarray.load_dataset(tmp_path / "results.nc", engine="h5netcdf")
     assert data["member"].values.tolist() == found.result.coordinates["member"]
-    assert data["after"].values.tolist() == [2, 3] and data["forgotten"].values.tolist() == [
-        "1",
-        "1, 3",
-    ]
+    assert data["after"].values.tolist() == [1, 2]
+    assert data["forgotten"].values.tolist() == ["0", "0, 2"]
     rows = list(csv.DictReader((tmp_path / "unlearning.csv").read_text().splitlines()))
     for name, values in found.measures.items():
         assert np.array_equal(data[f"unlearning_{name}"].values.T, values.numpy(), equal_nan=True)
         own = [row for row in rows if row["metric"] == name]
         assert len(own) == int((~values.isnan()).sum())
         for row in own:
-            stage = {"2": 0, "3": 1}[row["after"]]
-            assert row["forgotten"] == ("1", "1 3")[stage] and row["seed"] == str(
+            stage = {"1": 0, "2": 1}[row["after"]]
+            assert row["forgotten"] == ("0", "0 2")[stage] and row["seed"] == str(
                 3 + int(row["run"]) % 2
             )
             assert float(row["value"]) == float(values[stage, int(row["run"])])
@@ -244,11 +261,13 @@ def test_the_files_hold_every_measure_of_every_run(tmp_path):
     ("requests", "said"),
     [
         ({}, "requests must name a task to forget"),
-        ({2: []}, "requests must name a task to forget"),
-        ({1: [2]}, "cannot forget task 2 after task 1: it is not trained yet"),
-        ({2: [1], 3: [1]}, "cannot forget task 1 after task 3: it is forgotten already"),
-        ({2: [4]}, "cannot forget task 4 after task 2: tasks are 1..3"),
-        ({4: [1]}, "cannot forget after task 4: tasks are 1..3"),
+        ({1: []}, "requests must name a task to forget"),
+        ({0: [SECOND]}, "cannot forget task 1 after task 0: it is not trained yet"),
+        ({1: [FIRST], 2: [FIRST]}, "cannot forget task 0 after task 2: it is forgotten already"),
+        ({1: [ForgetSet(3)]}, "cannot forget task 3 after task 1: tasks are 0..2"),
+        ({3: [FIRST]}, "cannot forget after task 3: tasks are 0..2"),
+        ({1: [ForgetSet(0, rows=(1,))]}, "cannot forget task 1 rows 1: declare it by amnesiac"),
+        ({1: [1]}, "requests take forget sets, and count tasks from 0: write"),
     ],
 )
 def test_a_request_that_cannot_be_met_is_refused_before_training(requests, said):
@@ -265,7 +284,211 @@ def test_under_one_head_chance_is_one_of_all_classes():
     scenario = scenarios.split(toy_data(classes=4), 2, key(0), paradigm="cil")
     plain = finetuning(mlp(scenario.inputs, (6,), scenario.head()), sgd(0.1))
     found = audit(
-        plain, scenario, key(1), {2: [1]}, epochs=1, batch_size=8, engine="eager", progress=False
+        plain,
+        scenario,
+        key(1),
+        {1: [FIRST]},
+        epochs=1,
+        batch_size=8,
+        engine="eager",
+        progress=False,
     )
     above, right = found.measures["above_chance"], found.measures["accuracy_forgotten"]
     torch.testing.assert_close(above, right - 1 / 4)
+
+
+# forgets rows of task 0 after it, classes of task 1 after that, and all of task 0 in the end
+FEW = ForgetSet(0, rows=(1, 4, 33, 50))
+TWOS = ForgetSet(1, classes=(2,))
+SETS_REQUESTS = {0: [FEW], 1: [TWOS], 2: [FIRST]}
+FORGOTTEN = ([FEW], [FEW, TWOS], [FIRST, TWOS])
+
+
+def forgetful():
+    model = mlp((1, 4, 4), (6, 5), toy_stream(KEYS).head(), dtype=torch.float64)
+    inner = finetuning(model, carry(sgd(0.1, momentum=0.5)))
+    return amnesiac(inner, num_tasks=3, forget_sets=[FEW, TWOS])
+
+
+@cache
+def audit_of_sets():
+    return audit(forgetful(), toy_stream(KEYS), KEYS, SETS_REQUESTS, **HOW)
+
+
+def listed(seed, forget_set, part):
+    """Rows of a part of a set's task that the set holds, by a loop over them."""
+    stream = toy_stream(KEYS[seed])
+    test = stream.test(forget_set.task)
+    rows = []
+    for row in getattr(test, part).tolist():
+        label = int(stream.batch(stream.data, test, torch.tensor([row])).y)
+        if forget_set.is_whole_task or row in forget_set.rows or label in forget_set.classes:
+            rows.append(row)
+    return rows
+
+
+def without_rows(seed, forget_sets):
+    """The scenario of a seed, whose training lists are padded with rows that a loop leaves out."""
+    scenario = toy_stream(KEYS[seed])
+
+    def train(phase):
+        stream = scenario.train(phase)
+        gone = set()
+        for forget_set in forget_sets:
+            if forget_set.task == phase:
+                gone |= set(listed(seed, forget_set, "train"))
+        kept = [row for row in stream.train.tolist() if row not in gone]
+        padded = torch.tensor(kept + [-1] * len(gone))
+        sizes = torch.tensor([len(kept), *stream.sizes[1:].tolist()])
+        return stream._replace(train=padded, sizes=sizes)
+
+    return scenario._replace(train=train)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_the_oracle_of_a_set_never_trains_on_its_examples(stage, seed):
+    found = audit_of_sets()
+    sets = [one for one in FORGOTTEN[stage] if not one.is_whole_task]
+    skip = {one.task for one in FORGOTTEN[stage] if one.is_whole_task}
+    single = run(forgetful(), without_rows(seed, sets), KEYS[seed], skip=skip, **HOW)
+    row = 4 + 2 * stage + seed
+    for many, one in zip(tree.leaves(found.result.params), tree.leaves(single.params), strict=True):
+        torch.testing.assert_close(many[row], one, rtol=0, atol=1e-9)
+
+
+def test_a_scenario_without_examples_keeps_its_shapes_and_the_other_runs():
+    whole, planned = toy_stream(KEYS), plan(forgetful(), toy_stream(KEYS), KEYS, SETS_REQUESTS)
+    scenario = planned.scenario_of_runs()
+    for task in range(3):
+        stream = scenario.train(task)
+        assert stream.train.shape == (10, 60)
+        for row in range(4):
+            assert stream.train[row].tolist() == whole.train(task).train[row % 2].tolist()
+    assert scenario.train(0).sizes[:, 0].tolist() == [60] * 4 + [56] * 4 + [60] * 2
+    assert scenario.train(1).sizes[:, 0].tolist() == [60] * 6 + [40] * 4
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_measures_of_sets_are_what_loops_over_their_examples_give(stage, seed):
+    found, algorithm_ = audit_of_sets(), forgetful()
+    scenario = toy_stream(KEYS[seed])
+    rows = {"unlearned": seed, "original": 2 + seed, "oracle": 4 + 2 * stage + seed}
+    singles = {name: tree.index(found.result.snapshots[stage], row) for name, row in rows.items()}
+
+    def batch(task, entries):
+        stream = scenario.test(task)
+        return scenario.batch(scenario.data, stream, torch.tensor(entries))
+
+    def losses(name, task, entries):
+        made = batch(task, entries)
+        logits = algorithm_.predict(*singles[name], made.x, made.task).tolist()
+        exponentials = [[math.exp(value) for value in line] for line in logits]
+        chances = [line[y] / sum(line) for line, y in zip(exponentials, made.y, strict=True)]
+        return [-math.log(chance) for chance in chances]
+
+    def hits(name, task, entries):
+        made = batch(task, entries)
+        logits = algorithm_.predict(*singles[name], made.x, made.task).tolist()
+        return [line.index(max(line)) == y for line, y in zip(logits, made.y.tolist(), strict=True)]
+
+    def features(name, task, entries):
+        made = batch(task, entries)
+        return algorithm_.features(*singles[name], made.x, made.task)
+
+    def mean(values):
+        values = list(values)
+        return sum(values) / len(values)
+
+    for name, row in rows.items():
+        told = {measure: float(values[stage, row]) for measure, values in found.measures.items()}
+        right, won, apart = [], [], []
+        for forget_set in FORGOTTEN[stage]:
+            task = forget_set.task
+            inside = listed(seed, forget_set, "train")
+            outside = listed(seed, ForgetSet(task) if forget_set.rows else forget_set, "test")
+            shown = inside if forget_set.rows else outside
+            right.append(mean(hits(name, task, shown)))
+            pairs = [
+                (m < o) + 0.5 * (m == o)
+                for m in losses(name, task, inside)
+                for o in losses(name, task, outside)
+            ]
+            won.append(mean(pairs))
+            apart.append(
+                naive_distances(features(name, task, shown), features("oracle", task, shown))
+            )
+        assert told["accuracy_forgotten"] == pytest.approx(mean(right))
+        assert told["above_chance"] == pytest.approx(mean(right) - 1 / 3)
+        assert told["membership_auc"] == pytest.approx(mean(won))
+        for distance in apart[0]:
+            expected = mean(one[distance] for one in apart)
+            assert told[f"{distance}_forgotten"] == pytest.approx(expected, abs=1e-9)
+        remaining = [0, 1, 2][: stage + 1] if stage < 2 else [1, 2]
+        event = [1, 3, 5][stage]
+        accuracy = found.result.accuracy[event, :, row].tolist()
+        assert told["accuracy_remaining"] == pytest.approx(
+            mean(accuracy[task] for task in remaining)
+        )
+
+
+def test_nothing_is_left_of_the_updates_of_a_forgotten_set_but_rounding():
+    residual = audit_of_sets().measures["residual"]
+    assert residual[~residual.isnan()].max() < 1e-13
+
+
+def test_the_files_of_an_audit_of_sets_count_from_zero_and_its_figures_from_one(tmp_path):
+    found = audit_of_sets()
+    data = to_xarray(found)
+    assert data["forgotten"].values.tolist() == [
+        "0:rows=1+4+33+50",
+        "0:rows=1+4+33+50, 1:classes=2",
+        "0, 0:rows=1+4+33+50, 1:classes=2",
+    ]
+    words = data["forgotten"].values[1].split(", ")
+    assert [from_compact(word) for word in words] == [FEW, TWOS]
+    assert [stage.forgotten for stage in found.stages] == [(FEW,), (FEW, TWOS), (FIRST, FEW, TWOS)]
+    labels = audit_plots._tick_labels(data)
+    assert labels[1] == "after task 2\nforgot task 1 rows 1,4,33,50\ntask 2 classes 2"
+    axes = audit_plots.figure(data, "accuracy").axes
+    assert [label.get_text() for label in axes[0].get_xticklabels()] == labels
+    assert [one.get_title() for one in axes] == ["tasks that remain", "forgotten sets"]
+
+
+def test_a_set_that_a_function_marks_is_refused():
+    marked = ForgetSet(0, concerns=torch.zeros_like)
+    able = amnesiac(algorithm(), num_tasks=3, forget_sets=[marked])
+    with pytest.raises(
+        ValueError, match=r"cannot leave out what a function marks: name classes or rows"
+    ):
+        audit(able, toy_stream(KEYS), KEYS, {1: [marked]}, **HOW)
+
+
+def test_sets_that_leave_an_oracle_nothing_to_train_on_are_refused():
+    every = ForgetSet(0, classes=(0, 1, 2))
+    able = amnesiac(algorithm(), num_tasks=3, forget_sets=[every])
+    with pytest.raises(
+        ValueError, match="the forget sets of task 1 hold all examples that it trains on"
+    ):
+        audit(able, toy_stream(KEYS), KEYS, {1: [every]}, **HOW)
+
+
+def test_one_that_keeps_no_records_is_refused():
+    able = amnesiac(algorithm(), num_tasks=3, record=False)
+    with pytest.raises(ValueError, match="keeps no records: leave out record=False"):
+        audit(able, toy_stream(KEYS), KEYS, REQUESTS, **HOW)
+
+
+def test_a_run_that_diverged_before_its_request_has_no_measures_and_a_line_says_so():
+    scenario = toy_stream(KEYS[0])
+    model = mlp(scenario.inputs, (6, 5), scenario.head())
+    wild = finetuning(model, sgd(1e30))
+    found = audit(wild, scenario, KEYS[0], {1: [FIRST]}, **HOW)
+    assert int(found.result.diverged[0]) >= 0 and not found.result.state.forgotten[0].any()
+    assert all(values[0, 0].isnan() for values in found.measures.values())
+    assert found.unmet == ((0,),)
+    assert unmet_lines(found) == [
+        "the request after task 2 is not met by run 0, which diverged before it: its measures are NaN"
+    ]
+    assert audit_of_sets().unmet == ((), (), ()) and unmet_lines(audit_of_sets()) == []

@@ -19,7 +19,7 @@ from clfunc import (
     tree,
 )
 from clfunc.driver.options import RunOptions
-from clfunc.engine.scan import _program
+from clfunc.engine.programs import programs
 from clfunc.engine.sweep import part
 from clfunc.experiments import chunks
 from clfunc.experiments import device_memory as memory
@@ -420,7 +420,7 @@ def test_chunks_of_one_size_share_one_program_and_leave_what_the_sweep_leaves():
     algorithm, scenario = job()
     plain = QUIET | {"batch_size": 4}  # twelve steps: enough for a program of eight
     eager = run_chunks(algorithm, scenario, KEYS, runs_at_once=2, **plain)
-    before = _program.cache_info().misses
+    before = programs.made["compile"]
     compiled = run_chunks(
         part(algorithm, range(6)),
         scenario.part(range(6)),
@@ -428,7 +428,7 @@ def test_chunks_of_one_size_share_one_program_and_leave_what_the_sweep_leaves():
         runs_at_once=2,
         **(plain | {"engine": "compile"}),
     )
-    assert _program.cache_info().misses == before + 1
+    assert programs.made["compile"] == before + 1
     kept = torch.arange(6)
     torch.testing.assert_close(compiled.params, tree.index(eager.params, kept), rtol=0, atol=1e-9)
     torch.testing.assert_close(

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from support.fuzzing import told
+from support.fuzzing import run_command
 
 from clfunc.experiments import diff as difference
 from clfunc.results import store as archive
@@ -23,13 +23,13 @@ def runs(tmp_path_factory):
     monkeypatch = pytest.MonkeyPatch()
     monkeypatch.setattr("clfunc.results.plots.save", lambda *_: [])
     for name, lr in (("a", "0.001"), ("b", "0.001"), ("faster", "0.01")):
-        assert told([*RUN, "--set", f"lr={lr}", "--out", str(root / name)])[0] == 0
+        assert run_command([*RUN, "--set", f"lr={lr}", "--out", str(root / name)])[0] == 0
     monkeypatch.undo()
     return root
 
 
 def diff(*folders):
-    code, out, err = told(["diff", *map(str, folders)])
+    code, out, err = run_command(["diff", *map(str, folders)])
     assert not err
     return code, out.splitlines()
 
@@ -123,7 +123,7 @@ def test_tensors_kept_beside_the_results_are_compared_leaf_by_leaf(runs, tmp_pat
         == "x.safetensors: 1 leaves differ, first params.w of run 0[0] (6 of 6 entries differ): 0.0 and 1.0"
     )
     (tmp_path / "b" / "x.safetensors").write_bytes(b"\xff" * 99)
-    code, _, err = told(["diff", str(tmp_path / "a"), str(tmp_path / "b")])
+    code, _, err = run_command(["diff", str(tmp_path / "a"), str(tmp_path / "b")])
     assert (
         code == 2
         and "x.safetensors is not a sound file of tensors" in err
@@ -148,7 +148,7 @@ SPOILS = {
 def test_a_folder_without_a_sound_run_is_refused_in_one_line(message, runs, tmp_path):
     shutil.copytree(runs / "a", tmp_path / "spoilt")
     SPOILS[message](tmp_path / "spoilt")
-    code, out, err = told(["diff", str(runs / "a"), str(tmp_path / "spoilt")])
+    code, out, err = run_command(["diff", str(runs / "a"), str(tmp_path / "spoilt")])
     assert code == 2 and out == "" and message in err and len(err.splitlines()) == 1
 
 

@@ -10,7 +10,7 @@ import pytest
 import xarray
 from support import jobs
 
-from clfunc.cli import build, main, many
+from clfunc.cli import arguments, build, main, many
 from clfunc.experiments import chunks
 from clfunc.experiments import executors as cluster
 
@@ -125,8 +125,8 @@ def test_a_machine_of_the_cluster_says_how_to_cut_and_which_engine_pays(
 
 def test_every_chunk_is_told_all_that_was_asked():
     asked = {"epochs": 3, "batch_size": 7, "engine": "trace", "probe_every": 5}
-    args = build.Run(**asked, hidden=(4,), evaluate="current")
-    told = many.options(args, build.job(args))
+    args = arguments.Run(**asked, hidden=(4,), evaluate="current")
+    told = vars(build.job(args).options)
     assert {name: told[name] for name in (*asked, "evaluate")} == asked | {"evaluate": "current"}
 
 

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clfunc.hard_attention import Gating
 from clfunc.hard_attention import gates as attention
 from clfunc.hard_attention import rates as adjustment
 from clfunc.hard_attention import regularisers as sparsity
@@ -94,20 +95,19 @@ def test_a_normal_start_is_standard_normal_and_never_below_float32(mode):
 
 
 def test_last_starts_a_task_where_the_one_before_ended_unless_it_was_met():
-    own = task_embeddings(3, 400.0, 50.0, 6.0, "last", "paper", "step")
+    own = task_embeddings(3, 400.0, Gating(task_embedding_init_mode="last"))
     state = own.init(key(0), {"a": 4}, F64)
     ended = []
     for task in (1, 0, 1):
         about = Task(torch.tensor(task), torch.tensor(3), torch.tensor(1))
-        working, state = own.begin_task(
-            {"a": ended[-1]} if ended else {"a": state.bank["a"][0]}, state, about
-        )
-        expected = (
-            state.bank["a"][1] if not ended else ended[0]
-        )  # first its own draw; then the last one; then its own
-        assert torch.equal(working["a"], expected)
-        ended.append(working["a"] + 1)
-        state = own.end_task({"a": ended[-1]}, state)
+        before = {"a": ended[-1] if ended else state.rows["a"][0]}
+        params, state = own.begin_task({"embedding": before}, state, about)
+        working = params["embedding"]["a"]
+        # first its own draw; then the last one; then its own
+        expected = ended[0] if ended else state.rows["a"][1]
+        assert torch.equal(working, expected)
+        ended.append(working + 1)
+        _, state = own.end_task({"embedding": {"a": ended[-1]}}, state)
 
 
 @given(seed=seeds())

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support.promises import lived_by
+from support.promises import play_with_promise
 
 import clfunc as cl
 from clfunc import tree
@@ -120,7 +120,7 @@ def test_hat_s_promise_holds(name, norm):
     scenario = toy_stream(num_tasks=3)
     more = {"norm": norm, "per_task_norm": norm is not None, "compute_dtype": "bfloat16"}
     model = NETWORKS[name](scenario.inputs, scenario.head(), **more)
-    promise = lived_by(model, scenario, carry(adamw(0.05, weight_decay=0.1)))
+    promise = play_with_promise(model, scenario, carry(adamw(0.05, weight_decay=0.1)))
     assert promise.frozen > 0 and len(promise.logits) == 3
 
 

@@ -34,7 +34,9 @@ def batch_of(seed, task, low, high, tasks=None):
 
 def head_of(params, state, task):
     return tree.where(
-        torch.tensor(task) == state.current, params["head"], tree.index(state.bank, task)
+        torch.tensor(task) == state.bank.current,
+        params["head"],
+        tree.index(state.bank.rows["head"], task),
     )
 
 
@@ -122,7 +124,7 @@ def test_mtl_gives_each_example_its_own_tasks_head(classes, data):
     tasks = data.draw(st.lists(st.integers(0, len(classes) - 1), min_size=BATCH, max_size=BATCH))
     model = mlp(INPUTS, (4,), mtl(len(classes), classes))
     params, x = model.init(key(0)), normal(key(1), (BATCH, INPUTS))
-    state = model.head.park(key(2), params)
+    state = model.head.bank.init(key(2), params)
     output = model.apply(params, x, torch.tensor(tasks))
     logits = model.head.mask(state, output.logits, torch.tensor(tasks))
     for i, task in enumerate(tasks):

@@ -130,15 +130,14 @@ def test_no_other_tasks_norm_moves_and_a_revisited_task_finds_its_own(paradigm, 
         current[task] = params["norm"]
         for _ in range(2):  # while it trains, and after its end
             for other in range(3):
-                looked_up = model.head.lookup(params, state.head, torch.tensor(other))
+                looked_up = model.head.bank.lookup(params, state.head, torch.tensor(other))
                 assert identical(looked_up["norm"], current[other])
                 x, told = images(7, dtype=torch.float32), torch.tensor(other)
                 own = model.head.mask(state.head, model.apply(looked_up, x, told).logits, told)
                 assert identical(algorithm.predict(params, state, x, told), own)
             params, state = algorithm.end_task(params, state)
-    assert tree.map(lambda leaf: leaf.shape[0] == 3, state.head.bank) == tree.map(
-        lambda _: True, state.head.bank
-    )
+    rows = state.head.own.rows
+    assert tree.map(lambda leaf: leaf.shape[0] == 3, rows) == tree.map(lambda _: True, rows)
 
 
 def test_without_per_task_norm_all_tasks_share_it():

@@ -1,4 +1,4 @@
-"""Work for other processes, which import no more than this to do it."""
+"""Jobs for other processes, which import this module alone to run them."""
 
 import os
 import signal
@@ -6,15 +6,17 @@ from pathlib import Path
 
 
 def square(number, device):
+    """A job that succeeds, and says which process ran it."""
     return number * number, device, os.getpid()
 
 
 def refuse(number, device):
+    """A job that raises an error."""
     raise ValueError(f"not {number}")
 
 
 def die_once(number, folder, device):
-    """Kill the process that does this, the first time."""
+    """A job that kills its process the first time, and succeeds the second time."""
     mark = Path(folder) / str(number)
     if not mark.exists():
         mark.touch()
@@ -23,4 +25,5 @@ def die_once(number, folder, device):
 
 
 def always_die(number, device):
+    """A job that kills its process every time."""
     os.kill(os.getpid(), signal.SIGKILL)

@@ -1,4 +1,7 @@
-"""Continual backpropagation of a network of two hidden tanh layers, written with loops from the published description."""
+"""Continual backpropagation of a network of two hidden tanh layers, written with loops.
+
+It follows the published description alone, and shares no code with the library.
+"""
 
 import math
 
@@ -32,68 +35,110 @@ class Network:
         return gradient, {name: h.detach() for name, h in features.items()}
 
     def leaf(self, name):
-        return (self.w if name[1] == "weight" else self.b)[name[0]]
+        """The tensor of (layer, `weight` or `bias`)."""
+        layer, part = name
+        return self.w[layer] if part == "weight" else self.b[layer]
+
+    def zeros(self):
+        """Zeros of the shape of every tensor, by (layer, `weight` or `bias`)."""
+        names = [(layer, part) for layer in self.w for part in ("weight", "bias")]
+        return {name: torch.zeros_like(self.leaf(name)) for name in names}
 
 
 class Momentum:
-    """SGD with momentum (0: none) whose trace is forgotten where a unit is reset."""
+    """SGD with momentum (0: none) that forgets the trace of a unit that is reset."""
 
     def __init__(self, network, lr, momentum=0.0):
-        self.lr, self.momentum = lr, momentum
-        self.memory = {
-            (n, k): torch.zeros_like(network.leaf((n, k)))
-            for n in network.w
-            for k in ("weight", "bias")
-        }
+        self.lr = lr
+        self.momentum = momentum
+        self.trace = network.zeros()
 
     def step(self, network, gradient):
         for name, g in gradient.items():
-            self.memory[name] = self.momentum * self.memory[name] + g
-            network.leaf(name).sub_(self.lr * self.memory[name])
+            self.trace[name] = self.momentum * self.trace[name] + g
+            network.leaf(name).sub_(self.lr * self.trace[name])
 
     def forget(self, name, entry):
-        self.memory[name][entry] = 0.0
+        self.trace[name][entry] = 0.0
 
 
 class Adam:
-    """Adam that counts the steps of every entry, from the last reset of a unit at either end of it."""
+    """Adam that counts the steps of every entry since a unit at either end of it was reset."""
 
     def __init__(self, network, lr, betas=(0.9, 0.999), eps=1e-8):
-        self.lr, self.betas, self.eps = lr, betas, eps
-        names = [(n, k) for n in network.w for k in ("weight", "bias")]
-        self.m, self.v, self.t = (
-            {n: torch.zeros_like(network.leaf(n)) for n in names} for _ in range(3)
-        )
+        self.lr = lr
+        self.betas = betas
+        self.eps = eps
+        self.m = network.zeros()
+        self.v = network.zeros()
+        self.t = network.zeros()
 
     def step(self, network, gradient):
-        (b1, b2), m, v, t = self.betas, self.m, self.v, self.t
+        b1, b2 = self.betas
+        m, v, t = self.m, self.v, self.t
         for name, g in gradient.items():
             t[name] += 1
             m[name] = b1 * m[name] + (1 - b1) * g
             v[name] = b2 * v[name] + (1 - b2) * g * g
-            corrected = m[name] / (1 - b1 ** t[name]), v[name] / (1 - b2 ** t[name])
-            network.leaf(name).sub_(self.lr * corrected[0] / (corrected[1].sqrt() + self.eps))
+            first = m[name] / (1 - b1 ** t[name])
+            second = v[name] / (1 - b2 ** t[name])
+            network.leaf(name).sub_(self.lr * first / (second.sqrt() + self.eps))
 
     def forget(self, name, entry):
-        for memory in (self.m, self.v, self.t):
-            memory[name][entry] = 0.0
+        for moments in (self.m, self.v, self.t):
+            moments[name][entry] = 0.0
 
 
 class Naive:
-    """`rows(layer, t)` gives the new rows in [-1, 1) of step t, `chance` and `scores` the other numbers drawn."""
+    """Continual backprop of a network.
 
-    def __init__(self, params, optimiser, *, rate, threshold, decay, utility, accumulate=True, budget="eligible",
-                 estimate="debiased", transfer=False, rows=None, chance=None, scores=None):  # fmt: skip
+    Args:
+        params: The parameters of the network.
+        optimiser: `network -> optimiser`.
+        rate: The replacement rate.
+        threshold: The age above which a unit can be reset.
+        decay: The decay rate of utilities and mean features.
+        utility: Name of the utility; see `now`.
+        accumulate: Whether fractions of a unit add up over the steps; otherwise chance decides.
+        budget: Whether `rate` counts `eligible` units or the `total`, or `one` unit a step at most.
+        estimate: Whether running means are `debiased`, `plain` or `lagged` by one step.
+        transfer: Whether the mean feature of a unit goes to the biases of the units that read it.
+        rows: `(layer, t)`: the new rows of step t, in [-1, 1).
+        chance: `(layer, t)`: a number in [0, 1), which decides without accumulation.
+        scores: `(layer, t)`: the scores of the utility `random`.
+    """
+
+    def __init__(
+        self,
+        params,
+        optimiser,
+        *,
+        rate,
+        threshold,
+        decay,
+        utility,
+        accumulate=True,
+        budget="eligible",
+        estimate="debiased",
+        transfer=False,
+        rows=None,
+        chance=None,
+        scores=None,
+    ):
         self.network = Network(params)
         self.optimiser = optimiser(self.network)
-        self.rate, self.threshold, self.decay, self.utility = rate, threshold, decay, utility
-        self.accumulate, self.budget_rule, self.estimate, self.transfer = (
-            accumulate,
-            budget,
-            estimate,
-            transfer,
-        )
-        self.rows, self.chance, self.scores, self.t = rows, chance, scores, 0
+        self.rate = rate
+        self.threshold = threshold
+        self.decay = decay
+        self.utility = utility
+        self.accumulate = accumulate
+        self.budget_rule = budget
+        self.estimate = estimate
+        self.transfer = transfer
+        self.rows = rows
+        self.chance = chance
+        self.scores = scores
+        self.t = 0
         sizes = {layer: len(self.network.b[layer]) for layer in LAYERS}
         self.age = {layer: [0] * n for layer, n in sizes.items()}
         self.u = {layer: [0.0] * n for layer, n in sizes.items()}
@@ -102,27 +147,38 @@ class Naive:
         self.replaced = {layer: [] for layer in LAYERS}
 
     def now(self, layer, i, h, centre):
-        """This batch's utility of unit i."""
+        """The utility of unit i on this batch."""
         out = self.network.w[AFTER[layer]][:, i].abs().mean().item()
         into = self.network.w[layer][i].abs().mean().item()
         plain = sum(abs(v) for v in h[:, i].tolist()) / len(h)
         centred = sum(abs(v - centre) for v in h[:, i].tolist()) / len(h)
-        return {
-            "weight": out, "contribution": out * plain, "zero_contribution": out * centred, "adaptation": 1 / into,
-            "adaptable_contribution": out * centred / into, "feature_by_input": centred / into, "random": 0.0,
-        }[self.utility]  # fmt: skip
+        utilities = {
+            "weight": out,
+            "contribution": out * plain,
+            "zero_contribution": out * centred,
+            "adaptation": 1 / into,
+            "adaptable_contribution": out * centred / into,
+            "feature_by_input": centred / into,
+            "random": 0.0,
+        }
+        return utilities[self.utility]
 
     def test(self, layer, h):
-        """Which units of a layer are to be reset, lowest first; and the mean features as they are read."""
-        eta, n, score, centre = self.decay, len(self.age[layer]), [], []
+        """The units of a layer that are reset, lowest score first; and the mean features."""
+        eta = self.decay
+        n = len(self.age[layer])
+        is_lagged = self.estimate == "lagged"
+        score = []
+        centre = []
         for i in range(n):
             self.age[layer][i] += 1
             share = 1.0 if self.estimate == "plain" else 1 - eta ** self.age[layer][i]
-            before = self.f[layer][i], self.u[layer][i]
-            self.f[layer][i] = eta * before[0] + (1 - eta) * h[:, i].mean().item()
-            centre.append((before[0] if self.estimate == "lagged" else self.f[layer][i]) / share)
-            self.u[layer][i] = eta * before[1] + (1 - eta) * self.now(layer, i, h, centre[i])
-            score.append((before[1] if self.estimate == "lagged" else self.u[layer][i]) / share)
+            f = self.f[layer][i]
+            u = self.u[layer][i]
+            self.f[layer][i] = eta * f + (1 - eta) * h[:, i].mean().item()
+            centre.append((f if is_lagged else self.f[layer][i]) / share)
+            self.u[layer][i] = eta * u + (1 - eta) * self.now(layer, i, h, centre[i])
+            score.append((u if is_lagged else self.u[layer][i]) / share)
         if self.utility == "random":
             score = self.scores(layer, self.t)
         eligible = [i for i in range(n) if self.age[layer][i] > self.threshold]
@@ -132,16 +188,16 @@ class Naive:
         return sorted(eligible, key=lambda i: (score[i], i))[:count], centre
 
     def count(self, layer, eligible, n):
+        """How many units of a layer are reset, of `eligible` ones among `n`."""
         share = self.rate * (n if self.budget_rule == "total" else eligible)
         if not self.accumulate:
-            return math.floor(share) if share >= 1 else int(self.chance(layer, self.t) < share)
+            if share >= 1:
+                return math.floor(share)
+            return int(self.chance(layer, self.t) < share)
         self.budget[layer] += share
-        whole = (
-            int(self.budget[layer] > 1)
-            if self.budget_rule == "one"
-            else math.floor(self.budget[layer])
-        )
-        whole = min(whole, eligible)
+        whole = min(math.floor(self.budget[layer]), eligible)
+        if self.budget_rule == "one":
+            whole = min(int(self.budget[layer] > 1), eligible)
         self.budget[layer] -= whole
         return whole
 
@@ -154,7 +210,9 @@ class Naive:
                 self.optimiser.forget((layer, "weight"), (i, j))
             b[layer][i] = 0.0
             self.optimiser.forget((layer, "bias"), i)
-            self.age[layer][i], self.u[layer][i], self.f[layer][i] = 0, 0.0, 0.0
+            self.age[layer][i] = 0
+            self.u[layer][i] = 0.0
+            self.f[layer][i] = 0.0
         for k in range(w[after].shape[0]):
             for i in units:
                 if self.transfer:

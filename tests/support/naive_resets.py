@@ -1,4 +1,4 @@
-"""Resets of any number of units of two hidden relu layers at once, written with loops; who is reset is for others to say."""
+"""Resets of units of two hidden relu layers, written with loops; a subclass has the rule."""
 
 import torch
 from support.naive_cbp import AFTER, LAYERS, Adam, Momentum, Network
@@ -14,12 +14,14 @@ MODEL = mlp(INPUTS, WIDTHS, dil(1, CLASSES), dtype=torch.float64)
 
 
 class KeptAdam(Adam):
-    """Adam whose moments are forgotten where a unit is reset, and whose count of steps is not."""
+    """Adam that forgets the moments of a unit that is reset, and keeps its count of steps."""
 
     def forget(self, name, entry):
-        self.m[name][entry] = self.v[name][entry] = 0.0
+        self.m[name][entry] = 0.0
+        self.v[name][entry] = 0.0
 
 
+# For each optimiser: the library's, and the naive one of a network.
 OPTIMISERS = {
     "sgd": (carry(sgd(0.05)), lambda network: Momentum(network, 0.05)),
     "momentum": (carry(sgd(0.02, 0.9)), lambda network: Momentum(network, 0.02, 0.9)),
@@ -28,35 +30,44 @@ OPTIMISERS = {
 
 
 def batch_at(t):
-    x = normal(key(7), (BATCH, INPUTS), at=t, dtype=torch.float64)
+    """The batch of step `t`."""
     return Batch(
-        x,
-        randint(key(8), (BATCH,), 0, CLASSES, at=t),
-        torch.tensor(0),
-        torch.ones(BATCH, dtype=torch.float64),
+        x=normal(key(7), (BATCH, INPUTS), at=t, dtype=torch.float64),
+        y=randint(key(8), (BATCH,), 0, CLASSES, at=t),
+        task=torch.tensor(0),
+        weight=torch.ones(BATCH, dtype=torch.float64),
     )
 
 
 class Resets:
-    """What a rule, `chosen(layer, features) -> units`, makes of a network; `own` is the key of its random numbers."""
+    """A network whose units are reset by the rule `chosen(layer, features) -> units`.
+
+    Args:
+        params: The parameters of the network.
+        optimiser: `network -> optimiser`.
+        own: The key of the random numbers of the resets.
+    """
 
     def __init__(self, params, optimiser, own):
         self.network = Network(params, torch.relu)
-        self.optimiser, self.own, self.t = optimiser(self.network), own, 0
+        self.optimiser = optimiser(self.network)
+        self.own = own
+        self.t = 0
         self.replaced = {layer: [] for layer in LAYERS}
 
     def rows(self, layer):
-        """A row in [-1, 1) for every unit of a layer: all layers' are one draw a step."""
-        shapes = {"hidden1": (WIDTHS[0], INPUTS), "hidden2": (WIDTHS[1], WIDTHS[0])}
-        first = WIDTHS[0] * INPUTS
-        drawn = uniform(self.own, (first + WIDTHS[1] * WIDTHS[0],), at=self.t, dtype=torch.float64)
-        return (
-            2 * (drawn[:first] if layer == "hidden1" else drawn[first:]).reshape(shapes[layer]) - 1
-        )
+        """A row in [-1, 1) for every unit of a layer; one draw a step serves all layers."""
+        first, second = WIDTHS
+        shapes = {"hidden1": (first, INPUTS), "hidden2": (second, first)}
+        sizes = [first * INPUTS, second * first]
+        drawn = uniform(self.own, (sum(sizes),), at=self.t, dtype=torch.float64)
+        parts = dict(zip(LAYERS, drawn.split(sizes), strict=True))
+        return 2 * parts[layer].reshape(shapes[layer]) - 1
 
     def reset(self, layer, units):
         w, b, after = self.network.w, self.network.b, AFTER[layer]
-        bound, rows = w[layer].shape[1] ** -0.5, self.rows(layer)
+        bound = w[layer].shape[1] ** -0.5
+        rows = self.rows(layer)
         for i in units:
             for j in range(w[layer].shape[1]):
                 w[layer][i, j] = bound * rows[i, j]
@@ -77,14 +88,24 @@ class Resets:
         self.t += 1
 
 
-def live(algorithm, make, tasks, steps):
-    """A naive life and the library's, side by side: yields (naive, params, state) after each step of some tasks."""
+def side_by_side(algorithm, make, tasks, steps):
+    """Train the naive network and the library's on the same batches.
+
+    Args:
+        algorithm: The library's.
+        make: `(params, key) -> Resets`.
+        tasks: Number of tasks.
+        steps: Number of steps of a task.
+
+    Yields:
+        The naive network, and the library's parameters and state, after each step.
+    """
     params, state = algorithm.init(key(3))
     naive = make(params, state.opt.key)
-    for task in range(tasks):
-        told = Task(torch.tensor(0), torch.tensor(steps), torch.tensor(1))
-        params, state = algorithm.begin_task(params, state, told)
-        if task:
+    for number in range(tasks):
+        task = Task(torch.tensor(0), torch.tensor(steps), torch.tensor(1))
+        params, state = algorithm.begin_task(params, state, task)
+        if number > 0:
             naive.refresh()
         for _ in range(steps):
             batch = batch_at(naive.t)
@@ -95,34 +116,51 @@ def live(algorithm, make, tasks, steps):
 
 def distance(naive, params):
     """The largest difference in any weight, relative to weights above 1."""
-    pairs = [(naive.network.w[n], params[n]["weight"]) for n in params]
-    pairs += [(naive.network.b[n], params[n]["bias"]) for n in params]
+    pairs = [(naive.network.w[name], params[name]["weight"]) for name in params]
+    pairs += [(naive.network.b[name], params[name]["bias"]) for name in params]
     return max(float((a - b).abs().max() / b.abs().max().clamp(min=1)) for a, b in pairs)
 
 
-def assert_as_drawn_and_unheard(model, leaves, group, gone):
-    """Of the units of a group that are gone: rows within their bound, biases 0, nothing heard but by what is drawn later."""
-    mask, order = gone[group], list(model.units)
+def assert_drawn_and_unread(model, leaves, group, was_reset):
+    """Assert what a reset leaves of the units of a group.
+
+    Their rows are within the bound of the draw, their biases are 0, and no unit reads them, apart
+    from units that a later group draws anew.
+
+    Args:
+        model: The model.
+        leaves: The parameters by dotted name.
+        group: The unit group.
+        was_reset: For each group, Bool `[units]`.
+    """
+    mask = was_reset[group]
+    order = list(model.units)
     for name, wire in resets.into(model, group):
         row = leaves[name][mask]
-        assert (
-            (row == 0).all()
-            if wire.reset == "zero"
-            else (row.abs() <= wire.bound * (1 + 2**-52)).all()
-        ), name
+        if wire.reset == "zero":
+            assert (row == 0).all(), name
+        else:
+            assert (row.abs() <= wire.bound * (1 + 2**-52)).all(), name
     for name, wire in resets.out_of(model, group):
-        heard = leaves[name].movedim(wire.pre_axis, 0).unflatten(0, (-1, wire.spread))[mask]
-        later = wire.post is not None and order.index(wire.post) > order.index(group)
-        assert ((heard[:, :, ~gone[wire.post]] if later else heard) == 0).all(), name
+        read = leaves[name].movedim(wire.pre_axis, 0).unflatten(0, (-1, wire.spread))[mask]
+        if wire.post is not None and order.index(wire.post) > order.index(group):
+            read = read[:, :, ~was_reset[wire.post]]
+        assert (read == 0).all(), name
 
 
 def steps(tx, model, count, seed, used=None):
-    """(t, params, gradient, updates, state before, state after, context) of some steps along random gradients."""
+    """Steps of a transform along random gradients.
+
+    Yields:
+        t, params, gradient, updates, state before, state after, context.
+    """
     params = model.init(key(seed))
     state = tx.init(key(seed).flip(0), params)
     for t in range(count):
         k = fold_in(key(seed), t)
-        given, gradient = context(model, params, fold_in(k, 99), used), gradient_like(params, k)
+        given = context(model, params, fold_in(k, 99), used)
+        gradient = gradient_like(params, k)
         updates, new = tx.update(gradient, state, params, given)
         yield t, params, gradient, updates, state, new, given
-        params, state = tree.add(params, updates), new
+        params = tree.add(params, updates)
+        state = new

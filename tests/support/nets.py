@@ -1,4 +1,4 @@
-"""The tests' networks: one row for each kind, small, on grey images of 6x6; and each as a case for the laws."""
+"""The tests' networks: one row for each kind, small, on grey images of 6x6; and a case of each."""
 
 import pytest
 import torch
@@ -8,77 +8,74 @@ from clfunc.random import fold_in, key, normal
 from clfunc.testing import Case
 
 IMAGE = (6, 6)
-NETS = {
-    "mlp": lambda head=None, **more: mlp(IMAGE, (5, 4), head or dil(1, 3), **more),
-    "mlp layer": lambda head=None, **more: mlp(
-        IMAGE, (5, 4), head or dil(1, 3), norm="layer", **more
-    ),
-    "convnet": lambda head=None, **more: convnet(
-        IMAGE, (5,), head or dil(1, 3), channels=(3, 4), **more
-    ),
-    "convnet layer": lambda head=None, **more: convnet(
-        IMAGE, (5, 4), head or dil(1, 3), channels=(3, 4), norm="layer", **more
-    ),
-    "convnet group": lambda head=None, **more: convnet(
-        IMAGE, (5,), head or dil(1, 3), channels=(16,), kernel=1, norm="group", **more
-    ),
-    "resnet": lambda head=None, **more: resnet(
-        IMAGE, (5,), head or dil(1, 3), channels=(3, 4), blocks=2, **more
-    ),
-    "resnet layer": lambda head=None, **more: resnet(
-        IMAGE, (), head or dil(1, 3), channels=(3, 4), norm="layer", **more
-    ),
-    "resnet group": lambda head=None, **more: resnet(
-        IMAGE, (5,), head or dil(1, 3), channels=(16, 4), norm="group", **more
-    ),
-}
 TASK = torch.tensor(0)
 
 
-def images(seed, count=4, dtype=torch.float64):
-    return normal(key(seed), (count, *IMAGE), dtype=dtype)
+def _net(factory, hidden, **settings):
+    """`(head, **more) -> Model`: a network of the table; the head is `dil(1, 3)` if not given."""
 
-
-def noise_like(leaf, name, size=1.0):
-    """Standard normal, a draw of its own for each name."""
-    return size * normal(fold_in(key(99), sum(map(ord, name))), tuple(leaf.shape), dtype=leaf.dtype)
-
-
-def _square(model):
-    side = round(model.settings["inputs"] ** 0.5)
-    return (side, side), model.head, getattr(torch, model.settings["dtype"].removeprefix("torch."))
-
-
-def _case(name, build):
-    def make(model, tx):
-        image, head, dtype = _square(model)
-        return finetuning(build(image, head, dtype), tx)
-
-    return Case(name, make, is_finetuning=True)
-
-
-def _of(factory, hidden, own=False, **more):
-    def build(image, head, dtype):
-        return factory(
-            image, hidden, head, per_task_norm=own and head.owns != (), dtype=dtype, **more
-        )
+    def build(head=None, **more):
+        return factory(IMAGE, hidden, head or dil(1, 3), **settings, **more)
 
     return build
 
 
+NETS = {
+    "mlp": _net(mlp, (5, 4)),
+    "mlp layer": _net(mlp, (5, 4), norm="layer"),
+    "convnet": _net(convnet, (5,), channels=(3, 4)),
+    "convnet layer": _net(convnet, (5, 4), channels=(3, 4), norm="layer"),
+    "convnet group": _net(convnet, (5,), channels=(16,), kernel=1, norm="group"),
+    "resnet": _net(resnet, (5,), channels=(3, 4), blocks=2),
+    "resnet layer": _net(resnet, (), channels=(3, 4), norm="layer"),
+    "resnet group": _net(resnet, (5,), channels=(16, 4), norm="group"),
+}
+
+
+def images(seed, count=4, dtype=torch.float64):
+    """Images of normal noise, `[count, 6, 6]`."""
+    return normal(key(seed), (count, *IMAGE), dtype=dtype)
+
+
+def noise_like(leaf, name, size=1.0):
+    """Normal noise of the shape of a leaf, with a draw of its own for each name."""
+    number = sum(map(ord, name))
+    return size * normal(fold_in(key(99), number), tuple(leaf.shape), dtype=leaf.dtype)
+
+
+def _case(name, factory, hidden, has_task_norms=False, **settings):
+    """Finetuning of a network in place of the laws' own.
+
+    The network has norms of each task if they are asked for and the head has groups of each task.
+    """
+
+    def make(model, tx):
+        side = round(model.settings["inputs"] ** 0.5)
+        dtype = getattr(torch, model.settings["dtype"].removeprefix("torch."))
+        per_task_norm = has_task_norms and model.head.owns != ()
+        network = factory(
+            (side, side),
+            hidden,
+            model.head,
+            per_task_norm=per_task_norm,
+            dtype=dtype,
+            **settings,
+        )
+        return finetuning(network, tx)
+
+    return Case(name, make, is_finetuning=True)
+
+
 cases = (
-    _case("convnet", _of(convnet, (6,), channels=(4, 3))),
-    _case("resnet", _of(resnet, (6,), channels=(3, 4))),
-    _case("mlp with norms of each task", _of(mlp, (8, 6), own=True, norm="layer")),
-    _case(
-        "convnet with norms of each task", _of(convnet, (6,), own=True, channels=(4,), norm="layer")
-    ),
-    _case(
-        "resnet with norms of each task", _of(resnet, (), own=True, channels=(3, 4), norm="group")
-    ),
+    _case("convnet", convnet, (6,), channels=(4, 3)),
+    _case("resnet", resnet, (6,), channels=(3, 4)),
+    _case("mlp with norms of each task", mlp, (8, 6), True, norm="layer"),
+    _case("convnet with norms of each task", convnet, (6,), True, channels=(4,), norm="layer"),
+    _case("resnet with norms of each task", resnet, (), True, channels=(3, 4), norm="group"),
 )
 
-# norms that a task has for itself add little to what is compiled: left to `scripts/test --all`
+# Norms of each task add little to what is compiled, so only the long run compiles them.
 compiled_cases = [
-    pytest.param(c, id=c.name, marks=pytest.mark.long if "norms" in c.name else ()) for c in cases
+    pytest.param(case, id=case.name, marks=pytest.mark.long if "norms" in case.name else ())
+    for case in cases
 ]

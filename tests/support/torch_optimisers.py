@@ -1,4 +1,4 @@
-"""Steps of a transform beside those of torch's own optimiser."""
+"""Steps of a transform beside the steps of torch's own optimiser."""
 
 import math
 
@@ -15,15 +15,14 @@ CONTEXT = Context({}, torch.tensor(0), {})
 
 
 def like_params(seed, dtype=torch.float64):
-    keys = clfunc.random.split(clfunc.random.fold_in(KEY, seed), 3)
-    shapes = {"hidden1": {"weight": (3, 4), "bias": (3,)}, "head": {"weight": (2, 3)}}
-    drawn = iter(keys)
+    """A small tree of parameters, standard normal."""
+    first, second, third = clfunc.random.split(clfunc.random.fold_in(KEY, seed), 3)
     return {
-        group: {
-            name: clfunc.random.normal(next(drawn), shape, dtype=dtype)
-            for name, shape in leaves.items()
-        }
-        for group, leaves in shapes.items()
+        "hidden1": {
+            "weight": clfunc.random.normal(first, (3, 4), dtype=dtype),
+            "bias": clfunc.random.normal(second, (3,), dtype=dtype),
+        },
+        "head": {"weight": clfunc.random.normal(third, (2, 3), dtype=dtype)},
     }
 
 
@@ -32,8 +31,9 @@ GRADIENTS = [tree.scale(like_params(1 + i), 1 + math.sin(i)) for i in range(STEP
 
 
 def steps(tx, gradients=GRADIENTS, params=PARAMS, state=None):
-    """Parameters and state after each step."""
-    state = tx.init(KEY, params) if state is None else state
+    """Parameters and state after each step of a transform along the gradients."""
+    if state is None:
+        state = tx.init(KEY, params)
     for gradient in gradients:
         updates, state = tx.update(gradient, state, params, CONTEXT)
         params = tree.add(params, updates)
@@ -41,6 +41,14 @@ def steps(tx, gradients=GRADIENTS, params=PARAMS, state=None):
 
 
 def assert_follows_torch(tx, optimiser, clip=lambda parameters: None, scheduler=None):
+    """Assert that a transform takes the steps of torch's optimiser.
+
+    Args:
+        tx: The transform.
+        optimiser: `parameters -> torch.optim.Optimizer`.
+        clip: `parameters -> None`: clips the gradients before each step.
+        scheduler: `optimiser -> scheduler`, which steps after the optimiser.
+    """
     parameters, structure = tree.flatten(tree.clone(PARAMS))
     optimiser = optimiser(parameters)
     scheduler = scheduler and scheduler(optimiser)
@@ -51,4 +59,5 @@ def assert_follows_torch(tx, optimiser, clip=lambda parameters: None, scheduler=
         optimiser.step()
         if scheduler:
             scheduler.step()
-        assert_close(params, tree.unflatten(parameters, structure), rtol=1e-12, atol=1e-12)
+        expected = tree.unflatten(parameters, structure)
+        assert_close(params, expected, rtol=1e-12, atol=1e-12)

@@ -1,36 +1,68 @@
-"""The tests' table: one row for each algorithm, which every law then holds to."""
+"""The zoo: a case for every algorithm, each of which the tests hold to every law."""
 
 import pytest
 import torch
+from support.hats import parts_of
 
 from clfunc import algorithms, mlp, scenarios, upgd
 from clfunc.testing import Case
 from clfunc.transforms import adam, carry
 
 
+def using(factory, **settings):
+    """`(model, tx) -> Algorithm`, with these settings of the factory."""
+    return lambda model, tx: factory(model, tx, **settings)
+
+
 def with_dropout(model, tx):
-    """Finetuning of the same network with dropout: random numbers inside the step."""
-    built = model.settings
-    dtype = getattr(torch, built["dtype"].removeprefix("torch."))
-    dropped = mlp(built["inputs"], built["hidden"], model.head, dropout_rate=0.2, dtype=dtype)
-    return algorithms.finetuning(dropped, tx)
+    """Finetuning of the same network with dropout, which draws random numbers inside the step."""
+    settings = model.settings
+    network = mlp(
+        settings["inputs"],
+        settings["hidden"],
+        model.head,
+        dropout_rate=0.2,
+        dtype=getattr(torch, settings["dtype"].removeprefix("torch.")),
+    )
+    return algorithms.finetuning(network, tx)
 
 
-def amnesiac(model, inner, **numbers):
-    return algorithms.amnesiac(inner, num_tasks=model.head.num_tasks, **numbers)
+def with_adam(model, tx, lr, eps=1e-8):
+    """Finetuning with Adam, whatever the transform given."""
+    return algorithms.finetuning(model, adam(lr, eps=eps))
+
+
+def with_upgd(model, tx, **settings):
+    """Finetuning with UPGD, whatever the transform given."""
+    return algorithms.finetuning(model, upgd(**settings))
+
+
+def amnesiac(model, inner, **settings):
+    """An algorithm that records every task, so that it can forget them."""
+    return algorithms.amnesiac(inner, num_tasks=model.head.num_tasks, **settings)
 
 
 def hat(model, tx, make=algorithms.hat, **settings):
-    """HAT at a scale that a few steps can anneal; its head is frozen after two tasks where tasks share it."""
-    shared = {} if model.head.paradigm in ("til", "stl") else {"freeze_head_after": 2}
-    return make(model, tx, num_tasks=model.head.num_tasks, **({"s_max": 50.0} | shared | settings))
+    """HAT, or `make`, with a scale of gates that a few steps can anneal.
+
+    A head that tasks share is frozen after two tasks.
+    """
+    is_shared = model.head.paradigm not in ("til", "stl")
+    defaults = {"s_max": 50.0}
+    if is_shared:
+        defaults["freeze_head_after"] = 2
+    settings = {"num_tasks": model.head.num_tasks} | defaults | settings
+    return make(model, tx, **(parts_of(settings) if make is algorithms.hat else settings))
 
 
-def each_step(model, tx, shrink, sigma):
-    """Shrink and perturb after every step."""
-    return algorithms.shrink_and_perturb(
-        algorithms.finetuning(model, tx), shrink, sigma, every="step"
-    )
+def shrink_and_perturb(model, tx, *numbers, **settings):
+    """Finetuning that shrinks and perturbs its parameters."""
+    return algorithms.shrink_and_perturb(algorithms.finetuning(model, tx), *numbers, **settings)
+
+
+def reduce_on_plateau(model, tx, factor, **settings):
+    """Finetuning whose learning rate falls on a plateau."""
+    return algorithms.reduce_on_plateau(algorithms.finetuning(model, tx), factor, **settings)
 
 
 cases = (
@@ -38,15 +70,15 @@ cases = (
     Case("finetuning with dropout", with_dropout),
     Case(
         "finetuning with adam",
-        lambda m, tx: algorithms.finetuning(m, adam(0.01)),
-        vary=lambda m, tx: algorithms.finetuning(m, adam(0.02, eps=1e-6)),
+        using(with_adam, lr=0.01),
+        vary=using(with_adam, lr=0.02, eps=1e-6),
     ),
     Case("joint", algorithms.joint, arrange=scenarios.joint),
     Case("single", algorithms.single, arrange=scenarios.single, is_finetuning=True),
-    Case("independent", lambda m, tx: algorithms.independent(m, tx, num_tasks=3)),
+    Case("independent", using(algorithms.independent, num_tasks=3)),
     Case("random", algorithms.random, learns=False),
     Case("fix", algorithms.fix),
-    Case("fix freeze_heads", lambda m, tx: algorithms.fix(m, tx, freeze_heads=True), learns=False),
+    Case("fix freeze_heads", using(algorithms.fix, freeze_heads=True), learns=False),
     Case(
         "hat",
         hat,
@@ -65,66 +97,75 @@ cases = (
     ),
     Case(
         "l2_init",
-        lambda m, tx: algorithms.l2_init(m, tx, strength=0.1),
-        neutral=lambda m, tx: algorithms.l2_init(m, tx, strength=0.0),
-        vary=lambda m, tx: algorithms.l2_init(m, tx, strength=0.5),
+        using(algorithms.l2_init, strength=0.1),
+        neutral=using(algorithms.l2_init, strength=0.0),
+        vary=using(algorithms.l2_init, strength=0.5),
     ),
     Case(
         "upgd",
-        lambda m, tx: algorithms.finetuning(m, upgd(0.2, sigma=0.01)),
-        vary=lambda m, tx: algorithms.finetuning(m, upgd(0.1, 0.9, sigma=0.1, weight_decay=0.01)),
+        using(with_upgd, lr=0.2, sigma=0.01),
+        vary=using(with_upgd, lr=0.1, beta_utility=0.9, sigma=0.1, weight_decay=0.01),
     ),
     Case(
         "upgd local",
-        lambda m, tx: algorithms.finetuning(m, upgd(0.2, sigma=0.01, scope="local", protect=False)),
-        vary=lambda m, tx: algorithms.finetuning(m, upgd(0.1, 0.9, scope="local", protect=False)),
+        using(with_upgd, lr=0.2, sigma=0.01, scope="local", protect=False),
+        vary=using(with_upgd, lr=0.1, beta_utility=0.9, scope="local", protect=False),
     ),
     Case(
         "shrink_and_perturb",
-        lambda m, tx: algorithms.shrink_and_perturb(algorithms.finetuning(m, tx)),
-        neutral=lambda m, tx: algorithms.shrink_and_perturb(algorithms.finetuning(m, tx), 0.0, 0.0),
-        vary=lambda m, tx: algorithms.shrink_and_perturb(algorithms.finetuning(m, tx), 0.1, 0.1),
+        shrink_and_perturb,
+        neutral=using(shrink_and_perturb, shrink=0.0, sigma=0.0),
+        vary=using(shrink_and_perturb, shrink=0.1, sigma=0.1),
     ),
     Case(
         "shrink_and_perturb each step",
-        lambda m, tx: each_step(m, tx, 1e-3, 1e-3),
-        neutral=lambda m, tx: each_step(m, tx, 0.0, 0.0),
-        vary=lambda m, tx: each_step(m, tx, 1e-2, 1e-2),
+        using(shrink_and_perturb, shrink=1e-3, sigma=1e-3, every="step"),
+        neutral=using(shrink_and_perturb, shrink=0.0, sigma=0.0, every="step"),
+        vary=using(shrink_and_perturb, shrink=1e-2, sigma=1e-2, every="step"),
     ),
     Case(
         "cbp",
-        lambda m, tx: algorithms.cbp(
-            m, tx, replacement_rate=0.1, maturity_threshold=3, utility_decay_rate=0.9
+        using(
+            algorithms.cbp,
+            replacement_rate=0.1,
+            maturity_threshold=3,
+            utility_decay_rate=0.9,
         ),
-        neutral=lambda m, tx: algorithms.cbp(m, tx, replacement_rate=0.0),
-        vary=lambda m, tx: algorithms.cbp(m, tx, replacement_rate=0.05, maturity_threshold=5),
+        neutral=using(algorithms.cbp, replacement_rate=0.0),
+        vary=using(algorithms.cbp, replacement_rate=0.05, maturity_threshold=5),
     ),
     Case(
         "cbp_nature2024",
-        lambda m, tx: algorithms.cbp_nature2024(m, tx, replacement_rate=0.1, maturity_threshold=3),
+        using(algorithms.cbp_nature2024, replacement_rate=0.1, maturity_threshold=3),
     ),
     Case(
         "cbp_arxiv2023",
-        lambda m, tx: algorithms.cbp_arxiv2023(m, tx, replacement_rate=0.1, maturity_threshold=3),
+        using(algorithms.cbp_arxiv2023, replacement_rate=0.1, maturity_threshold=3),
     ),
     Case(
         "cbp_lop_conv",
-        lambda m, tx: algorithms.cbp_lop_conv(m, tx, replacement_rate=0.1, maturity_threshold=3),
+        using(algorithms.cbp_lop_conv, replacement_rate=0.1, maturity_threshold=3),
     ),
     Case(
         "redo",
-        lambda m, tx: algorithms.redo(m, tx, period=3, threshold=0.3),
-        neutral=lambda m, tx: algorithms.redo(m, tx, period=3, threshold=-1.0),
-        vary=lambda m, tx: algorithms.redo(m, tx, period=2, threshold=0.1),
+        using(algorithms.redo, period=3, threshold=0.3),
+        neutral=using(algorithms.redo, period=3, threshold=-1.0),
+        vary=using(algorithms.redo, period=2, threshold=0.1),
     ),
     Case(
         "self_normalized_resets",
-        lambda m, tx: algorithms.self_normalized_resets(m, tx, first_threshold=2, max_threshold=8),
-        neutral=lambda m, tx: algorithms.self_normalized_resets(
-            m, tx, rejection_percentile=0.0, max_threshold=100
+        using(algorithms.self_normalized_resets, first_threshold=2, max_threshold=8),
+        neutral=using(
+            algorithms.self_normalized_resets,
+            rejection_percentile=0.0,
+            max_threshold=100,
         ),
-        vary=lambda m, tx: algorithms.self_normalized_resets(
-            m, tx, rejection_percentile=0.2, first_threshold=1, refresh_period=2, max_threshold=8
+        vary=using(
+            algorithms.self_normalized_resets,
+            rejection_percentile=0.2,
+            first_threshold=1,
+            refresh_period=2,
+            max_threshold=8,
         ),
     ),
     Case("amnesiac", lambda m, tx: amnesiac(m, algorithms.finetuning(m, tx)), is_finetuning=True),
@@ -156,19 +197,13 @@ cases = (
     Case("amnesiac hat", lambda m, tx: amnesiac(m, hat(m, tx))),
     Case(
         "reduce_on_plateau",
-        lambda m, tx: algorithms.reduce_on_plateau(
-            algorithms.finetuning(m, tx), 0.5, patience=0, threshold=0.9
-        ),
-        neutral=lambda m, tx: algorithms.reduce_on_plateau(
-            algorithms.finetuning(m, tx), 1.0, patience=0
-        ),
-        vary=lambda m, tx: algorithms.reduce_on_plateau(
-            algorithms.finetuning(m, tx), 0.1, patience=1
-        ),
+        using(reduce_on_plateau, factor=0.5, patience=0, threshold=0.9),
+        neutral=using(reduce_on_plateau, factor=1.0, patience=0),
+        vary=using(reduce_on_plateau, factor=0.1, patience=1),
     ),
 )
 
-# what compiles to much the same program as another row: compiled by `scripts/test --all`
+# These compile to much the same program as another row, so only the long run compiles them.
 SIMILAR = {
     "single",
     "fix freeze_heads",
@@ -177,8 +212,11 @@ SIMILAR = {
     "cbp_arxiv2023",
     "cbp_lop_conv",
     "random",
+    "amnesiac cbp",
+    "amnesiac hat",
+    "amnesiac_hat",
 }
-SIMILAR |= {"amnesiac cbp", "amnesiac hat", "amnesiac_hat"}
 compiled_cases = [
-    pytest.param(c, id=c.name, marks=pytest.mark.long if c.name in SIMILAR else ()) for c in cases
+    pytest.param(case, id=case.name, marks=pytest.mark.long if case.name in SIMILAR else ())
+    for case in cases
 ]

@@ -16,7 +16,7 @@ from support.resetting import (
     every_network,
     gradient_like,
     inputs,
-    live,
+    reset_steps,
 )
 from torch.nn.functional import linear
 
@@ -63,7 +63,7 @@ def test_at_rate_zero_it_is_the_inner_optimiser_to_the_bit(network, tx, seed):
     params = model.init(key(seed))
     memory = plain.init(key(seed + 1), params)
     for t, (_, (moved, state), _) in enumerate(
-        live(reinit(model, tx, replacement_rate=0), model, 5, seed)
+        reset_steps(reinit(model, tx, replacement_rate=0), model, 5, seed)
     ):
         updates, memory = plain.update(
             gradient_like(params, fold_in(key(seed), t)), memory, params, NOWHERE
@@ -90,7 +90,7 @@ def test_adam_counted_by_element_is_adam_until_something_is_cleared(make):
 def test_after_a_reset_adam_takes_its_first_step_there_and_goes_on_elsewhere(network):
     model, lr = NETWORKS[network], 0.01
     seen = 0
-    lives = list(live(reinit(model, adam(lr), **BRISK), model, 12))
+    lives = list(reset_steps(reinit(model, adam(lr), **BRISK), model, 12))
     for t in range(11):
         (_, _), (params, state), gone = lives[t]
         after = lives[t + 1]
@@ -121,7 +121,7 @@ def test_after_a_reset_adam_takes_its_first_step_there_and_goes_on_elsewhere(net
 def test_a_unit_that_was_reset_is_as_drawn_and_unheard(network, tx, seed):
     model, order = NETWORKS[network], list(NETWORKS[network].units)
     count = 0
-    for _, (params, state), gone in live(reinit(model, tx, **BRISK), model, 10, seed):
+    for _, (params, state), gone in reset_steps(reinit(model, tx, **BRISK), model, 10, seed):
         leaves = dict(tree.items(params))
         for group, mask in gone.items():
             units = state.units[group]
@@ -146,7 +146,7 @@ def test_a_unit_that_was_reset_is_as_drawn_and_unheard(network, tx, seed):
 def test_the_output_after_a_reset_is_the_network_without_the_unit_whatever_was_drawn(network):
     model, tx = NETWORKS[network], reinit(NETWORKS[network], sgd(0.1), **BRISK)
     differed = 0
-    for t, ((params, state), (moved, _), gone) in enumerate(live(tx, model, 10)):
+    for t, ((params, state), (moved, _), gone) in enumerate(reset_steps(tx, model, 10)):
         k = fold_in(key(0), t)
         gradient, x = gradient_like(params, k), inputs(model, fold_in(k, 5))
         logits = model.apply(moved, x, TASK).logits
@@ -168,7 +168,7 @@ def test_the_output_after_a_reset_is_the_network_without_the_unit_whatever_was_d
 
 def test_with_the_transfer_the_output_is_the_network_with_the_units_mean_in_its_place():
     tx, seen = reinit(MODEL, sgd(0.1), bias_transfer=True, **BRISK), 0
-    for t, ((params, state), (moved, _), gone) in enumerate(live(tx, MODEL, 10)):
+    for t, ((params, state), (moved, _), gone) in enumerate(reset_steps(tx, MODEL, 10)):
         k = fold_in(key(0), t)
         before = tree.map(lambda p, g: p - 0.1 * g, params, gradient_like(params, k))
         h = inputs(MODEL, fold_in(k, 5))
@@ -188,7 +188,7 @@ def test_with_the_transfer_the_output_is_the_network_with_the_units_mean_in_its_
 def test_no_reset_is_lost_or_early_or_more_than_there_are(rate, threshold, seed):
     tx = reinit(MODEL, sgd(0.1), replacement_rate=rate, maturity_threshold=threshold)
     due = dict.fromkeys(MODEL.units, 0.0)
-    for t, ((_, old), (_, state), gone) in enumerate(live(tx, MODEL, 12, seed)):
+    for t, ((_, old), (_, state), gone) in enumerate(reset_steps(tx, MODEL, 12, seed)):
         for group, mask in gone.items():
             units, eligible = state.units[group], old.units[group].age + 1 > threshold
             due[group] += rate * int(eligible.sum())
@@ -200,8 +200,10 @@ def test_no_reset_is_lost_or_early_or_more_than_there_are(rate, threshold, seed)
 
 def test_a_mask_inside_is_no_memory_so_what_was_reset_still_moves():
     moves = tree.map(torch.ones_like, MODEL.init(key(0)))
-    masked = live(reinit(MODEL, chain(sgd(0.1, 0.9), mask_updates(moves)), **BRISK), MODEL, 8)
-    plain = live(reinit(MODEL, chain(sgd(0.1, 0.9)), **BRISK), MODEL, 8)
+    masked = reset_steps(
+        reinit(MODEL, chain(sgd(0.1, 0.9), mask_updates(moves)), **BRISK), MODEL, 8
+    )
+    plain = reset_steps(reinit(MODEL, chain(sgd(0.1, 0.9)), **BRISK), MODEL, 8)
     ends = [
         (one, other, state)
         for (_, (one, state), _), (_, (other, _), _) in zip(masked, plain, strict=True)

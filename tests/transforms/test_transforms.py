@@ -232,13 +232,16 @@ def test_a_chain_gives_every_transform_a_key_of_its_own():
 
 
 def test_a_chain_refuses_reinit_before_its_end():
-    reinit = sgd()._replace(settings={"name": "reinit"})
+    reinit = sgd()._replace(settings={"name": "reinit", "place": "last"})
     for before, after in (((), (scale(2.0),)), ((sgd(),), (scale(2.0), sgd()))):
         with pytest.raises(
             ValueError, match=r"^reinit must come last in a chain, given \[.*'scale'.*$"
         ):
             chain(*before, reinit, *after)
-    assert chain(sgd(), reinit).settings["of"] == [sgd().settings, {"name": "reinit"}]
+    for wrapped in (carry(reinit), chain(sgd(), carry(reinit))):
+        with pytest.raises(ValueError, match=r"^reinit must come last in a chain, given \["):
+            chain(wrapped, sgd())
+    assert chain(sgd(), reinit).settings["of"] == [sgd().settings, reinit.settings]
 
 
 PUSHY = {
@@ -308,7 +311,7 @@ def test_a_mask_freezes_only_after_the_optimiser_for_before_it_the_weight_is_mov
     all_move, none_move = tree.map(torch.ones_like, PARAMS), tree.map(torch.zeros_like, PARAMS)
     masked = chain(mask_updates(all_move), tx) if first else chain(tx, mask_updates(all_move))
     params, state = [(PARAMS, masked.init(KEY, PARAMS)), *steps(masked, GRADIENTS[:gathered])][-1]
-    closed = tuple(tree.leaves(none_move))
+    closed = none_move
     state = (closed, state[1]) if first else (state[0], closed)
     moved, _ = last(masked, GRADIENTS[:1], params, state)
     for new, old in zip(tree.leaves(moved), tree.leaves(params), strict=True):

@@ -16,7 +16,7 @@ from support.resetting import (
     context,
     every_network,
     gradient_like,
-    live,
+    reset_steps,
 )
 
 from clfunc import cbp, mlp, reinit, sgd, til, tree
@@ -44,7 +44,7 @@ def test_the_lowest_are_chosen_and_of_equals_the_first(values, slots, count):
 def test_chosen_units_are_worth_no_more_than_those_that_might_have_been(network):
     model, seen = NETWORKS[network], 0
     tx = reinit(model, sgd(0.1), utility="contribution", **BRISK | {"maturity_threshold": 0})
-    for t, ((params, old), (_, _), gone) in enumerate(live(tx, model, 12)):
+    for t, ((params, old), (_, _), gone) in enumerate(reset_steps(tx, model, 12)):
         k = fold_in(key(0), t)
         moved = tree.map(lambda p, g: p - 0.1 * g, params, gradient_like(params, k))
         features = context(model, params, fold_in(k, 99)).features
@@ -161,7 +161,7 @@ def test_units_that_earlier_tasks_use_are_never_reset(network, data):
     used = {g: torch.tensor(data.draw(st.lists(st.sampled_from([0.0, 0.01, 1.0]), min_size=n, max_size=n)))
             for g, n in model.units.items()}  # fmt: skip
     tx = reinit(model, sgd(0.1, 0.9), replacement_rate=1.0, maturity_threshold=1)
-    for t, (_, (_, state), gone) in enumerate(live(tx, model, 4, used=used)):
+    for t, (_, (_, state), gone) in enumerate(reset_steps(tx, model, 4, used=used)):
         for group, mask in gone.items():
             assert torch.equal(mask, (used[group] == 0) & torch.tensor(t % 2 == 1))
             assert (state.units[group].budget == 0).all()
@@ -171,10 +171,10 @@ def test_a_parked_head_keeps_what_it_heard_and_the_working_one_does_not():
     model = mlp(5, (6,), til(2, 3), dtype=torch.float64)
     algorithm = cbp(model, sgd(0.1), replacement_rate=1.0, maturity_threshold=1)
     params, state = algorithm.init(key(0))
-    parked = state.head.bank
+    parked = state.head.bank.rows["head"]
     params, state = algorithm.begin_task(params, state, Task(*(torch.tensor(n) for n in (0, 2, 1))))
     x = torch.randn(4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for _ in range(2):
         batch = Batch(x, torch.tensor([0, 1, 2, 0]), TASK, torch.ones(4, dtype=torch.float64))
         params, state, _ = algorithm.step(params, state, batch)
-    assert (params["head"]["weight"] == 0).all() and identical(state.head.bank, parked)
+    assert (params["head"]["weight"] == 0).all() and identical(state.head.bank.rows["head"], parked)

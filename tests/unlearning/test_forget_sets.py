@@ -1,10 +1,10 @@
-"""Forgetting below the task: every update in one record, whatever is asked, against a list of every update."""
+"""Forgetting examples of a task: every update is in one record, whatever is forgotten, against a list of every update."""
 
 import pytest
 import torch
 
 from clfunc import (
-    Request,
+    ForgetSet,
     amnesiac,
     carry,
     cil,
@@ -23,7 +23,7 @@ from clfunc.random import fold_in, key, normal, split
 from clfunc.testing.laws import distance, identical
 from clfunc.testing.play import toy_data, toy_stream
 from clfunc.types import Batch, Task
-from clfunc.unlearning import forget_sets as requests
+from clfunc.unlearning import forget_sets
 from clfunc.unlearning.records import every
 
 TASKS, STEPS = 2, 6
@@ -31,11 +31,12 @@ HEADS = {"til": til, "cil": cil, "dil": dil}
 # labels of each step of a task, and rows: so that by step 0 is of class 0, 1 of classes 0 and 1, and so on
 LABELS = ((0, 0), (0, 1), (1, 1), (1, 2), (2, 2), (2, 2))
 DECLARED = {
-    "zero": Request(0, classes=(0,)),
-    "one": Request(0, classes=(1,)),
-    "late": Request(1, examples=(104, 105, 99)),
-    "by hand": Request(1, concerns=lambda batch: batch.rows == 102),
+    "zero": ForgetSet(0, classes=(0,)),
+    "one": ForgetSet(0, classes=(1,)),
+    "late": ForgetSet(1, rows=(104, 105, 99)),
+    "by hand": ForgetSet(1, concerns=lambda batch: batch.rows == 102),
 }
+SETS = list(DECLARED.values())
 TOUCHED = {
     "zero": {(0, 0), (0, 1)},
     "one": {(0, 1), (0, 2), (0, 3)},
@@ -48,8 +49,14 @@ def make(paradigm="til", **settings):
     model = mlp(5, (6, 4), HEADS[paradigm](TASKS, 3), dtype=torch.float64)
     inner = finetuning(model, carry(sgd(0.1, 0.9)))
     return inner, amnesiac(
-        inner, num_tasks=TASKS, requests=settings.pop("requests", DECLARED), **settings
+        inner, num_tasks=TASKS, forget_sets=settings.pop("forget_sets", SETS), **settings
     )
+
+
+def mask_of(tasks=(), names=()):
+    """What `unlearn` takes for these tasks and these declared sets, by name."""
+    wanted = [ForgetSet(task) for task in tasks] + [DECLARED[name] for name in names]
+    return forget_sets.mask(TASKS, SETS, wanted)
 
 
 def batch(task, step, paradigm="til"):
@@ -64,7 +71,7 @@ def begin(algorithm, carry, task):
 
 
 def whole(algorithm, carry):
-    own = algorithm.own(*carry)
+    own = algorithm.bank.rows(*carry)
     return {group: part for group, part in carry[0].items() if group not in own} | own
 
 
@@ -105,15 +112,14 @@ def of_task(task):
         ((0,), ("zero", "late"), of_task(0) | TOUCHED["late"]),
         ((0, 1), ("one",), of_task(0) | of_task(1)),
     ],
-    ids=str,
 )
-def test_a_request_takes_off_every_batch_that_touched_it_and_a_task_all_of_its_own(
+def test_a_set_takes_off_every_batch_that_touched_it_and_a_task_all_of_its_batches(
     paradigm, tasks, names, gone
 ):
     inner, algorithm = make(paradigm)
     carry, _ = train(algorithm, paradigm)
-    wanted = requests.asked(TASKS, DECLARED, tasks, names)
-    requests.check(DECLARED, carry[1].records.held, wanted)
+    wanted = mask_of(tasks, names)
+    forget_sets.refuse_shared(SETS, carry[1].records.held, wanted)
     found = whole(algorithm, algorithm.unlearn(*carry, wanted))
     expected = without(algorithm, carry, train(inner, paradigm)[1], gone)
     assert distance(found, expected) < 1e-12
@@ -121,18 +127,18 @@ def test_a_request_takes_off_every_batch_that_touched_it_and_a_task_all_of_its_o
 
 
 @pytest.mark.parametrize("paradigm", HEADS)
-def test_a_request_and_then_its_task_take_nothing_off_twice(paradigm):
+def test_a_set_and_then_its_task_take_nothing_off_twice(paradigm):
     _, algorithm = make(paradigm)
     carry, changes = train(algorithm, paradigm)
     start = whole(algorithm, algorithm.init(key(0)))
     for first, then in (("zero", 0), ("late", 1)):
-        one = algorithm.unlearn(*carry, requests.asked(TASKS, DECLARED, (), (first,)))
-        both = algorithm.unlearn(*one, requests.asked(TASKS, DECLARED, (then,)))
+        one = algorithm.unlearn(*carry, mask_of((), (first,)))
+        both = algorithm.unlearn(*one, mask_of((then,)))
         assert (
             distance(whole(algorithm, both), without(algorithm, carry, changes, of_task(then)))
             < 1e-12
         )
-        again = algorithm.unlearn(*both, requests.asked(TASKS, DECLARED, (then,), (first,)))
+        again = algorithm.unlearn(*both, mask_of((then,), (first,)))
         assert identical(whole(algorithm, again), whole(algorithm, both))
     all_of_it = algorithm.unlearn(*carry, torch.ones(TASKS, dtype=torch.bool))
     assert distance(whole(algorithm, all_of_it), start) < 1e-12 and all_of_it[1].forgotten.all()
@@ -146,7 +152,7 @@ def test_training_is_the_same_and_every_update_is_in_one_record(paradigm):
     start, records, own = (
         whole(algorithm, algorithm.init(key(0))),
         every(state.records),
-        algorithm.own(params, state),
+        algorithm.bank.rows(params, state),
     )
     rows = [of_task(t) - set().union(*TOUCHED.values()) for t in range(TASKS)]
     rows += [TOUCHED["zero"], TOUCHED["one"] - TOUCHED["zero"], TOUCHED["late"], TOUCHED["by hand"]]
@@ -162,26 +168,27 @@ def test_training_is_the_same_and_every_update_is_in_one_record(paradigm):
     assert state.records.held.tolist() == [[2, 0, 0, 0], [1, 2, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1]]
 
 
-def test_a_request_whose_batches_are_recorded_for_another_is_refused_alone_and_met_with_it_or_after_it():
+def test_a_set_whose_batches_are_recorded_for_another_is_refused_alone_and_forgotten_with_it_or_after_it():
     _, algorithm = make()
     carry, _ = train(algorithm)
-    wanted = requests.asked(TASKS, DECLARED, (), ("one",))
+    wanted = mask_of((), ("one",))
     with pytest.raises(
-        ValueError, match=r"^'one' shares 1 batch\(es\) with 'zero': ask for both, or declare one$"
+        ValueError,
+        match=r"^task 1 classes 1 shares 1 batch\(es\) with task 1 classes 0: forget both, or declare one set$",
     ):
-        requests.check(DECLARED, carry[1].records.held, wanted)
+        forget_sets.refuse_shared(SETS, carry[1].records.held, wanted)
     many = torch.stack([carry[1].records.held] * 2)
-    with pytest.raises(ValueError, match=r"^'one' shares 1 batch"):
-        requests.check(DECLARED, many, torch.stack([torch.zeros_like(wanted), wanted]))
-    carry = algorithm.unlearn(*carry, requests.asked(TASKS, DECLARED, (), ("zero",)))
-    requests.check(DECLARED, carry[1].records.held, wanted)
+    with pytest.raises(ValueError, match=r"^task 1 classes 1 shares 1 batch"):
+        forget_sets.refuse_shared(SETS, many, torch.stack([torch.zeros_like(wanted), wanted]))
+    carry = algorithm.unlearn(*carry, mask_of((), ("zero",)))
+    forget_sets.refuse_shared(SETS, carry[1].records.held, wanted)
     undone = algorithm.unlearn(*carry, wanted)
     assert undone[1].forgotten.tolist() == [False, False, True, True, False, False]
 
 
-def test_a_request_touched_again_is_no_longer_forgotten_and_can_be_forgotten_again():
+def test_a_set_touched_again_is_no_longer_forgotten_and_can_be_forgotten_again():
     _, algorithm = make()
-    wanted = requests.asked(TASKS, DECLARED, (), ("late",))
+    wanted = mask_of((), ("late",))
     carry = algorithm.unlearn(*train(algorithm)[0], wanted)
     again, changes = train(algorithm, tasks=(1,), start=carry)
     assert not again[1].forgotten.any()
@@ -191,11 +198,11 @@ def test_a_request_touched_again_is_no_longer_forgotten_and_can_be_forgotten_aga
 
 def test_an_example_of_weight_zero_touches_nothing():
     made = batch(0, 1)._replace(weight=torch.tensor([0.0, 1.0], dtype=torch.float64))
-    assert requests.touched(DECLARED, made).tolist() == [False, True, False, False]
-    assert requests.touched(DECLARED, batch(1, 4)).tolist() == [False, False, True, False]
+    assert forget_sets.touched(SETS, made).tolist() == [False, True, False, False]
+    assert forget_sets.touched(SETS, batch(1, 4)).tolist() == [False, False, True, False]
 
 
-def test_each_run_of_a_sweep_forgets_its_own_requests():
+def test_each_run_of_a_sweep_forgets_its_own_sets():
     _, algorithm = make()
     many, keys = sweep([algorithm] * 2), split(key(0))
     alone = [algorithm.init(k) for k in keys]
@@ -207,9 +214,7 @@ def test_each_run_of_a_sweep_forgets_its_own_requests():
     for step in range(STEPS):
         params, state, _ = many.step(params, state, tree.stack([batch(0, step)] * 2))
         alone = [algorithm.step(*c, batch(0, step))[:2] for c in alone]
-    wanted = torch.stack(
-        [requests.asked(TASKS, DECLARED, (), names) for names in (("zero",), ("zero", "one"))]
-    )
+    wanted = torch.stack([mask_of((), names) for names in (("zero",), ("zero", "one"))])
     together = many.unlearn(params, state, wanted)
     for i, c in enumerate(alone):
         assert distance(tree.index(together, i), algorithm.unlearn(*c, wanted[i])) < 1e-11
@@ -217,10 +222,10 @@ def test_each_run_of_a_sweep_forgets_its_own_requests():
 
 def test_a_class_is_forgotten_of_a_real_run():
     scenario = toy_stream(num_tasks=1, paradigm="dil")
-    three = {"class 2": Request(0, classes=(2,))}
+    twos = ForgetSet(0, classes=(2,))
     inner = finetuning(mlp(scenario.inputs, (8,), scenario.head()), sgd(0.1))
     result = run(
-        amnesiac(inner, num_tasks=1, requests=three),
+        amnesiac(inner, num_tasks=1, forget_sets=[twos]),
         scenario,
         key(0),
         engine="eager",
@@ -229,8 +234,8 @@ def test_a_class_is_forgotten_of_a_real_run():
         progress=False,
     )
     params, state = result.params, result.state
-    wanted = requests.asked(1, three, (), ("class 2",))
-    less, _ = amnesiac(inner, num_tasks=1, requests=three).unlearn(params, state, wanted)
+    wanted = forget_sets.mask(1, [twos], [twos])
+    less, _ = amnesiac(inner, num_tasks=1, forget_sets=[twos]).unlearn(params, state, wanted)
     test = scenario.test(0)
     made = scenario.batch(scenario.data, test, test.test)
     of_class = made.y == 2
@@ -246,61 +251,69 @@ def test_a_class_is_forgotten_of_a_real_run():
 @pytest.mark.parametrize(
     ("declared", "message"),
     [
-        ({"a": Request(2, classes=(1,))}, r"request 'a' must be of a task in 0\.\.1, given 2"),
+        ([ForgetSet(2, classes=(1,))], r"a forget set must be of a task in 0\.\.1, given task=2"),
         (
-            {"a": Request(0, classes=(99,))},
-            r"request 'a' must name classes of task 0, 0\.\.2, given 99",
+            [ForgetSet(0, classes=(99,))],
+            r"a forget set must name classes of task 0, 0\.\.2, given 99",
         ),
         (
-            {"a": Request(1, classes=(2, 3))},
-            r"request 'a' must name classes of task 1, 0\.\.2, given 3",
+            [ForgetSet(1, classes=(2, 3))],
+            r"a forget set must name classes of task 1, 0\.\.2, given 3",
         ),
         (
-            {"a": Request(0, classes=(-1,))},
-            r"request 'a' must name classes of task 0, 0\.\.2, given -1",
-        ),
-        ({"a": Request(0, classes=3)}, "request 'a' must list classes or examples, such as .*"),
-        (
-            {"a": Request(0)},
-            "request 'a' must name either classes, examples or a function, given .*",
+            [ForgetSet(0, classes=(-1,))],
+            r"a forget set must name classes of task 0, 0\.\.2, given -1",
         ),
         (
-            {"a": Request(0, (1,), (2,))},
-            "request 'a' must name either classes, examples or a function, given .*",
+            [ForgetSet(0, classes=3)],
+            r"a forget set lists its classes or rows, such as classes=\(3,\), given .*",
         ),
         (
-            {"a": Request(0, (1, 2)), "b": Request(0, (2, 0))},
-            "requests 'a' and 'b' both concern 2 of task 0: declare one",
+            [ForgetSet(0)],
+            "a declared forget set must name either classes, rows or a function .*, given .*",
         ),
         (
-            {"a": Request(0, examples=(7,)), "b": Request(0, examples=(7, 8))},
-            "requests 'a' and 'b' both concern 7 of task 0: declare one",
+            [ForgetSet(0, (1,), (2,))],
+            "a declared forget set must name either classes, rows or a function .*, given .*",
         ),
+        (
+            [ForgetSet(0, (1, 2)), ForgetSet(0, (2, 0))],
+            "two forget sets of task 0 both hold 2: declare one set",
+        ),
+        (
+            [ForgetSet(0, rows=(7,)), ForgetSet(0, rows=(7, 8))],
+            "two forget sets of task 0 both hold 7: declare one set",
+        ),
+        (
+            [ForgetSet(0, concerns=torch.sign), ForgetSet(0, concerns=torch.sign)],
+            "two forget sets of task 0 have one function: declare one",
+        ),
+        ({"a": 0}, r"forget_sets takes cl\.ForgetSet\(task=\.\.\., \.\.\.\), given 'a'"),
     ],
 )
-def test_requests_that_cannot_be_met_are_refused_in_one_line(declared, message):
+def test_sets_that_do_not_exist_are_refused_in_one_line(declared, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
-        make(requests=declared)
+        make(forget_sets=declared)
 
 
-def test_under_one_head_over_all_classes_a_task_has_its_own():
-    make("cil", requests={"a": Request(0, (0, 2)), "b": Request(1, (3, 5))})
+def test_under_one_head_over_all_classes_each_task_has_classes_of_its_own():
+    make("cil", forget_sets=[ForgetSet(0, (0, 2)), ForgetSet(1, (3, 5))])
     for task, label, own in ((0, 3, "0..2"), (1, 2, "3..5"), (1, 6, "3..5")):
         with pytest.raises(
             ValueError,
-            match=f"^request 'a' must name classes of task {task}, {own}, given {label}$",
+            match=f"^a forget set must name classes of task {task}, {own}, given {label}$",
         ):
-            make("cil", requests={"a": Request(task, (label,))})
+            make("cil", forget_sets=[ForgetSet(task, (label,))])
 
 
 def test_numbers_have_no_classes_to_forget():
     inner = finetuning(mlp(5, (6, 4), regression(TASKS)), sgd(0.1))
     with pytest.raises(
         ValueError,
-        match=r"^request 'a' names classes, and a regression head has none: name examples$",
+        match=r"^a forget set names classes, and a regression head has none: name rows$",
     ):
-        amnesiac(inner, num_tasks=TASKS, requests={"a": Request(0, classes=(0,))})
-    amnesiac(inner, num_tasks=TASKS, requests={"a": Request(0, examples=(0,))})
+        amnesiac(inner, num_tasks=TASKS, forget_sets=[ForgetSet(0, classes=(0,))])
+    amnesiac(inner, num_tasks=TASKS, forget_sets=[ForgetSet(0, rows=(0,))])
 
 
 def test_a_mask_may_stop_short_and_not_go_on():
@@ -310,29 +323,48 @@ def test_a_mask_may_stop_short_and_not_go_on():
     for size in (0, 1, TASKS, count):
         algorithm.unlearn(*begun, torch.zeros(size, dtype=torch.bool))
     with pytest.raises(
-        ValueError, match=r"^there are 6 tasks and requests to forget, given a mask of 7$"
+        ValueError, match=r"^there are 6 tasks and declared sets to forget, given a mask of 7$"
     ):
         algorithm.unlearn(*begun, torch.zeros(count + 1, dtype=torch.bool))
 
 
-def test_the_same_class_of_two_tasks_makes_two_requests():
-    make(requests={"a": Request(0, (1,)), "b": Request(1, (1,))})
+def test_the_same_class_of_two_tasks_makes_two_sets():
+    make(forget_sets=[ForgetSet(0, (1,)), ForgetSet(1, (1,))])
 
 
-def test_what_there_is_not_cannot_be_asked_for():
-    for tasks, names, given in (((2,), (), "2"), ((), ("zeros",), "'zeros'")):
+def test_a_set_that_is_not_declared_cannot_be_forgotten():
+    for wanted, label in ((ForgetSet(2), "task 3"), (ForgetSet(0, (2,)), "task 1 classes 2")):
         with pytest.raises(
             ValueError,
-            match=rf"^there is no {given} to forget: one of 0, 1, zero, one, late, by hand$",
+            match=rf"^{label} is not declared: give it to amnesiac\(\.\.\., forget_sets=\[\.\.\.\]\)$",
         ):
-            requests.asked(TASKS, DECLARED, tasks, names)
+            forget_sets.mask(TASKS, SETS, [wanted])
+    with pytest.raises(
+        ValueError,
+        match=r"^requests take forget sets, such as cl\.ForgetSet\(task=0\), given 'zero'$",
+    ):
+        forget_sets.mask(TASKS, SETS, ["zero"])
+
+
+def test_sets_of_different_functions_have_different_settings():
+    def first(batch):
+        return batch.rows == 0
+
+    def second(batch):
+        return batch.rows == 0
+
+    one, other = ForgetSet(0, concerns=first), ForgetSet(0, concerns=second)
+    assert one.settings() != other.settings() and one.settings() == one.settings()
+    assert forget_sets.mask(1, [one, other], [other]).tolist() == [False, False, True]
+    inner = make()[0]
+    members = [amnesiac(inner, num_tasks=TASKS, forget_sets=[one]) for one in (one, other)]
+    with pytest.raises(ValueError, match="concerns"):
+        sweep(members)
 
 
 def test_examples_need_batches_that_say_which_they_are():
-    with pytest.raises(
-        ValueError, match=r"^request 'late' names examples, given a batch without `rows`"
-    ):
-        requests.touched(DECLARED, batch(1, 0)._replace(rows=()))
+    with pytest.raises(ValueError, match=r"^a forget set names rows, given a batch without `rows`"):
+        forget_sets.touched(SETS, batch(1, 0)._replace(rows=()))
 
 
 def test_rows_are_those_of_the_data_set_in_every_scenario():
@@ -343,7 +375,7 @@ def test_rows_are_those_of_the_data_set_in_every_scenario():
 
 
 @pytest.mark.compiled
-def test_a_compiled_step_records_requests_as_an_eager_one():
+def test_a_compiled_step_records_sets_as_an_eager_one():
     _, algorithm = make()
     carry = begin(algorithm, algorithm.init(key(0)), 0)
     step = torch.compile(algorithm.step, fullgraph=True)

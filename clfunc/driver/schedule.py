@@ -1,0 +1,97 @@
+"""`Schedule`: what a run trains and tests, and in which order. Training changes nothing of it."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from clfunc.driver.evaluate import over_runs, with_runs
+from clfunc.driver.options import RunOptions
+from clfunc.driver.timeline import Timeline
+from clfunc.random import fold_in
+from clfunc.results.events import Event
+from clfunc.scenarios import Scenario, Stream, epoch_entries
+from clfunc.types import Key, Keys
+
+
+class Schedule(NamedTuple):
+    """What a run trains and tests, and in which order."""
+
+    scenario: Scenario
+    runs: int | None  # None for one run, which has no axis of runs
+    options: RunOptions
+    steps: list[int]  # how many steps an epoch of each phase has
+    timeline: Timeline
+
+    @property
+    def all_steps(self) -> int:
+        """How many steps a run takes that skips nothing."""
+        return self.options.epochs * sum(self.steps)
+
+    @property
+    def accuracy_shape(self) -> tuple[int, ...]:
+        """`[events, tested tasks, *runs]`."""
+        runs = self.timeline.skipped.shape[:-1]
+        return len(self.timeline.events), self.scenario.num_tasks, *runs
+
+    def phase(self, event: Event) -> int | None:
+        """The phase that an event trains, or None. A mixture has one phase for all tasks."""
+        tasks_seen = event.task + 1
+        if event.kind != "trained" or tasks_seen not in self.scenario.phases:
+            return None
+        return self.scenario.phases.index(tasks_seen)
+
+    def trains(self, event: Event) -> Tensor:
+        """Which runs train the task of an event, and do not skip it: `Bool[*runs]` on the CPU."""
+        return ~self.timeline.skipped[..., event.task]
+
+    def planned_steps(self) -> int:
+        """How many steps are taken if no run diverges; tasks that every run skips have none."""
+        planned = 0
+        for event in self.timeline.events:
+            phase = self.phase(event)
+            if phase is not None and self.trains(event).any():
+                planned += self.options.epochs * self.steps[phase]
+        return planned
+
+    def train_stream(self, phase: int) -> Stream:
+        """The stream that a phase trains, with the axis of runs."""
+        return with_runs(self.scenario, self.scenario.train(phase), self.runs)
+
+    def test_stream(self, task: int) -> Stream:
+        """The stream that tests a task, with the axis of runs."""
+        return with_runs(self.scenario, self.scenario.test(task), self.runs)
+
+    def entries(self, order: Keys, phase: int, epoch: int, stream: Stream) -> Tensor:
+        """An epoch's entries, `[steps, *runs, batch]`.
+
+        Each epoch has its own key, so that it can be drawn again.
+        """
+        steps, batch_size = self.steps[phase], self.options.batch_size
+
+        def draw(key: Key, stream: Stream) -> Tensor:
+            drawn = epoch_entries(fold_in(key, phase, epoch), stream, steps * batch_size)
+            return drawn.reshape(steps, batch_size)
+
+        entries = over_runs(draw, self.runs)(order, stream)
+        if self.runs is None:
+            return entries
+        return entries.movedim(1, 0).contiguous()
+
+    def tested_tasks(self, event: Event) -> range:
+        """The tasks to test after an event."""
+        evaluate = self.options.evaluate
+        phase = self.phase(event)
+        seen = range(event.task + 1)
+        nothing = range(0)
+        if evaluate == "none":
+            return nothing
+        if event.kind == "unlearned":
+            return seen
+        if phase is None:
+            return nothing
+        if evaluate == "current":
+            return seen if self.scenario.mixed else range(event.task, event.task + 1)
+        is_last = len(seen) == self.scenario.phases[-1]
+        if isinstance(evaluate, int) and not is_last and (phase + 1) % evaluate:
+            return nothing
+        return seen
