@@ -135,7 +135,7 @@ def test_a_chunk_whose_runs_all_diverge_ends_early_and_is_padded_with_nan(rates)
     whole = run(algorithm, scenario, KEYS[:3], epochs=2, **QUIET)
     merged = run_chunks(algorithm, scenario, KEYS[:3], runs_at_once=1, epochs=2, **QUIET)
     assert merged.steps == whole.steps and torch.equal(merged.diverged, whole.diverged)
-    for name in ("accuracy", "training", "validation", "params", "state"):
+    for name in ("accuracy", "training", "validation", "probes", "params", "state"):
         torch.testing.assert_close(
             getattr(merged, name),
             getattr(whole, name),
@@ -222,7 +222,7 @@ def test_a_part_of_a_sweep_is_the_sweep_of_those_members_and_shares_its_function
     assert same(some.init(KEYS[[4, 1]]), expected)
     assert same(scenario.part([4, 1]).train(1), tree.index(scenario.train(1), torch.tensor([4, 1])))
     assert scenario.part([4, 1]).runs == 2 and job(shared=True)[1].part([4, 1]).runs is None
-    with pytest.raises(ValueError, match="replace the members' own"):
+    with pytest.raises(ValueError, match="replace the init of each member"):
         part(algorithm._replace(init=lambda keys: ((), ())), [0])
 
 
@@ -371,7 +371,8 @@ def test_chunks_of_another_sweep_or_damaged_ones_are_run_again(tmp_path):
 def test_the_digest_of_a_sweep_changes_with_everything_that_decides_a_result():
     algorithm, scenario = small()
     shifted = scenario._replace(data=scenario.data._replace(x=scenario.data.x + 1))
-    frozen = chained(scenario, {"hidden1": False})
+    masks = [{"hidden1": False}, {"hidden2": False}]
+    frozen = [sweep([chained(scenario, mask)] * 7) for mask in masks]
     cases = [
         (algorithm, scenario, KEYS, OPTIONS),
         (algorithm, scenario, KEYS + 1, OPTIONS),
@@ -383,7 +384,8 @@ def test_the_digest_of_a_sweep_changes_with_everything_that_decides_a_result():
         (algorithm, scenario, KEYS, OPTIONS.changed(requests={0: [ForgetSet(task=0)]})),
         (algorithm, scenario, KEYS, OPTIONS.changed(config={"arguments": {"seed": 3}})),
         (algorithm, scenario, KEYS, OPTIONS.changed(config={"arguments": ["mine.py", "--fast"]})),
-        (sweep([frozen] * 7), scenario, KEYS, OPTIONS),
+        (frozen[0], scenario, KEYS, OPTIONS),
+        (frozen[1], scenario, KEYS, OPTIONS),
     ]
     digests = [sweep_digest(*case) for case in cases]
     assert len(set(digests)) == len(cases)
