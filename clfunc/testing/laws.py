@@ -33,11 +33,12 @@ from clfunc.testing.engine_laws import (
 from clfunc.testing.play import play
 from clfunc.transforms import sgd
 from clfunc.types import Algorithm
+from clfunc.unlearning.forget_sets import ForgetSet
 
 Law = Callable[[Case], None]
 PARADIGMS = ("til", "cil", "dil")
 # After the second task, the run forgets the first one.
-FORGET_THE_FIRST_TASK: Any = {2: [1]}
+FORGET_THE_FIRST_TASK = {1: [ForgetSet(task=0)]}
 # What a resumed run must have in common with a run that was never stopped.
 RESULTS = (
     "params",

@@ -292,7 +292,7 @@ def recording(scenario):
     return amnesiac(inner, num_tasks=scenario.num_tasks, forget_sets=DECLARED)
 
 
-@pytest.mark.parametrize("wanted", [(ONES,), (LATE,), (LATE, ONES), (ONES, SECOND)], ids=str)
+@pytest.mark.parametrize("wanted", [(ONES,), (LATE,), (LATE, ONES), (ONES, SECOND)])
 def test_a_declared_set_on_request_is_what_unlearn_does_with_its_mask(wanted):
     """A request after the last task is a call of `unlearn` on what the run without requests left."""
     scenario = toy_stream()

@@ -160,7 +160,6 @@ def test_a_part_without_settings_is_known_by_its_functions():
         (functools.partial(simple_loss, y=1), functools.partial(simple_loss, y=2)),
         (object(), object()),
     ],
-    ids=str,
 )
 def test_values_that_are_not_the_same_have_two_identities(a, b):
     assert identity(a) != identity(b)

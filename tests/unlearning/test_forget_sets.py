@@ -112,7 +112,6 @@ def of_task(task):
         ((0,), ("zero", "late"), of_task(0) | TOUCHED["late"]),
         ((0, 1), ("one",), of_task(0) | of_task(1)),
     ],
-    ids=str,
 )
 def test_a_set_takes_off_every_batch_that_touched_it_and_a_task_all_of_its_batches(
     paradigm, tasks, names, gone
