@@ -1,7 +1,8 @@
 """The folder in which the chunks of a sweep are kept until all of them are done.
 
-A chunk is taken from it only by the sweep that left it: its file has a label with a digest of everything that decides the
-sweep's results, and a checksum. A chunk of another sweep, or a damaged one, is run again.
+A chunk is taken from it only by the sweep that left it: its file has a label with a digest of
+everything that decides the sweep's results, and a checksum. A chunk of another sweep, or a damaged
+one, is run again.
 """
 
 import json
@@ -41,7 +42,12 @@ _PLACES = (
 )
 
 
-def sweep_digest(algorithm: Algorithm, scenario: Scenario, key: Keys, options: RunOptions) -> str:
+def sweep_digest(
+    algorithm: Algorithm,
+    scenario: Scenario,
+    key: Keys,
+    options: RunOptions,
+) -> str:
     """A digest of everything that decides the results of a sweep's runs.
 
     Raises:
@@ -110,7 +116,9 @@ def _is_cut_to(chunks: list[range], runs_at_once: int | str) -> bool:
 
 
 class ChunkStore:
-    """The chunks of a sweep that are done, and how the sweep was cut; without a folder it is always empty."""
+    """The chunks of a sweep that are done, and how the sweep was cut; without a folder it is always
+    empty.
+    """
 
     def __init__(
         self,
@@ -132,8 +140,14 @@ class ChunkStore:
         """The label of the chunk of these runs of this sweep."""
         return f"{self.digest} {list(runs)}"
 
-    def saved_plan(self, runs: int, runs_at_once: int | str) -> ChunkPlan | None:
-        """How this sweep was cut before; None if no chunk is left of it, or if another cut is asked for now."""
+    def saved_plan(
+        self,
+        runs: int,
+        runs_at_once: int | str,
+    ) -> ChunkPlan | None:
+        """How this sweep was cut before; None if no chunk is left of it, or if another cut is asked
+        for now.
+        """
         if self.out is None:
             return None
         try:
@@ -155,7 +169,9 @@ class ChunkStore:
         return ChunkPlan(chunks, f"chunks: {describe(chunks)}, {counts}", engine)
 
     def find(self, runs: Runs) -> Result | None:
-        """The result of the chunk of these runs; None if it is not there, damaged, or of another sweep."""
+        """The result of the chunk of these runs; None if it is not there, damaged, or of another
+        sweep.
+        """
         if self.out is None:
             return None
         try:

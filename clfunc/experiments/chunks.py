@@ -1,7 +1,8 @@
 """`run_chunks`: a sweep that does not fit in memory, run chunk by chunk and merged.
 
-Run i is what it would be alone, so the place of a cut changes nothing but rounding, and the same cuts give the same bits.
-A chunk that is done is kept in `out/chunks` until all are, so that a sweep that was stopped goes on from there.
+Run i is what it would be alone, so the place of a cut changes nothing but rounding, and the same
+cuts give the same bits. A chunk that is done is kept in `out/chunks` until all are, so that a sweep
+that was stopped goes on from there.
 """
 
 import time
@@ -40,7 +41,8 @@ def run_chunks(
     resume: bool | Literal["anyway"] = False,
     **keywords: Unpack[RunKeywords],
 ) -> Result:
-    """`run`, a chunk of the runs at a time; the result is that of the whole sweep, with its tensors on the CPU.
+    """`run`, a chunk of the runs at a time; the result is that of the whole sweep, with its tensors
+    on the CPU.
 
     >>> import clfunc as cl
     >>> scenario = cl.scenarios.permuted(cl.datasets.load("digits"), 2, cl.random.key(0))
@@ -55,12 +57,16 @@ def run_chunks(
         scenario: As for `run`.
         key: `[runs, 2]`.
         runs_at_once: Runs in a chunk, >= 1; or `auto`, which measures how many fit in memory.
-        out: As for `run`. Chunks that are done are kept in its folder `chunks` until all are, and are not run again.
-        resume: As for `run`, if all runs are one chunk. Several chunks need no checkpoints: what is kept is used again.
-        **keywords: The rest of what `run` takes. Requests and tasks to skip may have an entry for each of all runs.
+        out: As for `run`. Chunks that are done are kept in its folder `chunks` until all are, and
+            are not run again.
+        resume: As for `run`, if all runs are one chunk. Several chunks need no checkpoints: what is
+            kept is used again.
+        **keywords: The rest of what `run` takes. Requests and tasks to skip may have an entry for
+            each of all runs.
 
     Raises:
-        ValueError: `run` refuses the arguments; the key is of one run only; `runs_at_once` is not a positive number.
+        ValueError: `run` refuses the arguments; the key is of one run only; `runs_at_once` is not a
+            positive number.
     """
     options = RunOptions(**keywords)
     return run_chunks_with(
@@ -95,7 +101,8 @@ def run_chunks_with(
     if not is_cut and saved is None:
         return run_with(algorithm, scenario, key, options, out=out, resume=resume)
 
-    # One sweep of all runs, so that its parts share their functions, and so what is compiled for them.
+    # One sweep of all runs, so that its parts share their functions, and so what is compiled for
+    # them.
     many = algorithm if members(algorithm) else sweep([algorithm] * len(key))
     options = options.changed(checkpoint_every=None)
     done = []
@@ -114,7 +121,11 @@ def run_chunks_with(
 
 
 def finish(
-    done: Sequence[Result], algorithm: Algorithm, plan: ChunkPlan, store: ChunkStore, began: float
+    done: Sequence[Result],
+    algorithm: Algorithm,
+    plan: ChunkPlan,
+    store: ChunkStore,
+    began: float,
 ) -> Result:
     """Merge the results of all chunks, write what `run` writes, and remove the chunks.
 

@@ -1,7 +1,9 @@
-"""A sweep cut along its axis of runs: how many runs a chunk has, and what a run's options are for the runs of a chunk.
+"""A sweep cut along its axis of runs: how many runs a chunk has, and what a run's options are for
+the runs of a chunk.
 
-Chunks have one size, but for the last, so that one compiled program serves them all. The size is asked for, or measured:
-what two runs take of memory beyond one, in a trial of each, against what is free.
+Chunks have one size, but for the last, so that one compiled program serves them all. The size is
+asked for, or measured: what two runs take of memory beyond one, in a trial of each, against what is
+free.
 """
 
 import math
@@ -20,7 +22,9 @@ from clfunc.types import Algorithm, Keys
 
 
 class ChunkPlan(NamedTuple):
-    """The runs of each chunk, a line that says why, and the engine of all chunks; no engine if none is chosen yet."""
+    """The runs of each chunk, a line that says why, and the engine of all chunks; no engine if none
+    is chosen yet.
+    """
 
     chunks: list[range]
     why: str
@@ -28,7 +32,10 @@ class ChunkPlan(NamedTuple):
 
 
 def refuse_impossible_runs(
-    algorithm: Algorithm, scenario: Scenario, key: Keys, options: RunOptions
+    algorithm: Algorithm,
+    scenario: Scenario,
+    key: Keys,
+    options: RunOptions,
 ) -> None:
     """Raise ValueError for what `run` cannot do with all the runs, before any of them is trained."""
     refuse_impossible(algorithm, scenario, key, options)
@@ -58,7 +65,8 @@ def plan_chunks(
         sharing: How many of these devices share one memory, >= 1.
 
     Raises:
-        ValueError: `run` refuses the arguments; the key is of one run only; `runs_at_once` is not a positive number.
+        ValueError: `run` refuses the arguments; the key is of one run only; `runs_at_once` is not a
+            positive number.
     """
     refuse_impossible(algorithm, scenario, key, options)
     if key.ndim != 2:
@@ -84,7 +92,9 @@ def plan_chunks(
 
 
 def cut(runs: int, at_once: int) -> list[range]:
-    """`range(runs)` in as few chunks of at most `at_once` runs as possible, all of one size but the last."""
+    """`range(runs)` in as few chunks of at most `at_once` runs as possible, all of one size but the
+    last.
+    """
     count = math.ceil(runs / at_once)
     size = math.ceil(runs / count)
     chunks = []
@@ -94,10 +104,11 @@ def cut(runs: int, at_once: int) -> list[range]:
 
 
 def options_of(options: RunOptions, runs: Sequence[int]) -> RunOptions:
-    """The options for some of the runs: requests and tasks to skip with an entry a run are cut with the runs.
+    """The options for some of the runs: requests and tasks to skip with an entry a run are cut with
+    the runs.
 
-    All runs have the same unlearnings. A run that forgets nothing in one of them has an empty request there, so that the
-    results of chunks have the same events.
+    All runs have the same unlearnings. A run that forgets nothing in one of them has an empty
+    request there, so that the results of chunks have the same events.
     """
     return options.changed(
         requests=_requests_of(options.requests, runs),

@@ -1,7 +1,8 @@
 """Device memory: how much of it a computation takes, and how much is free.
 
-On a GPU the allocator counts. On a CPU the bytes of every operation's result count from the operation until nothing holds
-them any more. This sees all that torch allocates for tensors, and nothing that an operation needs only while it runs.
+On a GPU the allocator counts. On a CPU the bytes of every operation's result count from the
+operation until nothing holds them any more. This sees all that torch allocates for tensors, and
+nothing that an operation needs only while it runs.
 """
 
 import os
@@ -22,7 +23,9 @@ _NO_LIMIT = 2**63 - 1
 
 
 class _Counter(TorchDispatchMode):
-    """Counts the bytes of the storages that are made while it is active: those held now, and the most at one time."""
+    """Counts the bytes of the storages that are made while it is active: those held now, and the
+    most at one time.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +72,9 @@ def peak(f: Callable[[], Any], device: torch.device) -> int:
 
 
 def available(device: torch.device) -> int:
-    """Bytes that are free for new tensors: on the GPU, or on a CPU in the system and in its container."""
+    """Bytes that are free for new tensors: on the GPU, or on a CPU in the system and in its
+    container.
+    """
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         free, _ = torch.cuda.mem_get_info(device)
@@ -99,7 +104,10 @@ def _system() -> int:
 
 
 def _container() -> int:
-    """Bytes that are free in the control group. Its caches count as free, since it can drop them."""
+    """Bytes that are free in the control group.
+
+    Its caches count as free, since it can drop them.
+    """
     try:
         used = int((_CGROUP / "memory.current").read_text())
         text = (_CGROUP / "memory.stat").read_text()

@@ -1,7 +1,7 @@
 """Where two runs part: the first step, run and leaf at which their results differ.
 
-Equal means equal value by value: NaN equals NaN, 0 equals -0, and nothing else is close enough. Messages are for a person:
-they count events and tasks from 1, and runs from 0 as every label does.
+Equal means equal value by value: NaN equals NaN, 0 equals -0, and nothing else is close enough.
+Messages are for a person: they count events and tasks from 1, and runs from 0 as every label does.
 """
 
 from collections.abc import Iterable, Iterator
@@ -50,7 +50,9 @@ def settings(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
 
 
 def _differing_fields(name: str, a: Any, b: Any) -> Iterator[str]:
-    """A line for each field below a name that differs, or for everything there that only one side has."""
+    """A line for each field below a name that differs, or for everything there that only one side
+    has.
+    """
     if name in _ASIDE:
         return
     left = _fields(a)
@@ -87,7 +89,9 @@ def _shown(value: Any) -> str:
 
 
 def results(a: "xarray.Dataset", b: "xarray.Dataset") -> list[Difference]:
-    """Where each variable first differs, the earliest step first; those of one step are in the order of the file."""
+    """Where each variable first differs, the earliest step first; those of one step are in the
+    order of the file.
+    """
     names = dict.fromkeys([*map(str, a.variables), *map(str, b.variables)])
     found = []
     for name in names:
@@ -97,7 +101,11 @@ def results(a: "xarray.Dataset", b: "xarray.Dataset") -> list[Difference]:
     return sorted(found, key=lambda difference: difference.step)
 
 
-def _variable(name: str, a: "xarray.Dataset", b: "xarray.Dataset") -> Difference | None:
+def _variable(
+    name: str,
+    a: "xarray.Dataset",
+    b: "xarray.Dataset",
+) -> Difference | None:
     """Where a variable first differs; None if it does not."""
 
     def at_the_end(where: str, values: tuple[Any, Any]) -> Difference:
@@ -137,7 +145,11 @@ def _same(x: Any, y: Any) -> Any:
     return (x == y) | ((x != x) & (y != y))
 
 
-def _step(data: "xarray.Dataset", axes: tuple[Any, ...], place: tuple[int, ...]) -> float:
+def _step(
+    data: "xarray.Dataset",
+    axes: tuple[Any, ...],
+    place: tuple[int, ...],
+) -> float:
     """Training steps done at an entry of a variable."""
     for axis, position in zip(axes, place, strict=True):
         if axis in _STEPS and _STEPS[axis] in data.variables:
@@ -150,7 +162,11 @@ def _step(data: "xarray.Dataset", axes: tuple[Any, ...], place: tuple[int, ...])
     return np.inf
 
 
-def _where(data: "xarray.Dataset", axes: tuple[Any, ...], place: tuple[int, ...]) -> str:
+def _where(
+    data: "xarray.Dataset",
+    axes: tuple[Any, ...],
+    place: tuple[int, ...],
+) -> str:
     """An entry of a variable in words, without its run."""
     words = []
     for axis, position in zip(axes, place, strict=True):
@@ -170,7 +186,10 @@ def _named(data: "xarray.Dataset", axis: Any, position: int) -> str:
 
 
 def leaves(
-    a: Iterable[tuple[str, Any]], b: Iterable[tuple[str, Any]], runs: int = 1, step: float = np.inf
+    a: Iterable[tuple[str, Any]],
+    b: Iterable[tuple[str, Any]],
+    runs: int = 1,
+    step: float = np.inf,
 ) -> Iterator[Difference]:
     """The named tensors that differ, in their order, each with the first run and entry that does.
 
@@ -211,7 +230,8 @@ def _kind(leaf: Any) -> str:
 
 
 def files(a: Path, b: Path, runs: int) -> list[str]:
-    """What differs in the files of tensors that both folders have; a line for the first leaf of each file.
+    """What differs in the files of tensors that both folders have; a line for the first leaf of
+    each file.
 
     Raises:
         ValueError: A file is damaged.
@@ -239,7 +259,8 @@ def _tensors(path: Path) -> list[tuple[str, Any]]:
 
 
 def folders(a: Path, b: Path) -> tuple[list[str], list[str]]:
-    """The settings in which the runs of two folders differ, and what differs in their results, a line each.
+    """The settings in which the runs of two folders differ, and what differs in their results, a
+    line each.
 
     Raises:
         ValueError: A folder does not hold a finished run, or a damaged one.

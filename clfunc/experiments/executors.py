@@ -1,8 +1,10 @@
-"""Executors: jobs on many devices at once, in a process for each device of this machine, or on a Ray cluster.
+"""Executors: jobs on many devices at once, in a process for each device of this machine, or on a
+Ray cluster.
 
-Both are iterators over the results of `work(*job)` in the order in which they come, each with the number of its job.
-`work` is a function of a module and a job is plain values, so that another machine needs nothing but the library. A job
-whose process or node dies begins again elsewhere. An error that `work` raises is raised here.
+Both are iterators over the results of `work(*job)` in the order in which they come, each with the
+number of its job. `work` is a function of a module and a job is plain values, so that another
+machine needs nothing but the library. A job whose process or node dies begins again elsewhere. An
+error that `work` raises is raised here.
 """
 
 import logging
@@ -18,7 +20,9 @@ _TRIES = 3  # of a job whose process dies, on this machine
 
 
 class Executor(NamedTuple):
-    """The number of parallel slots, how many of them share one memory, and the function that runs jobs."""
+    """The number of parallel slots, how many of them share one memory, and the function that runs
+    jobs.
+    """
 
     slots: int
     sharing: int
@@ -35,7 +39,11 @@ def processes(devices: Sequence[str]) -> Executor:
     return Executor(slots=len(devices), sharing=sharing, run=run)
 
 
-def _on_processes(work: Work, jobs: Jobs, devices: Sequence[str]) -> Iterator[tuple[int, Any]]:
+def _on_processes(
+    work: Work,
+    jobs: Jobs,
+    devices: Sequence[str],
+) -> Iterator[tuple[int, Any]]:
     waiting = list(reversed(range(len(jobs))))
     idle = list(reversed(range(len(devices))))
     tries = [0] * len(jobs)
@@ -69,13 +77,18 @@ def _on_processes(work: Work, jobs: Jobs, devices: Sequence[str]) -> Iterator[tu
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def ray_cluster(address: str | None = None, device: str = "auto", threads: int = 1) -> Executor:
+def ray_cluster(
+    address: str | None = None,
+    device: str = "auto",
+    threads: int = 1,
+) -> Executor:
     """The slots of a Ray cluster, which stays connected until the program ends.
 
     A job takes one GPU if the cluster has any (and `device` is not `cpu`), or else `threads` CPUs.
 
     Args:
-        address: Of the cluster; if None, that in RAY_ADDRESS, or else a cluster of this machine alone.
+        address: Of the cluster; if None, that in RAY_ADDRESS, or else a cluster of this machine
+            alone.
         device: `auto` or `cpu`.
         threads: CPUs that a job takes, >= 1.
 
@@ -120,7 +133,11 @@ def _ray(address: str | None) -> Any:
 
 
 def _on_ray(
-    ray: Any, work: Work, jobs: Jobs, options: dict[str, Any], device: str
+    ray: Any,
+    work: Work,
+    jobs: Jobs,
+    options: dict[str, Any],
+    device: str,
 ) -> Iterator[tuple[int, Any]]:
     remote = ray.remote(**options)(work)
     running = {}

@@ -1,16 +1,20 @@
-"""Successive halving [1], the inner loop of Hyperband [2]: many configurations begin, and the best ones go on.
+"""Successive halving [1], the inner loop of Hyperband [2]: many configurations begin, and the best
+ones go on.
 
-With n configurations, eta and T tasks there are s = floor(log_eta n) rungs. Rung i = 0..s-1 is reached when
+With n configurations, eta and T tasks there are s = floor(log_eta n) rungs. Rung i = 0..s-1 is
+reached when
 
     max(1, round(T eta^(i - s)))
 
-tasks are trained. There the best floor(n_i / eta) of the n_i configurations that are left (one at least) go on from where
-they are, and the others stop. Rungs after the same task are one rung. The score of a configuration is the mean over its
-seeds of the average accuracy over the tasks seen: on the examples held out for validation, or if there are none on the test
-examples, and then the choice flatters the survivors' test accuracy. (In regression the score is minus the mean squared
-error.) A configuration with a diverged run comes last.
+tasks are trained. There the best floor(n_i / eta) of the n_i configurations that are left (one at
+least) go on from where they are, and the others stop. Rungs after the same task are one rung. The
+score of a configuration is the mean over its seeds of the average accuracy over the tasks seen: on
+the examples held out for validation, or if there are none on the test examples, and then the choice
+flatters the survivors' test accuracy. (In regression the score is minus the mean squared error.) A
+configuration with a diverged run comes last.
 
-It departs from [1] in the unit of budget, which is a task rather than a step: a survivor has finished every task it began.
+It departs from [1] in the unit of budget, which is a task rather than a step: a survivor has
+finished every task it began.
 
 [1] Jamieson & Talwalkar 2016, arXiv:1502.07943   [2] Li et al. 2018, arXiv:1603.06560
 """
@@ -41,7 +45,9 @@ Split = Literal["valid", "test"]
 
 
 class _Survivors(NamedTuple):
-    """The configurations that are left, each as its runs of the whole sweep, and the result of these runs so far."""
+    """The configurations that are left, each as its runs of the whole sweep, and the result of
+    these runs so far.
+    """
 
     configurations: list[list[int]]
     result: Result
@@ -88,8 +94,8 @@ def halve(
         **keywords: The rest of what `run` takes, but for `requests` and `skip`.
 
     Raises:
-        ValueError: `run` refuses the arguments; there are fewer than two configurations or tasks; `eta` is out of range;
-            `requests` or `skip` is given.
+        ValueError: `run` refuses the arguments; there are fewer than two configurations or tasks;
+            `eta` is out of range; `requests` or `skip` is given.
     """
     options = RunOptions(**keywords)
     refuse_impossible(algorithm, scenario, key, options)
@@ -134,7 +140,12 @@ def rungs(configurations: int, eta: int, tasks: int) -> list[int]:
     return sorted(stop for stop in stops if stop < tasks)
 
 
-def check_halving(algorithm: Algorithm, scenario: Scenario, key: Keys, eta: int) -> list[list[int]]:
+def check_halving(
+    algorithm: Algorithm,
+    scenario: Scenario,
+    key: Keys,
+    eta: int,
+) -> list[list[int]]:
     """The configurations, each as its runs.
 
     Raises:
@@ -226,7 +237,12 @@ def _joined(before: Result, after: Result, task: int) -> Result:
     )
 
 
-def _scores(survivors: _Survivors, algorithm: Algorithm, scenario: Scenario, by: Split) -> Tensor:
+def _scores(
+    survivors: _Survivors,
+    algorithm: Algorithm,
+    scenario: Scenario,
+    by: Split,
+) -> Tensor:
     """The score of each run over the tasks that are trained, `[runs]`; NaN if it has diverged."""
     runs = survivors.runs
     result = survivors.result
@@ -244,7 +260,10 @@ def _scores(survivors: _Survivors, algorithm: Algorithm, scenario: Scenario, by:
 
 
 def _ranked(
-    survivors: _Survivors, algorithm: Algorithm, scores: Tensor, keep: int
+    survivors: _Survivors,
+    algorithm: Algorithm,
+    scores: Tensor,
+    keep: int,
 ) -> tuple[dict[str, Any], list[int]]:
     """What a rung reports, and the positions of the `keep` best configurations, in order."""
     means = []
@@ -269,7 +288,11 @@ def _ranked(
     return {"tasks": survivors.tasks, "configurations": found}, best
 
 
-def _kept(survivors: _Survivors, algorithm: Algorithm, best: list[int]) -> _Survivors:
+def _kept(
+    survivors: _Survivors,
+    algorithm: Algorithm,
+    best: list[int],
+) -> _Survivors:
     """The configurations at these positions."""
     runs = survivors.runs
     kept = [survivors.configurations[position] for position in best]

@@ -1,4 +1,6 @@
-"""What a sweep needs, found by a trial of its beginning: the memory of each run, and the engine that pays off."""
+"""What a sweep needs, found by a trial of its beginning: the memory of each run, and the engine
+that pays off.
+"""
 
 from typing import Any, NamedTuple
 
@@ -47,7 +49,10 @@ class _Trial(NamedTuple):
 
 
 def measure(
-    algorithm: Algorithm, scenario: Scenario, key: Keys, batch_size: int
+    algorithm: Algorithm,
+    scenario: Scenario,
+    key: Keys,
+    batch_size: int,
 ) -> tuple[Need, Need]:
     """What training needs and what testing needs, from a trial of one run and of two.
 
@@ -70,8 +75,8 @@ def measure(
         each = need_of_two - need_of_one
     training = Need(fixed=max(0, need_of_one - each), each=max(1, each))
 
-    # Testing takes at most AT_ONCE examples at a time, over all runs. So beside what the runs hold, its memory grows
-    # with the examples at a time, and not with the runs.
+    # Testing takes at most AT_ONCE examples at a time, over all runs. So beside what the runs hold,
+    # its memory grows with the examples at a time, and not with the runs.
     tested = near.test(0).test.shape[-1]
     peak_of_one = device_memory.peak(lambda: _test(one), device)
     at_once_of_one = max(1, min(AT_ONCE, tested))
@@ -81,7 +86,11 @@ def measure(
 
 
 def choose(
-    algorithm: Algorithm, scenario: Scenario, key: Keys, batch_size: int, epochs: int
+    algorithm: Algorithm,
+    scenario: Scenario,
+    key: Keys,
+    batch_size: int,
+    epochs: int,
 ) -> str:
     """The engine that `auto` chooses for these runs on this machine."""
     trial = _begin(algorithm, scenario.to(key.device), key, len(key))
@@ -91,7 +100,12 @@ def choose(
         return engines.plan("auto", trial.step, trial.carry, entries, steps).engine
 
 
-def _begin(algorithm: Algorithm, scenario: Scenario, keys: Keys, runs: int) -> _Trial:
+def _begin(
+    algorithm: Algorithm,
+    scenario: Scenario,
+    keys: Keys,
+    runs: int,
+) -> _Trial:
     """The first `runs` runs at the beginning of their first task."""
     chosen = list(range(runs))
     few = part(algorithm, chosen) if members(algorithm) else sweep([algorithm] * runs)
@@ -119,7 +133,9 @@ def _held(trial: _Trial) -> int:
 
 
 def _train(trial: _Trial, batch_size: int) -> None:
-    """Take two steps as `run` does, with the entries of an epoch drawn, and the first params and state still held."""
+    """Take two steps as `run` does, with the entries of an epoch drawn, and the first params and
+    state still held.
+    """
     carry = trial.carry
     with torch.no_grad():
         epoch = trial.stream.train.clone()

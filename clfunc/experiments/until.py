@@ -1,12 +1,14 @@
 """`run_until`: more and more seeds, until a mean is known well enough.
 
-The average accuracy of n seeds has mean m and standard deviation s (n - 1). Its 95% confidence interval is Student's,
+The average accuracy of n seeds has mean m and standard deviation s (n - 1). Its 95% confidence
+interval is Student's,
 
     m ± t(0.975, n - 1) s / sqrt(n)
 
-and the width asked for is that of the whole interval, in percentage points. Each configuration takes batches of seeds until
-its interval is narrower, or until it has all its seeds. Diverged seeds do not count. (An interval that is looked at again
-and again covers a little less than 95%; the first batch should not be too small.)
+and the width asked for is that of the whole interval, in percentage points. Each configuration
+takes batches of seeds until its interval is narrower, or until it has all its seeds. Diverged seeds
+do not count. (An interval that is looked at again and again covers a little less than 95%; the
+first batch should not be too small.)
 """
 
 from collections.abc import Sequence
@@ -33,7 +35,9 @@ _FEWEST = 3  # seeds: two may agree by chance
 
 
 def interval(values: Tensor) -> float:
-    """The width of the 95% confidence interval of the mean; infinite for fewer than three values. NaN does not count.
+    """The width of the 95% confidence interval of the mean; infinite for fewer than three values.
+
+    NaN does not count.
 
     >>> round(interval(torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0])), 4)
     3.9265
@@ -80,7 +84,9 @@ def run_until(
     out: str | Path | None = None,
     **keywords: Unpack[RunKeywords],
 ) -> Result:
-    """`run`, for as many of the seeds as are needed. `config["until_ci"]` says how many each configuration took.
+    """`run`, for as many of the seeds as are needed.
+
+    `config["until_ci"]` says how many each configuration took.
 
     >>> import clfunc as cl
     >>> scenario = cl.scenarios.permuted(cl.datasets.load("digits"), 2, cl.random.key(0))
@@ -92,18 +98,21 @@ def run_until(
     3
 
     Args:
-        algorithm: As for `run`: one algorithm, or a `sweep` in which each configuration has as many seeds as it may take.
+        algorithm: As for `run`: one algorithm, or a `sweep` in which each configuration has as many
+            seeds as it may take.
         scenario: As for `run`.
         key: `[runs, 2]`, of all seeds that may be taken. The keys of a configuration differ.
-        width: Of the interval of the average accuracy after the last task, in percentage points, > 0.
+        width: Of the interval of the average accuracy after the last task, in percentage points, >
+            0.
         batch: Seeds of each configuration to add at a time, >= 1.
         runs_at_once: As for `run_chunks`.
         out: As for `run`.
-        **keywords: The rest of what `run` takes. Requests and tasks to skip may have an entry for each of all runs.
+        **keywords: The rest of what `run` takes. Requests and tasks to skip may have an entry for
+            each of all runs.
 
     Raises:
-        ValueError: `run` refuses the arguments; a number is out of range; a configuration has a key twice; the scenario
-            is of regression, which has no accuracy.
+        ValueError: `run` refuses the arguments; a number is out of range; a configuration has a key
+            twice; the scenario is of regression, which has no accuracy.
     """
     options = RunOptions(**keywords)
     refuse_impossible_runs(algorithm, scenario, key, options)
@@ -144,7 +153,11 @@ def run_until(
 
 
 def check_until(
-    scenario: Scenario, key: Keys, width: float, batch: int, options: RunOptions
+    scenario: Scenario,
+    key: Keys,
+    width: float,
+    batch: int,
+    options: RunOptions,
 ) -> None:
     """Raise ValueError for arguments of `run_until` that give no interval."""
     if key.ndim != 2:
@@ -177,7 +190,9 @@ def _refuse_equal_keys(key: Keys, groups: Sequence[Sequence[int]]) -> None:
 
 
 def _in_order(
-    done: Sequence[Result], algorithm: Algorithm, order: Sequence[Sequence[int]]
+    done: Sequence[Result],
+    algorithm: Algorithm,
+    order: Sequence[Sequence[int]],
 ) -> Result:
     """All runs that are done as one result, in the order of the whole sweep."""
     merged = merge(done, algorithm, order)

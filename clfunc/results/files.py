@@ -8,7 +8,9 @@ from typing import Any
 
 
 def write(path: Path, writer: Callable[[str], Any]) -> None:
-    """Call `writer(temporary_name)`, then rename the file that it writes. If it fails, nothing is left.
+    """Call `writer(temporary_name)`, then rename the file that it writes.
+
+    If it fails, nothing is left.
 
     Args:
         path: Where the file belongs. A file that is there stays until the new one is whole.

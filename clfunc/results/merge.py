@@ -1,7 +1,8 @@
 """`merge`: the results of parts of a sweep as one result. `select`: some runs of a result.
 
-Both do the same to everything in a result that has one entry a run. `_TENSOR_AXES`, `_CURVES` and `_CONFIG_LISTS` list
-these things: they are the one place that says where a result has an axis of runs.
+Both do the same to everything in a result that has one entry a run. `_TENSOR_AXES`, `_CURVES` and
+`_CONFIG_LISTS` list these things: they are the one place that says where a result has an axis of
+runs.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,15 +27,23 @@ _TENSOR_AXES = {
     "diverged": 0,
 }
 _CURVES = ("training", "validation", "probes")  # the runs are axis 1 of their values
-# List in a result's config with an entry a run -> the entry of a run that has none. The list is empty if no run has one.
+# List in a result's config with an entry a run -> the entry of a run that has none. The list is
+# empty if no run has one.
 _CONFIG_LISTS: dict[str, Any] = {"keys": None, "seeds": None, "requests": {}, "skip": []}
 
 
-def merge(results: Sequence[Result], algorithm: Algorithm, runs: Sequence[Sequence[int]]) -> Result:
-    """The result that the runs `runs[0] + runs[1] + ...` of `algorithm` would leave together. Seconds add up.
+def merge(
+    results: Sequence[Result],
+    algorithm: Algorithm,
+    runs: Sequence[Sequence[int]],
+) -> Result:
+    """The result that the runs `runs[0] + runs[1] + ...` of `algorithm` would leave together.
+
+    Seconds add up.
 
     Args:
-        results: `results[i]` is the result of `part(algorithm, runs[i])`. Nothing but the runs differs between them.
+        results: `results[i]` is the result of `part(algorithm, runs[i])`. Nothing but the runs
+            differs between them.
         algorithm: The sweep, or an algorithm by itself.
         runs: The runs of each result, by number.
     """
@@ -57,7 +66,10 @@ def merge(results: Sequence[Result], algorithm: Algorithm, runs: Sequence[Sequen
 
 
 def select(
-    result: Result, algorithm: Algorithm, runs: Sequence[int], kept: Sequence[int]
+    result: Result,
+    algorithm: Algorithm,
+    runs: Sequence[int],
+    kept: Sequence[int],
 ) -> Result:
     """Some runs of a result.
 
@@ -122,7 +134,9 @@ def _combine(
 
 
 def _map_leaves(
-    on_tensors: Callable[[int, Sequence[Tensor]], Tensor], axis: int, trees: Sequence[Any]
+    on_tensors: Callable[[int, Sequence[Tensor]], Tensor],
+    axis: int,
+    trees: Sequence[Any],
 ) -> Any:
     return tree.map(lambda *leaves: on_tensors(axis, leaves), *trees)
 
@@ -142,7 +156,10 @@ def _each_run(result: Result, name: str, neutral: Any) -> list[Any]:
     return list(result.config.get(name) or [neutral] * runs)
 
 
-def _with_settings_of(config: dict[str, Any], algorithm: Algorithm) -> dict[str, Any]:
+def _with_settings_of(
+    config: dict[str, Any],
+    algorithm: Algorithm,
+) -> dict[str, Any]:
     """Chunks of an algorithm by itself are sweeps of it; their merged result has its settings."""
     settings = config["settings"]
     if members(algorithm) is None and settings.get("name") == "sweep":
@@ -164,8 +181,9 @@ class _Phase(NamedTuple):
 def _aligned(results: Sequence[Result]) -> list[Result]:
     """The results with one list of steps.
 
-    A result does not train a phase that all its runs skip, and it ends a phase early once all its runs have diverged.
-    The merged phase is as long as the longest of the results. A result has NaN where it was not trained.
+    A result does not train a phase that all its runs skip, and it ends a phase early once all its
+    runs have diverged. The merged phase is as long as the longest of the results. A result has NaN
+    where it was not trained.
     """
     phases = [_phases(result.training) for result in results]
     merged: dict[int, _Phase] = {}
@@ -205,7 +223,11 @@ def _phases(training: Curve) -> dict[int, _Phase]:
     return found
 
 
-def _moved(result: Result, phases: dict[int, _Phase], merged: dict[int, _Phase]) -> Result:
+def _moved(
+    result: Result,
+    phases: dict[int, _Phase],
+    merged: dict[int, _Phase],
+) -> Result:
     """The result with its steps counted as in the merged result."""
     diverged = result.diverged.clone()
     fields: dict[str, Any] = {}
@@ -222,8 +244,13 @@ def _moved(result: Result, phases: dict[int, _Phase], merged: dict[int, _Phase])
     return result._replace(diverged=diverged, **fields)
 
 
-def _model_points(curves: Sequence[Curve], models: dict[int, int]) -> tuple[Tensor, Tensor]:
-    """The steps and phases of a merged curve: in each phase those of the result that trains all of it."""
+def _model_points(
+    curves: Sequence[Curve],
+    models: dict[int, int],
+) -> tuple[Tensor, Tensor]:
+    """The steps and phases of a merged curve: in each phase those of the result that trains all of
+    it.
+    """
     steps = []
     tasks = []
     for phase, position in models.items():
@@ -234,7 +261,11 @@ def _model_points(curves: Sequence[Curve], models: dict[int, int]) -> tuple[Tens
     return torch.cat(steps), torch.cat(tasks)
 
 
-def _at_points(curve: Curve, steps: Tensor, tasks: Tensor) -> dict[str, Tensor]:
+def _at_points(
+    curve: Curve,
+    steps: Tensor,
+    tasks: Tensor,
+) -> dict[str, Tensor]:
     """The curve's values at these steps of these phases; NaN where it has no point."""
     if not len(curve.step):
         return {}
@@ -250,9 +281,14 @@ def _at_points(curve: Curve, steps: Tensor, tasks: Tensor) -> dict[str, Tensor]:
 
 
 def _completed(
-    values: Sequence[dict[str, Tensor]], axis: int, results: Sequence[Result]
+    values: Sequence[dict[str, Tensor]],
+    axis: int,
+    results: Sequence[Result],
 ) -> list[dict[str, Tensor]]:
-    """The values of each result. A result that trains nothing has no values, and gets NaN under the others' names."""
+    """The values of each result.
+
+    A result that trains nothing has no values, and gets NaN under the others' names.
+    """
     model: dict[str, Tensor] = next(filter(None, values), {})
     completed = []
     for known, result in zip(values, results, strict=True):

@@ -1,6 +1,7 @@
 """`pack` and `unpack`: a result of many runs as the bytes of a safetensors file, without pickle.
 
-The file has a label, which says whose result it is, and a SHA-256 of everything in it, so that a damaged file is noticed.
+The file has a label, which says whose result it is, and a SHA-256 of everything in it, so that a
+damaged file is noticed.
 """
 
 import hashlib
@@ -53,7 +54,8 @@ def unpack(data: bytes, algorithm: Algorithm) -> Result:
 
     Args:
         data: What `pack` returned.
-        algorithm: The algorithm of the result, or a sweep of which it is a part: it says how params and state are nested.
+        algorithm: The algorithm of the result, or a sweep of which it is a part: it says how params
+            and state are nested.
 
     Raises:
         ValueError: The bytes are not such a result, or they are damaged.
@@ -82,7 +84,11 @@ def label_of(data: bytes) -> str:
         raise ValueError(f"not the result of a part of a sweep: no {error}") from error
 
 
-def _unpacked(tensors: dict[str, Tensor], numbers: dict[str, Any], algorithm: Algorithm) -> Result:
+def _unpacked(
+    tensors: dict[str, Tensor],
+    numbers: dict[str, Any],
+    algorithm: Algorithm,
+) -> Result:
     """A result of the tensors by dotted name and of the numbers that JSON holds."""
     params, state = part(algorithm, [0]).init(torch.zeros(2, dtype=torch.int64))
     events = tuple(_event(event) for event in numbers.pop("events"))

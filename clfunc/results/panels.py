@@ -1,4 +1,6 @@
-"""What figures are drawn with: panels, bands over runs, ticks, legends, and the words that they share."""
+"""What figures are drawn with: panels, bands over runs, ticks, legends, and the words that they
+share.
+"""
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -30,7 +32,10 @@ def styles() -> Iterator[Style]:
 
 
 def make_panels(
-    width: float, height: float, count: int = 1, across: int = 3
+    width: float,
+    height: float,
+    count: int = 1,
+    across: int = 3,
 ) -> "tuple[Figure, list[Axes]]":
     """A figure and its panels.
 
@@ -63,7 +68,9 @@ def draw_band(
     marker: str = "o",
     with_runs: bool = True,
 ) -> None:
-    """Draw the mean over runs, and one standard deviation about it. Runs that have diverged are NaN and do not count.
+    """Draw the mean over runs, and one standard deviation about it.
+
+    Runs that have diverged are NaN and do not count.
 
     Args:
         axes: Where to draw.
@@ -103,7 +110,9 @@ def mean_over_runs(values: np.ndarray) -> np.ndarray:
 
 
 def set_task_ticks(
-    set_ticks: Callable[..., Any], positions: Iterable[Any], labels: Iterable[Any]
+    set_ticks: Callable[..., Any],
+    positions: Iterable[Any],
+    labels: Iterable[Any],
 ) -> None:
     """A tick for each task, and fewer where there are many.
 
@@ -121,7 +130,9 @@ def set_task_ticks(
 
 
 def draw_legend(axes: "Axes") -> None:
-    """Draw the legend beside the curves, never over them; none for a single curve, and the first rows of many."""
+    """Draw the legend beside the curves, never over them; none for a single curve, and the first
+    rows of many.
+    """
     handles, labels = axes.get_legend_handles_labels()
     count = len([label for label in labels if label])
     if count < 2:

@@ -72,7 +72,9 @@ def compare(results: "Results", folder: Path) -> Path:
 
 
 def accuracy_matrix(data: "xarray.Dataset") -> "Figure":
-    """Accuracy on each task after each event, in percent, the mean over runs; a panel for each swept setting."""
+    """Accuracy on each task after each event, in percent, the mean over runs; a panel for each
+    swept setting.
+    """
     every_group = groups(data)
     shown_groups = every_group[:_MOST_PANELS]
     means = []
@@ -101,7 +103,11 @@ def accuracy_matrix(data: "xarray.Dataset") -> "Figure":
     return figure
 
 
-def _draw_matrix(axes: "Axes", percents: np.ndarray, labels: np.ndarray) -> Any:
+def _draw_matrix(
+    axes: "Axes",
+    percents: np.ndarray,
+    labels: np.ndarray,
+) -> Any:
     """Draw accuracies in percent as colours and, where there is room, as numbers."""
     rows, columns = percents.shape
     image = axes.imshow(
@@ -127,12 +133,16 @@ def _draw_matrix(axes: "Axes", percents: np.ndarray, labels: np.ndarray) -> Any:
 
 
 def average_accuracy(results: "Results") -> "Figure":
-    """Mean accuracy over the tasks seen, after each event: the mean over runs, its standard deviation, and every run."""
+    """Mean accuracy over the tasks seen, after each event: the mean over runs, its standard
+    deviation, and every run.
+    """
     return over_tasks(results, "average_accuracy")
 
 
 def over_tasks(results: "Results", variable: str) -> "Figure":
-    """A quantity after each event, such as `online_accuracy`: the mean over runs, its standard deviation, and every run."""
+    """A quantity after each event, such as `online_accuracy`: the mean over runs, its standard
+    deviation, and every run.
+    """
     figure, (axes,) = make_panels(6.4, 3.6)
     style = styles()
     longest = max(results.values(), key=lambda data: data.sizes["event"])
@@ -160,12 +170,15 @@ def over_tasks(results: "Results", variable: str) -> "Figure":
 
 
 def _over_events(
-    data: "xarray.Dataset", variable: str, runs: np.ndarray, most: int
+    data: "xarray.Dataset",
+    variable: str,
+    runs: np.ndarray,
+    most: int,
 ) -> tuple[np.ndarray, np.ndarray, str]:
     """The events at which a quantity is known, counted from 1; its values there; and the marker.
 
-    A quantity that is known at one event of several is of a phase that trains all tasks. It is drawn as a level to
-    compare with, over all `most` events of the figure.
+    A quantity that is known at one event of several is of a phase that trains all tasks. It is
+    drawn as a level to compare with, over all `most` events of the figure.
     """
     values = _percent(variable) * data[variable].values[runs]
     is_known = ~np.isnan(values).all(0)
@@ -251,7 +264,9 @@ def _draw_curve(axes: "Axes", data: "xarray.Dataset", name: str) -> None:
 
 
 def units(data: "xarray.Dataset", names: Sequence[str]) -> "Figure":
-    """A number of each unit after each task, of the first run, a panel for each layer: `mask`, `used`, `age`, ..."""
+    """A number of each unit after each task, of the first run, a panel for each layer: `mask`,
+    `used`, `age`, ...
+    """
     figure = _images(data, names, "unit", "tasks trained")
     tasks = data["probe_task"].values
     ends = np.flatnonzero(np.diff(tasks, append=-1))  # the last probe of a task is after it
@@ -265,7 +280,12 @@ def pictures(data: "xarray.Dataset", names: Sequence[str]) -> "Figure":
     return _images(data, names, "fed by unit", "unit")
 
 
-def _images(data: "xarray.Dataset", names: Sequence[str], xlabel: str, ylabel: str) -> "Figure":
+def _images(
+    data: "xarray.Dataset",
+    names: Sequence[str],
+    xlabel: str,
+    ylabel: str,
+) -> "Figure":
     images = {name.partition(".")[2]: data[name].values[0] for name in names}
     word = names[0].partition(".")[0].partition("_")[2].replace("_", " ")
     figure, panels = make_panels(3.4, 3.2, len(images), len(images))
@@ -285,7 +305,11 @@ def _images(data: "xarray.Dataset", names: Sequence[str], xlabel: str, ylabel: s
     return figure
 
 
-def _by_word(data: "xarray.Dataset", kind: str, ndim: int) -> dict[str, list[str]]:
+def _by_word(
+    data: "xarray.Dataset",
+    kind: str,
+    ndim: int,
+) -> dict[str, list[str]]:
     """The variables `kind_word.layer` of so many axes, by the `kind_word` that they share."""
     words: dict[str, list[str]] = {}
     for name in map(str, data):

@@ -1,6 +1,8 @@
-"""What a run leaves: `Result`, its labelled form (xarray), its summary, and the files of its folder.
+"""What a run leaves: `Result`, its labelled form (xarray), its summary, and the files of its
+folder.
 
-Arrays and files count tasks, events and epochs from 0. Figures and printed tables, which a person reads, count from 1.
+Arrays and files count tasks, events and epochs from 0. Figures and printed tables, which a person
+reads, count from 1.
 """
 
 import json
@@ -28,10 +30,15 @@ _DESCRIPTION = ("algorithm", "scenario", "dataset", "paradigm")
 
 
 class Curve(NamedTuple):
-    """Quantities over training. `values[name]` is `[points, *runs]`; a probe's may have one more axis, of units."""
+    """Quantities over training.
 
-    step: Tensor  # training steps done at each point, over all tasks
-    task: Tensor  # the phase that is trained there, from 0
+    `values[name]` is `[points, *runs]`; a probe's may have one more axis, of units.
+    """
+
+    # training steps done at each point, over all tasks
+    step: Tensor
+    # the phase that is trained there, from 0
+    task: Tensor
     values: dict[str, Tensor]
 
 
@@ -47,22 +54,33 @@ class Result(NamedTuple):
     (torch.Size([2, 2, 3]), torch.Size([3]))
     """
 
-    accuracy: Tensor  # float64 [events, tested, *runs] in [0, 1]; NaN where not evaluated
-    training: Curve  # the step's metrics, each point the mean of a few steps
-    validation: Curve  # loss and accuracy after every epoch; no points without a validation split
+    # float64 [events, tested, *runs] in [0, 1]; NaN where not evaluated
+    accuracy: Tensor
+    # the step's metrics, each point the mean of a few steps
+    training: Curve
+    # loss and accuracy after every epoch; no points without a validation split
+    validation: Curve
     params: Params
     state: State
-    config: dict[str, Any]  # everything that decides the result, with the versions of libraries
-    coordinates: Mapping[str, Sequence[float | str]]  # each setting in which runs differ
-    steps: int  # training steps of one run
+    # everything that decides the result, with the versions of libraries
+    config: dict[str, Any]
+    # each setting in which runs differ
+    coordinates: Mapping[str, Sequence[float | str]]
+    # training steps of one run
+    steps: int
     train_seconds: float
     wall_seconds: float
     engine: str
-    probes: Curve  # the algorithm's probe after each task, and every `probe_every` steps
-    pictures: dict[str, Tensor]  # `[*runs, rows, columns]`, of the last probe
-    events: tuple[Event, ...]  # tasks trained, and unlearnings
-    snapshots: tuple[tuple[Params, State], ...]  # of all runs, right after each unlearning
-    # `[*runs]`: the step by which a run has diverged, or -1. Its params and state are those before this step.
+    # the algorithm's probe after each task, and every `probe_every` steps
+    probes: Curve
+    # `[*runs, rows, columns]`, of the last probe
+    pictures: dict[str, Tensor]
+    # tasks trained, and unlearnings
+    events: tuple[Event, ...]
+    # of all runs, right after each unlearning
+    snapshots: tuple[tuple[Params, State], ...]
+    # `[*runs]`: the step by which a run has diverged, or -1. Its params and state are those before
+    # this step.
     diverged: Tensor
 
     @property
@@ -82,7 +100,8 @@ class Result(NamedTuple):
 
     @property
     def online(self) -> dict[str, Tensor]:
-        """Loss and accuracy of each batch before the step on it: their means over each phase, `[phases, *runs]`.
+        """Loss and accuracy of each batch before the step on it: their means over each phase,
+        `[phases, *runs]`.
 
         They are NaN for a run that skips the task.
         """
@@ -119,7 +138,8 @@ def versions() -> dict[str, str]:
 def to_xarray(result: Result) -> "xarray.Dataset":
     """The labelled form: a Dataset over `run, event, tested, step, epoch, probe`.
 
-    The seed and every swept setting are coordinates of `run`. A result without an axis of runs becomes a run of one.
+    The seed and every swept setting are coordinates of `run`. A result without an axis of runs
+    becomes a run of one.
     """
     import xarray
 
@@ -136,7 +156,11 @@ def to_xarray(result: Result) -> "xarray.Dataset":
     return xarray.Dataset(variables, _coordinates(result), description)
 
 
-def _runs_first(result: Result, values: Tensor, axis: int = -1) -> np.ndarray:
+def _runs_first(
+    result: Result,
+    values: Tensor,
+    axis: int = -1,
+) -> np.ndarray:
     """`values` with the runs as its first axis."""
     is_alone = result.accuracy.ndim == 2
     return (values[None] if is_alone else values.movedim(axis, 0)).numpy()
@@ -166,7 +190,12 @@ def _online_variables(result: Result) -> dict[str, Any]:
     return variables
 
 
-def _curve_variables(result: Result, curve: Curve, kind: str, axis: str) -> dict[str, Any]:
+def _curve_variables(
+    result: Result,
+    curve: Curve,
+    kind: str,
+    axis: str,
+) -> dict[str, Any]:
     """A curve's quantities over steps or epochs, and the phase at each point."""
     if not len(curve.step):
         return {}
@@ -227,7 +256,9 @@ def _unlearned(result: Result) -> np.ndarray:
 
 
 def summary(result: Result) -> dict[str, Any]:
-    """The numbers of a table: means, standard deviations and values over runs, after the last event."""
+    """The numbers of a table: means, standard deviations and values over runs, after the last
+    event.
+    """
     found: dict[str, Any] = {name: result.config[name] for name in (*_DESCRIPTION, "tasks")}
     found["runs"] = len(result.config["seeds"])
     for name in summary_metrics:
@@ -240,7 +271,10 @@ def summary(result: Result) -> dict[str, Any]:
 
 
 def statistics(values: Tensor) -> dict[str, Any]:
-    """Mean, standard deviation (n - 1; null for one run) and values. JSON has no NaN: it is null."""
+    """Mean, standard deviation (n - 1; null for one run) and values.
+
+    JSON has no NaN: it is null.
+    """
     flat = values.reshape(-1).to(torch.float64)
     spread = flat.std() if len(flat) > 1 else torch.tensor(torch.nan)
     return {
@@ -262,8 +296,13 @@ def check_config(config: dict[str, Any]) -> None:
         raise ValueError(f"config must hold what JSON can: {error}") from error
 
 
-def save(result: Result, out: Path, data: "xarray.Dataset | None" = None) -> "xarray.Dataset":
-    """Write `config.json`, `summary.json`, `results.nc`, `accuracy.csv` and `metrics.csv` into a folder.
+def save(
+    result: Result,
+    out: Path,
+    data: "xarray.Dataset | None" = None,
+) -> "xarray.Dataset":
+    """Write `config.json`, `summary.json`, `results.nc`, `accuracy.csv` and `metrics.csv` into a
+    folder.
 
     Args:
         result: The result.

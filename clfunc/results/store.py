@@ -1,7 +1,9 @@
-"""The files of a finished run, read without trust: a file may be cut short, damaged, edited or of another program.
+"""The files of a finished run, read without trust: a file may be cut short, damaged, edited or of
+another program.
 
-HDF5 hangs on some damaged files. So `results.nc` ends with the SHA-256 of the bytes before it, which HDF5 ignores. It is
-checked before HDF5 reads the file. A file of another program has no such end, and is read with the other checks alone.
+HDF5 hangs on some damaged files. So `results.nc` ends with the SHA-256 of the bytes before it,
+which HDF5 ignores. It is checked before HDF5 reads the file. A file of another program has no such
+end, and is read with the other checks alone.
 """
 
 import hashlib
@@ -79,7 +81,9 @@ def _check_sum(path: Path) -> None:
 
 
 def _check_sizes(path: Path) -> None:
-    """Raise ValueError if a variable is larger than what the file stores of it, before memory is allocated for it."""
+    """Raise ValueError if a variable is larger than what the file stores of it, before memory is
+    allocated for it.
+    """
     import h5py
 
     with h5py.File(path) as file:

@@ -16,8 +16,8 @@ _STEPS = {"training": "step", "validation": "epoch_step", "probe": "probe_step"}
 def accuracy_csv(data: "xarray.Dataset", swept: Sequence[str]) -> str:
     """The columns `run, seed, trained, tested, accuracy`, and one for each swept setting.
 
-    If the run unlearns, there is a column `event` too: `trained` or `unlearned`. Then `trained` is the last task that
-    was trained before the event.
+    If the run unlearns, there is a column `event` too: `trained` or `unlearned`. Then `trained` is
+    the last task that was trained before the event.
     """
     accuracy = data["accuracy"].values
     kinds = data["kind"].values
@@ -42,7 +42,10 @@ def metrics_csv(data: "xarray.Dataset", swept: Sequence[str]) -> str:
     return _csv(columns, _metric_rows(data, swept))
 
 
-def _metric_rows(data: "xarray.Dataset", swept: Sequence[str]) -> Iterator[list[Any]]:
+def _metric_rows(
+    data: "xarray.Dataset",
+    swept: Sequence[str],
+) -> Iterator[list[Any]]:
     seeds = data["seed"].values
     settings = [_settings(data, swept, run) for run in range(len(seeds))]
     for kind, step_name in _STEPS.items():
@@ -57,7 +60,11 @@ def _metric_rows(data: "xarray.Dataset", swept: Sequence[str]) -> Iterator[list[
                 yield row + settings[run]
 
 
-def _settings(data: "xarray.Dataset", swept: Sequence[str], run: int) -> list[Any]:
+def _settings(
+    data: "xarray.Dataset",
+    swept: Sequence[str],
+    run: int,
+) -> list[Any]:
     """The swept settings of a run."""
     return [data[name].values[run] for name in swept]
 

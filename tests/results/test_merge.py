@@ -6,7 +6,7 @@ import torch
 from clfunc import ForgetSet, amnesiac, finetuning, mlp, run, scenarios, sgd, sweep, tree
 from clfunc.experiments.chunks import run_chunks
 from clfunc.random import key, split
-from clfunc.results import merge
+from clfunc.results import merge, packing
 from clfunc.testing.play import toy_data
 from clfunc.unlearning.forget_sets import plain
 
@@ -47,7 +47,7 @@ def test_chunks_forget_what_the_sweep_forgets_and_remember_how_they_were():
     )
     for name in ("accuracy", "snapshots", "params", "state"):
         close(getattr(merged, name), getattr(whole, name))
-    back = merge.unpack(merge.pack(whole), algorithm)
+    back = packing.unpack(packing.pack(whole), algorithm)
     assert back.events == whole.events and tree.structure(back.snapshots) == tree.structure(
         whole.snapshots
     )
