@@ -1,8 +1,9 @@
-"""The timeline of a run: it trains tasks in order, and after some of them it unlearns forget sets on request.
+"""The timeline of a run: it trains tasks in order, and after some of them it unlearns forget sets
+on request.
 
 Task numbers count from 0. A request `{1: [ForgetSet(task=0)]}` forgets task 0 after task 1 has been
-trained. A run that skips a task never trains it: a run that forgets a task is compared with a run that
-skips it.
+trained. A run that skips a task never trains it: a run that forgets a task is compared with a run
+that skips it.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -36,7 +37,9 @@ class Timeline(NamedTuple):
         return torch.stack(rows).reshape(*self.skipped.shape[:-1], -1)
 
     def plain(self) -> dict[str, Any]:
-        """Requests and skipped tasks, one entry a run, as JSON can hold them; empty where there are none."""
+        """Requests and skipped tasks, one entry a run, as JSON can hold them; empty where there are
+        none.
+        """
         requests = []
         unlearnings = [event for event in self.events if event.kind == "unlearned"]
         for run in range(len(unlearnings[0].forgets) if unlearnings else 0):
@@ -85,7 +88,8 @@ def timeline(
     for task in range(scenario.phases[-1]):
         events.append(Event("trained", task))
         forgets = [tuple(sorted(request.get(task, ()), key=order)) for request in each_request]
-        # an empty request makes an event too, so that chunks of a sweep have the events of the whole
+        # an empty request makes an event too, so that chunks of a sweep have the events of the
+        # whole
         if any(task in request for request in each_request):
             events.append(Event("unlearned", task, tuple(forgets)))
     return Timeline(tuple(events), skipped[0] if runs is None else skipped, can_forget)

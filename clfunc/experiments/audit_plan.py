@@ -1,4 +1,6 @@
-"""The runs of an audit: which members there are, what each of them forgets, and what it never trains on."""
+"""The runs of an audit: which members there are, what each of them forgets, and what it never
+trains on.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -92,7 +94,9 @@ class Plan(NamedTuple):
         return sets
 
     def scenario_of_runs(self) -> Scenario:
-        """The scenario of all runs, in which an oracle's tasks lack the examples that it leaves out."""
+        """The scenario of all runs, in which an oracle's tasks lack the examples that it leaves
+        out.
+        """
         seeds = [seed for _ in self.members for seed in range(self.seeds)]
         scenario = self.scenario.part(seeds)
         left_out = self.left_out

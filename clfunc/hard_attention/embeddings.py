@@ -211,7 +211,8 @@ def gated(model: Model, embeddings: Embeddings, gate_position: str) -> Callable[
     """The network behind a task's own gates and head.
 
     Returns:
-        `forward(params, state, x, task) -> Output`, where `state` has the fields `head` and `attention`.
+        `forward(params, state, x, task) -> Output`, where `state` has the fields `head` and
+        `attention`.
     """
 
     def forward(params: Params, state: State, x: Inputs, task: TaskId) -> Output:

@@ -1,4 +1,6 @@
-"""Tasks that are skipped and tasks that are unlearned: what `run` does with them, run by run, and what it refuses."""
+"""Tasks that are skipped and tasks that are unlearned: what `run` does with them, run by run, and
+what it refuses.
+"""
 
 import csv
 import json
@@ -37,7 +39,9 @@ class ForgettingState(NamedTuple):
 
 
 def forgetful(scenario, lr=0.1, **more):
-    """Finetuning that forgets everything when it is to forget anything, and counts what it was asked."""
+    """Finetuning that forgets everything when it is to forget anything, and counts what it was
+    asked.
+    """
     inner = finetuning(
         mlp(scenario.inputs, (8, 6), scenario.head(), dtype=torch.float64, **more), sgd(lr, 0.9)
     )

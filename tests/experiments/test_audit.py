@@ -1,4 +1,6 @@
-"""Audits: each member is the run that it stands for, every measure is what loops over single runs give, files and errors."""
+"""Audits: each member is the run that it stands for, every measure is what loops over single runs
+give, files and errors.
+"""
 
 import csv
 import math
@@ -106,7 +108,9 @@ def test_members_start_alike_and_part_where_they_are_told_to(audited):
 
 
 def features_of(kind, single, stage, task):
-    """All test examples' features of a task, as a run alone had them after an event, by looking at its events."""
+    """All test examples' features of a task, as a run alone had them after an event, by looking at
+    its events.
+    """
     params, state = single
     stream = toy_stream(KEYS[stage["seed"]])
     test = stream.test(task)
