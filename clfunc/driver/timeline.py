@@ -135,11 +135,13 @@ def _refuse_unable(
     forgets = any(len(request) > 0 for request in requests)
     if scenario.mixed and (forgets or any(skips)):
         raise ValueError(
-            "a joint scenario trains all tasks at once: no task can be forgotten or skipped by itself"
+            "a joint scenario trains all tasks at once: no task can be forgotten or skipped by"
+            " itself"
         )
     if forgets and not algorithm.can_unlearn:
         raise ValueError(
-            "requests need an algorithm that can unlearn, given one that cannot: wrap it in amnesiac"
+            "requests need an algorithm that can unlearn, given one that cannot: wrap it in"
+            " amnesiac"
         )
 
 
@@ -175,12 +177,14 @@ def _listed(forget_sets: Any) -> Sequence[ForgetSet]:
     """The forget sets of a request; ValueError for anything else, such as the numbers of tasks."""
     if not isinstance(forget_sets, Sequence) or isinstance(forget_sets, ForgetSet | str):
         raise ValueError(
-            f"requests list forget sets, such as {{1: [cl.ForgetSet(task=0)]}}, given {forget_sets!r}"
+            f"requests list forget sets, such as {{1: [cl.ForgetSet(task=0)]}}, given"
+            f" {forget_sets!r}"
         )
     for forget_set in forget_sets:
         if not isinstance(forget_set, ForgetSet):
             raise ValueError(
-                "requests take forget sets, and count tasks from 0: write {1: [cl.ForgetSet(task=0)]} to"
+                "requests take forget sets, and count tasks from 0: write"
+                " {1: [cl.ForgetSet(task=0)]} to"
                 f" forget the first task after the second, given {forget_set!r}"
             )
     return forget_sets
@@ -197,7 +201,8 @@ def _refuse_shared_batches(forgotten: Sequence[Settings], can_forget: Sequence[S
             if same_task and earlier not in forgotten:
                 raise ValueError(
                     f"cannot forget {ForgetSet(**known).label}: batches that it shares with"
-                    f" {ForgetSet(**earlier).label}, which is declared before it, are recorded for that"
+                    f" {ForgetSet(**earlier).label}, which is declared before it, are recorded"
+                    " for that"
                     " one; forget both, or declare it first"
                 )
 

@@ -132,7 +132,8 @@ def unmet_lines(audit: Audit) -> list[str]:
         if runs:
             listed = ", ".join(str(run) for run in runs)
             lines.append(
-                f"the request after task {stage.after + 1} is not met by run {listed}, which diverged"
+                f"the request after task {stage.after + 1} is not met by run {listed}, which"
+                " diverged"
                 " before it: its measures are NaN"
             )
     return lines

@@ -107,7 +107,8 @@ def _without(scenario: Scenario, stream: Stream, left_out: Sequence[Sequence[For
     if (counts == 0).any():
         label = ForgetSet(min(distinct, key=order).task).label
         raise ValueError(
-            f"the forget sets of {label} hold all examples that it trains on: forget the task instead"
+            f"the forget sets of {label} hold all examples that it trains on: forget the task"
+            " instead"
         )
     sizes = torch.cat([counts[:, None], stream.sizes[..., 1:]], -1)
     return stream._replace(train=chosen_first(stream.train, stays), sizes=sizes)

@@ -141,7 +141,8 @@ def _able_to_forget(algorithm: Algorithm, scenario: Scenario) -> Algorithm:
         return algorithm
     if declares(algorithm.settings, "records", False):
         raise ValueError(
-            "audit subtracts what amnesiac recorded, given one that keeps no records: leave out record=False"
+            "audit subtracts what amnesiac recorded, given one that keeps no records: leave"
+            " out record=False"
         )
     return amnesiac(algorithm, num_tasks=scenario.num_tasks)
 
@@ -156,7 +157,8 @@ def _stages(unlearnings: Sequence[Event]) -> tuple[Stage, ...]:
     for forget_set in forgotten:
         if forget_set.concerns is not None:
             raise ValueError(
-                "audit needs an oracle that never trains on the forgotten examples, and cannot leave"
+                "audit needs an oracle that never trains on the forgotten examples, and cannot"
+                " leave"
                 f" out what a function marks: name classes or rows, given {forget_set.label}"
             )
     return tuple(stages)

@@ -324,7 +324,8 @@ def test_a_declared_set_on_request_of_some_runs_leaves_the_others_alone():
 
 
 SHARED = (
-    "cannot forget task 1 classes 2: batches that it shares with task 1 classes 1, which is declared"
+    "cannot forget task 1 classes 2: batches that it shares with task 1 classes 1, which is"
+    " declared"
     " before it, are recorded for that one; forget both, or declare it first"
 )
 

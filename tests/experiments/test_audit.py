@@ -493,6 +493,7 @@ def test_a_run_that_diverged_before_its_request_has_no_measures_and_a_line_says_
     assert all(values[0, 0].isnan() for values in found.measures.values())
     assert found.unmet == ((0,),)
     assert unmet_lines(found) == [
-        "the request after task 2 is not met by run 0, which diverged before it: its measures are NaN"
+        "the request after task 2 is not met by run 0, which diverged before it: its measures"
+        " are NaN"
     ]
     assert audit_of_sets().unmet == ((), (), ()) and unmet_lines(audit_of_sets()) == []
