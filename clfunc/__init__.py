@@ -1,7 +1,7 @@
 """clfunc: continual learning as pure functions on torch.func.
 
-An algorithm is a step, `(params, state, batch) -> (params, state, metrics)`; a transform rewrites updates; a run is a scan
-of steps; a sweep is a run whose state has one more axis.
+An algorithm is a step, `(params, state, batch) -> (params, state, metrics)`; a transform rewrites
+updates; a run is a scan of steps; a sweep is a run whose state has one more axis.
 """
 
 from clfunc import algorithms as algorithms

@@ -1,4 +1,5 @@
-"""Prints the figures of the house: how many rooms, how large, how dense. See `tests/test_house.py` for what is enforced.
+"""Prints the figures of the house: how many rooms, how large, how dense. See `tests/test_house.py`
+for what is enforced.
 
 python scripts/house.py [ROOT]      # ROOT is clfunc if not given
 """

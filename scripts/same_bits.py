@@ -1,10 +1,12 @@
-"""Hashes what every algorithm trains, so that a change of the code can show that it moves no result by a bit.
+"""Hashes what every algorithm trains, so that a change of the code can show that it moves no result
+by a bit.
 
     python scripts/same_bits.py --save before.json      # on the old code
     python scripts/same_bits.py --against before.json   # on the new code: prints a table, exit code 1 if a hash differs
 
-Each row trains an algorithm for a few steps of three tasks in eager mode, on one thread, and hashes the parameters and the
-accuracies. Hashes depend on the machine and on torch, so compare runs of one machine only.
+Each row trains an algorithm for a few steps of three tasks in eager mode, on one thread, and hashes
+the parameters and the accuracies. Hashes depend on the machine and on torch, so compare runs of one
+machine only.
 """
 
 import argparse

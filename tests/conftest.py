@@ -1,4 +1,6 @@
-"""Shapes in signatures are checked while tests run, except where torch.compile must trace the code (CLFUNC_TYPES=0)."""
+"""Shapes in signatures are checked while tests run, except where torch.compile must trace the code
+(CLFUNC_TYPES=0).
+"""
 
 import os
 

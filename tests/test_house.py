@@ -1,4 +1,6 @@
-"""The house: imports follow one order, files stay short, no step reads a value of a tensor, nothing is pickled."""
+"""The house: imports follow one order, files stay short, no step reads a value of a tensor, nothing
+is pickled.
+"""
 
 import ast
 from pathlib import Path

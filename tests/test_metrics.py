@@ -1,4 +1,6 @@
-"""Every metric is its formula in plain loops, reads no task before it was trained, and is NaN where it has no value."""
+"""Every metric is its formula in plain loops, reads no task before it was trained, and is NaN where
+it has no value.
+"""
 
 import inspect
 import math
@@ -65,7 +67,9 @@ def uniform(shape, seed, low=0.0, high=1.0):
 
 @st.composite
 def measured(draw):
-    """An accuracy array with NaN above its diagonal, and each task's independent, joint and random accuracy."""
+    """An accuracy array with NaN above its diagonal, and each task's independent, joint and random
+    accuracy.
+    """
     trained, more = draw(st.integers(1, 6)), draw(st.integers(0, 2))
     runs, seed = draw(st.sampled_from(RUNS)), draw(st.integers(0, 10**6))
     tested = trained + more

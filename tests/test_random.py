@@ -1,4 +1,6 @@
-"""Random numbers: Philox as published, distributions as named, streams apart, one answer however asked."""
+"""Random numbers: Philox as published, distributions as named, streams apart, one answer however
+asked.
+"""
 
 import math
 from itertools import combinations, permutations, product
@@ -49,7 +51,9 @@ def naive_philox(key, counter):
 
 
 def naive_words(key, count, at, use):
-    """All first words of the blocks, then all second ones; the use is in the top four bits of the counter."""
+    """All first words of the blocks, then all second ones; the use is in the top four bits of the
+    counter.
+    """
     blocks = [
         naive_philox(key, (b, 0, at % 2**32, use * 2**28 + at // 2**32))
         for b in range(-(-count // 4))

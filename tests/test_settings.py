@@ -1,4 +1,6 @@
-"""Settings tell two parts apart: by value, functions by identity in a process and by description on disk."""
+"""Settings tell two parts apart: by value, functions by identity in a process and by description on
+disk.
+"""
 
 import functools
 import operator

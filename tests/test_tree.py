@@ -1,4 +1,6 @@
-"""Verbs for trees: they do leaf by leaf what plain indexing and arithmetic do, and touch nothing else."""
+"""Verbs for trees: they do leaf by leaf what plain indexing and arithmetic do, and touch nothing
+else.
+"""
 
 from typing import NamedTuple
 

@@ -116,11 +116,13 @@ class Unlearn(Run):
     """AFTER:TASKS: 2:1 forgets task 1 after task 2, 4:2,3 tasks 2 and 3 after task 4, 2:few the set
     few. May be repeated."""
     forget_rows: Repeated = ()
-    """NAME=TASK:ROWS declares examples that may be forgotten: few=2:0-99,150 are 101 rows of task 2.
-    May be repeated."""
+    """NAME=TASK:ROWS declares examples that may be forgotten: few=2:0-99,150 are 101 rows of task
+    2. May be repeated.
+    """
     forget_classes: Repeated = ()
-    """NAME=TASK:CLASSES declares classes that may be forgotten: threes=1:3 is class 3 of task 1. May
-    be repeated."""
+    """NAME=TASK:CLASSES declares classes that may be forgotten: threes=1:3 is class 3 of task 1.
+    May be repeated.
+    """
     # an audit runs all members at once and keeps no checkpoints, so these flags are hidden
     runs_at_once: tyro.conf.Suppress[str] = "auto"
     devices: tyro.conf.Suppress[str] = ""

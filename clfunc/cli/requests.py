@@ -1,4 +1,7 @@
-"""Requests to forget, as they are typed on the command line. A person counts tasks from 1, and the library from 0."""
+"""Requests to forget, as they are typed on the command line.
+
+A person counts tasks from 1, and the library from 0.
+"""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -30,7 +33,8 @@ def forgetting(
     """The values of `--request`, `--forget-rows` and `--forget-classes` as the library takes them.
 
     Raises:
-        ValueError: A value that is not spelled so, or a request that cannot be met; tasks in messages count from 1.
+        ValueError: A value that is not spelled so, or a request that cannot be met; tasks in
+            messages count from 1.
     """
     named: dict[str, ForgetSet] = {}
     for option, values in (("--forget-rows", rows), ("--forget-classes", classes)):

@@ -55,7 +55,9 @@ def work(args: Unlearn, job: build.Job, console: Console) -> None:
 
 
 def tables(data: "xarray.Dataset") -> list[Table]:
-    """The tables of an audit: accuracies task by task, what is kept and forgotten, and distances to the oracle."""
+    """The tables of an audit: accuracies task by task, what is kept and forgotten, and distances to
+    the oracle.
+    """
     seeds = len(np.unique(data["seed"].values))
     spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "of one seed"
     shown = []
@@ -69,7 +71,9 @@ def tables(data: "xarray.Dataset") -> list[Table]:
 
 
 def _is_known(data: "xarray.Dataset", name: str) -> bool:
-    """Whether this was measured anywhere: regression has no accuracies, and where no task remains there are no distances."""
+    """Whether this was measured anywhere: regression has no accuracies, and where no task remains
+    there are no distances.
+    """
     variable = f"unlearning_{name}"
     return variable in data and bool(data[variable].notnull().any())
 
@@ -151,7 +155,9 @@ def _add_row(
     cells: Sequence[str],
     last: str = MEMBERS[-1],
 ) -> None:
-    """A member's row; the first row of a stage says after which task it is, and what is forgotten by then."""
+    """A member's row; the first row of a stage says after which task it is, and what is forgotten
+    by then.
+    """
     after, forgotten = "", ""
     if member == MEMBERS[0]:
         after = f"task {int(data['after'].values[stage]) + 1}"

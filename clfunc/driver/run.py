@@ -281,26 +281,3 @@ def _write(result: Result, folder: Path) -> None:
     tidy(folder)
     tidy(figures)
     plots.save(results.save(result, folder), figures)
-
-
-def check(
-    algorithm: Algorithm,
-    scenario: Scenario,
-    key: Keys,
-    epochs: int,
-    batch_size: int,
-    engine: str = "auto",
-    evaluate: str | int = "seen",
-    probe_every: int | None = None,
-    checkpoint_every: int | None = None,
-) -> None:
-    """`refuse_impossible`, with the options one by one."""
-    options = RunOptions(
-        epochs=epochs,
-        batch_size=batch_size,
-        engine=engine,
-        evaluate=evaluate,
-        probe_every=probe_every,
-        checkpoint_every=checkpoint_every,
-    )
-    refuse_impossible(algorithm, scenario, key, options)

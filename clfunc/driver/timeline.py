@@ -1,8 +1,9 @@
-"""The timeline of a run: it trains tasks in order, and after some of them it unlearns forget sets on request.
+"""The timeline of a run: it trains tasks in order, and after some of them it unlearns forget sets
+on request.
 
 Task numbers count from 0. A request `{1: [ForgetSet(task=0)]}` forgets task 0 after task 1 has been
-trained. A run that skips a task never trains it: a run that forgets a task is compared with a run that
-skips it.
+trained. A run that skips a task never trains it: a run that forgets a task is compared with a run
+that skips it.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -36,7 +37,9 @@ class Timeline(NamedTuple):
         return torch.stack(rows).reshape(*self.skipped.shape[:-1], -1)
 
     def plain(self) -> dict[str, Any]:
-        """Requests and skipped tasks, one entry a run, as JSON can hold them; empty where there are none."""
+        """Requests and skipped tasks, one entry a run, as JSON can hold them; empty where there are
+        none.
+        """
         requests = []
         unlearnings = [event for event in self.events if event.kind == "unlearned"]
         for run in range(len(unlearnings[0].forgets) if unlearnings else 0):
@@ -85,7 +88,8 @@ def timeline(
     for task in range(scenario.phases[-1]):
         events.append(Event("trained", task))
         forgets = [tuple(sorted(request.get(task, ()), key=order)) for request in each_request]
-        # an empty request makes an event too, so that chunks of a sweep have the events of the whole
+        # an empty request makes an event too, so that chunks of a sweep have the events of the
+        # whole
         if any(task in request for request in each_request):
             events.append(Event("unlearned", task, tuple(forgets)))
     return Timeline(tuple(events), skipped[0] if runs is None else skipped, can_forget)
@@ -131,11 +135,13 @@ def _refuse_unable(
     forgets = any(len(request) > 0 for request in requests)
     if scenario.mixed and (forgets or any(skips)):
         raise ValueError(
-            "a joint scenario trains all tasks at once: no task can be forgotten or skipped by itself"
+            "a joint scenario trains all tasks at once: no task can be forgotten or skipped by"
+            " itself"
         )
     if forgets and not algorithm.can_unlearn:
         raise ValueError(
-            "requests need an algorithm that can unlearn, given one that cannot: wrap it in amnesiac"
+            "requests need an algorithm that can unlearn, given one that cannot: wrap it in"
+            " amnesiac"
         )
 
 
@@ -171,12 +177,14 @@ def _listed(forget_sets: Any) -> Sequence[ForgetSet]:
     """The forget sets of a request; ValueError for anything else, such as the numbers of tasks."""
     if not isinstance(forget_sets, Sequence) or isinstance(forget_sets, ForgetSet | str):
         raise ValueError(
-            f"requests list forget sets, such as {{1: [cl.ForgetSet(task=0)]}}, given {forget_sets!r}"
+            f"requests list forget sets, such as {{1: [cl.ForgetSet(task=0)]}}, given"
+            f" {forget_sets!r}"
         )
     for forget_set in forget_sets:
         if not isinstance(forget_set, ForgetSet):
             raise ValueError(
-                "requests take forget sets, and count tasks from 0: write {1: [cl.ForgetSet(task=0)]} to"
+                "requests take forget sets, and count tasks from 0: write"
+                " {1: [cl.ForgetSet(task=0)]} to"
                 f" forget the first task after the second, given {forget_set!r}"
             )
     return forget_sets
@@ -193,7 +201,8 @@ def _refuse_shared_batches(forgotten: Sequence[Settings], can_forget: Sequence[S
             if same_task and earlier not in forgotten:
                 raise ValueError(
                     f"cannot forget {ForgetSet(**known).label}: batches that it shares with"
-                    f" {ForgetSet(**earlier).label}, which is declared before it, are recorded for that"
+                    f" {ForgetSet(**earlier).label}, which is declared before it, are recorded"
+                    " for that"
                     " one; forget both, or declare it first"
                 )
 

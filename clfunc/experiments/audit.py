@@ -1,4 +1,5 @@
-"""`audit`: what an algorithm that forgets on request is worth, beside the networks that it is to be compared with.
+"""`audit`: what an algorithm that forgets on request is worth, beside the networks that it is to be
+compared with.
 
 One sweep holds, for every seed,
 
@@ -12,10 +13,11 @@ task's examples. An oracle that leaves out some examples of a task takes as many
 examples, in another order.
 
 After each unlearning, `clfunc.unlearning.measures` gives accuracies, the distance to the oracle on
-features of the tasks that remain and of the forgotten sets (means over tasks or sets), the attack on
-the examples of a forgotten set (a mean over sets), and what is left of the updates. A task of which
-only some examples are forgotten remains. The examples of a forgotten task are its test examples, the
-examples of forgotten classes are their test examples, and forgotten rows are training examples.
+features of the tasks that remain and of the forgotten sets (means over tasks or sets), the attack
+on the examples of a forgotten set (a mean over sets), and what is left of the updates. A task of
+which only some examples are forgotten remains. The examples of a forgotten task are its test
+examples, the examples of forgotten classes are their test examples, and forgotten rows are training
+examples.
 """
 
 import math
@@ -73,17 +75,19 @@ def audit(
     (['unlearned', 'original', 'oracle 1'], torch.Size([1, 3]))
 
     Args:
-        algorithm: One that can unlearn, or any other, which is then wrapped in `amnesiac`. Sets of examples must be
-            declared, so it is then `amnesiac(..., forget_sets=[...])`.
+        algorithm: One that can unlearn, or any other, which is then wrapped in `amnesiac`. Sets of
+            examples must be declared, so it is then `amnesiac(..., forget_sets=[...])`.
         scenario: Shared by all seeds, or with an axis of them.
         key: `[2]`, or `[seeds, 2]`.
         requests: `{1: [ForgetSet(task=0)]}` forgets task 0 after task 1. Tasks count from 0.
         out: A folder for results and figures; nothing is written without.
         config: What else to record in config.json.
-        how: What else `run` takes: epochs, batch_size, engine, evaluate, probe_every, device, progress.
+        how: What else `run` takes: epochs, batch_size, engine, evaluate, probe_every, device,
+            progress.
 
     Raises:
-        ValueError: A sweep, a request that cannot be met, a set that a function marks, or what `run` refuses.
+        ValueError: A sweep, a request that cannot be met, a set that a function marks, or what
+            `run` refuses.
     """
     planned = plan(algorithm, scenario, key, requests)
     if out is not None:
@@ -128,7 +132,8 @@ def unmet_lines(audit: Audit) -> list[str]:
         if runs:
             listed = ", ".join(str(run) for run in runs)
             lines.append(
-                f"the request after task {stage.after + 1} is not met by run {listed}, which diverged"
+                f"the request after task {stage.after + 1} is not met by run {listed}, which"
+                " diverged"
                 " before it: its measures are NaN"
             )
     return lines
@@ -137,8 +142,9 @@ def unmet_lines(audit: Audit) -> list[str]:
 def to_xarray(audit: Audit) -> "xarray.Dataset":
     """The labelled Dataset of all runs, with `unlearning_...` over `run, unlearning`.
 
-    The coordinate `after` is the last task before each unlearning. `forgotten` lists all that is forgotten when it is
-    done, as `clfunc.unlearning.forget_sets.compact` writes it. Task numbers count from 0.
+    The coordinate `after` is the last task before each unlearning. `forgotten` lists all that is
+    forgotten when it is done, as `clfunc.unlearning.forget_sets.compact` writes it. Task numbers
+    count from 0.
     """
     data = results.to_xarray(audit.result)
     forgotten = [_listed(stage, ", ") for stage in audit.stages]
@@ -158,7 +164,9 @@ def _listed(stage: Stage, between: str) -> str:
 
 
 def save(audit: Audit, out: Path) -> None:
-    """Write what `run` writes, the measures into `results.nc` and `unlearning.csv`, and a figure of each."""
+    """Write what `run` writes, the measures into `results.nc` and `unlearning.csv`, and a figure of
+    each.
+    """
     data = results.save(audit.result, out, to_xarray(audit))
     write_text(out / "unlearning.csv", unlearning_csv(audit))
     plots.save(data, out / "figures")
@@ -168,8 +176,8 @@ def save(audit: Audit, out: Path) -> None:
 def unlearning_csv(audit: Audit) -> str:
     """Tidy: `run, seed, member, after, forgotten, metric, value`.
 
-    `forgotten` lists all that is forgotten by then, with spaces between, as `forget_sets.compact` writes it. Task
-    numbers count from 0.
+    `forgotten` lists all that is forgotten by then, with spaces between, as `forget_sets.compact`
+    writes it. Task numbers count from 0.
     """
     seeds = audit.result.config["seeds"]
     member = audit.result.coordinates["member"]

@@ -1,4 +1,6 @@
-"""The examples of a forget set: which entries of a task they are, and a scenario that never trains on them."""
+"""The examples of a forget set: which entries of a task they are, and a scenario that never trains
+on them.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -21,7 +23,9 @@ def over_entries(
     entries: Int[Tensor, "runs n"],
     f: Callable[[Batch], Tensor],
 ) -> Tensor:
-    """`f` of the batches of these entries, `[runs, n, ...]`; the batches are small enough for the caches."""
+    """`f` of the batches of these entries, `[runs, n, ...]`; the batches are small enough for the
+    caches.
+    """
     make = vmap(scenario.batch, in_dims=(None, 0, 0))
     parts = []
     for some in entries.split(max(1, AT_ONCE // len(entries)), -1):
@@ -63,10 +67,11 @@ def within(listed: Int[Tensor, "runs n"], size: Int[Tensor, " runs"]) -> Bool[Te
 
 
 def without_examples(scenario: Scenario, left_out: Sequence[Sequence[ForgetSet]]) -> Scenario:
-    """The scenario with one run for each entry of `left_out`; a run never trains on the examples of its sets.
+    """The scenario with one run for each entry of `left_out`; a run never trains on the examples of
+    its sets.
 
-    The training lists keep their shapes, so all runs have the same number of steps: a run with fewer examples meets
-    some of them twice in an epoch.
+    The training lists keep their shapes, so all runs have the same number of steps: a run with
+    fewer examples meets some of them twice in an epoch.
 
     Args:
         scenario: Shared by all runs, or with an axis of as many runs.
@@ -102,7 +107,8 @@ def _without(scenario: Scenario, stream: Stream, left_out: Sequence[Sequence[For
     if (counts == 0).any():
         label = ForgetSet(min(distinct, key=order).task).label
         raise ValueError(
-            f"the forget sets of {label} hold all examples that it trains on: forget the task instead"
+            f"the forget sets of {label} hold all examples that it trains on: forget the task"
+            " instead"
         )
     sizes = torch.cat([counts[:, None], stream.sizes[..., 1:]], -1)
     return stream._replace(train=chosen_first(stream.train, stays), sizes=sizes)

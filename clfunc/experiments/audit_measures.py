@@ -1,6 +1,8 @@
-"""What is measured after each unlearning of an audit, for all runs that are compared. See `clfunc.unlearning.measures`.
+"""What is measured after each unlearning of an audit, for all runs that are compared. See
+`clfunc.unlearning.measures`.
 
-A run that diverged before an unlearning never carries it out, so all its measures are NaN from there on.
+A run that diverged before an unlearning never carries it out, so all its measures are NaN from
+there on.
 """
 
 from collections.abc import Sequence
@@ -52,7 +54,9 @@ def diverged_before(planned: Plan, result: Result, stage: Stage) -> Tensor:
 
 
 class _Compared(NamedTuple):
-    """The runs that are compared after an unlearning: the unlearned ones, the originals, then the oracles."""
+    """The runs that are compared after an unlearning: the unlearned ones, the originals, then the
+    oracles.
+    """
 
     algorithm: Algorithm
     scenario: Scenario
@@ -111,7 +115,9 @@ class _Evidence(NamedTuple):
 
 
 def _evidence(compared: _Compared, forget_set: ForgetSet) -> _Evidence:
-    """Test examples of a task or of classes are looked at, but for rows the training examples themselves."""
+    """Test examples of a task or of classes are looked at, but for rows the training examples
+    themselves.
+    """
     stream = compared.stream(forget_set.task)
     members = compared.entries(stream, "train", forget_set)
     if forget_set.rows:
@@ -164,7 +170,9 @@ def _accuracies(
     accuracy: Float[Tensor, "tasks runs"],
     evidence: Sequence[_Evidence],
 ) -> dict[str, Tensor]:
-    """Means over the tasks that remain and over the forgotten sets, the gain, and what is above chance."""
+    """Means over the tasks that remain and over the forgotten sets, the gain, and what is above
+    chance.
+    """
     tasks, runs = accuracy.shape
     seeds = compared.seeds
     original = accuracy[:, seeds : 2 * seeds].repeat(1, runs // seeds)
@@ -194,7 +202,9 @@ def _classes(scenario: Scenario, task: int) -> int:
 def _accuracy_of(
     compared: _Compared, accuracy: Float[Tensor, "tasks runs"], one: _Evidence
 ) -> Float[Tensor, " runs"]:
-    """The accuracy on a forgotten set: a whole task was tested in the run, a set of examples is tested here."""
+    """The accuracy on a forgotten set: a whole task was tested in the run, a set of examples is
+    tested here.
+    """
     if one.forget_set.is_whole_task:
         return accuracy[one.forget_set.task]
     if compared.scenario.paradigm == "regression" or not one.shown.shape[-1]:
@@ -204,7 +214,9 @@ def _accuracy_of(
 
 
 def _distances(compared: _Compared, evidence: Sequence[_Evidence]) -> dict[str, Tensor]:
-    """Distances to the seed's oracle, `cka_remaining`, `cka_forgotten`, ..., each a mean over tasks or sets."""
+    """Distances to the seed's oracle, `cka_remaining`, `cka_forgotten`, ..., each a mean over tasks
+    or sets.
+    """
     if compared.algorithm.features is None:
         return {}
     remaining = []
@@ -223,7 +235,9 @@ def _distances(compared: _Compared, evidence: Sequence[_Evidence]) -> dict[str, 
 def _set_distances(
     compared: _Compared, stream: Stream, entries: Int[Tensor, "runs n"]
 ) -> dict[str, Float[Tensor, " runs"]]:
-    """Each run's distance to the oracle of its seed, on these examples; the last runs are the oracles."""
+    """Each run's distance to the oracle of its seed, on these examples; the last runs are the
+    oracles.
+    """
     if not entries.shape[-1]:
         unknown = torch.full((compared.runs,), torch.nan)
         return dict.fromkeys(unlearning.distances, unknown)
@@ -259,7 +273,9 @@ def _losses(
 
 
 def _residuals(compared: _Compared, begun: tuple[Params, State]) -> dict[str, Tensor]:
-    """What the records do not explain of the parameters, shared and of every task; nothing without records."""
+    """What the records do not explain of the parameters, shared and of every task; nothing without
+    records.
+    """
     state = compared.state
     while not hasattr(state, "records"):
         if not hasattr(state, "inner"):

@@ -1,4 +1,6 @@
-"""The runs of an audit: which members there are, what each of them forgets, and what it never trains on."""
+"""The runs of an audit: which members there are, what each of them forgets, and what it never
+trains on.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -92,7 +94,9 @@ class Plan(NamedTuple):
         return sets
 
     def scenario_of_runs(self) -> Scenario:
-        """The scenario of all runs, in which an oracle's tasks lack the examples that it leaves out."""
+        """The scenario of all runs, in which an oracle's tasks lack the examples that it leaves
+        out.
+        """
         seeds = [seed for _ in self.members for seed in range(self.seeds)]
         scenario = self.scenario.part(seeds)
         left_out = self.left_out
@@ -137,7 +141,8 @@ def _able_to_forget(algorithm: Algorithm, scenario: Scenario) -> Algorithm:
         return algorithm
     if declares(algorithm.settings, "records", False):
         raise ValueError(
-            "audit subtracts what amnesiac recorded, given one that keeps no records: leave out record=False"
+            "audit subtracts what amnesiac recorded, given one that keeps no records: leave"
+            " out record=False"
         )
     return amnesiac(algorithm, num_tasks=scenario.num_tasks)
 
@@ -152,7 +157,8 @@ def _stages(unlearnings: Sequence[Event]) -> tuple[Stage, ...]:
     for forget_set in forgotten:
         if forget_set.concerns is not None:
             raise ValueError(
-                "audit needs an oracle that never trains on the forgotten examples, and cannot leave"
+                "audit needs an oracle that never trains on the forgotten examples, and cannot"
+                " leave"
                 f" out what a function marks: name classes or rows, given {forget_set.label}"
             )
     return tuple(stages)

@@ -1,4 +1,6 @@
-"""Figures of an audit: each measure after each unlearning, for the network that forgot and those it is compared with."""
+"""Figures of an audit: each measure after each unlearning, for the network that forgot and those it
+is compared with.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,7 +68,9 @@ def _shown(data: "xarray.Dataset", name: str) -> dict[str, str]:
 
 
 def figure(data: "xarray.Dataset", name: str) -> "Figure":
-    """One measure: every run after every unlearning, with the mean over seeds and its standard deviation."""
+    """One measure: every run after every unlearning, with the mean over seeds and its standard
+    deviation.
+    """
     panels = _shown(data, name)
     longest = max(len(line) for text in _tick_labels(data) for line in text.split("\n"))
     narrowest = 5.4 if len(panels) == 1 else 4.2
@@ -125,7 +129,9 @@ def _tick_labels(data: "xarray.Dataset") -> list[str]:
 
 
 def by_member(data: "xarray.Dataset", variable: str, member: str) -> np.ndarray:
-    """`[unlearnings, seeds, ...]` of a member after each unlearning; for `oracle`, the oracle of that unlearning."""
+    """`[unlearnings, seeds, ...]` of a member after each unlearning; for `oracle`, the oracle of
+    that unlearning.
+    """
     of_run = data["member"].values.astype(str)
     stages = range(data.sizes["unlearning"])
     by_event = data[variable].dims[1] == "event"

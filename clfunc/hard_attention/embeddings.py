@@ -211,7 +211,8 @@ def gated(model: Model, embeddings: Embeddings, gate_position: str) -> Callable[
     """The network behind a task's own gates and head.
 
     Returns:
-        `forward(params, state, x, task) -> Output`, where `state` has the fields `head` and `attention`.
+        `forward(params, state, x, task) -> Output`, where `state` has the fields `head` and
+        `attention`.
     """
 
     def forward(params: Params, state: State, x: Inputs, task: TaskId) -> Output:
@@ -234,7 +235,8 @@ def check_gates(
     head = model.head
     if head.spec.together:
         raise ValueError(
-            "hat needs batches of one task, given an mtl head, whose batches mix tasks: use til, cil or dil"
+            "hat needs batches of one task, given an mtl head, whose batches mix tasks: use"
+            " til, cil or dil"
         )
     if head.num_tasks > num_tasks:
         raise ValueError(
@@ -242,7 +244,8 @@ def check_gates(
         )
     if freeze_head_after is not None and (freeze_head_after < 1 or "head" in head.owns):
         raise ValueError(
-            f"freeze_head_after must be at least 1, for a head that tasks share (cil, dil), given {freeze_head_after}"
+            "freeze_head_after must be at least 1, for a head that tasks share (cil, dil),"
+            f" given {freeze_head_after}"
             f" and a {head.paradigm} head"
         )
     if "head" not in head.owns and head.num_tasks > 1 and freeze_head_after is None:
@@ -257,6 +260,7 @@ def check_gates(
     ]
     if shared:
         raise ValueError(
-            f"hat cannot protect normalisation that tasks share ({'.'.join(shared[0])}): give each task its own by"
+            f"hat cannot protect normalisation that tasks share ({'.'.join(shared[0])}): give"
+            " each task its own by"
             " per_task_norm=True, or none by norm=None"
         )

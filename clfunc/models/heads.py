@@ -208,7 +208,8 @@ def with_own(head: Head, groups: Sequence[str] = ("norm",)) -> Head:
     """
     if head.paradigm not in _SINGLE:
         raise ValueError(
-            f"only a til, cil or dil head can keep {', '.join(groups)} by task, given {head.paradigm}"
+            f"only a til, cil or dil head can keep {', '.join(groups)} by task, given"
+            f" {head.paradigm}"
         )
     for group in groups:
         if group in head.owns:

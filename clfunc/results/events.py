@@ -1,4 +1,7 @@
-"""Events: what happened in a run, in order, and metrics after each of them. Task numbers count from 0."""
+"""Events: what happened in a run, in order, and metrics after each of them.
+
+Task numbers count from 0.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -22,8 +25,8 @@ def over_events(
 ) -> Tensor:
     """A metric of `[trained, tested, *runs]` after every event, `[events, *runs]`.
 
-    It is defined over tasks trained. After an unlearning it is that of the same table with the row measured after it in
-    place of the last one; later rows do not see it.
+    It is defined over tasks trained. After an unlearning it is that of the same table with the row
+    measured after it in place of the last one; later rows do not see it.
     """
     trained_rows = [row for row, event in enumerate(events) if event.kind == "trained"]
     trained = accuracy[trained_rows]

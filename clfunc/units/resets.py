@@ -1,13 +1,14 @@
-"""Resetting units: which units are chosen, what becomes of the weights around them, and which leaves
-of an optimiser's state are cleared.
+"""Resetting units: which units are chosen, what becomes of the weights around them, and which
+leaves of an optimiser's state are cleared.
 
 A unit that is reset is as it was drawn, and no unit uses it yet: its incoming weights are drawn
 anew, its bias is 0, a gain 1, its outgoing weights are 0. Groups are reset in forward order, in
 each the incoming weights before the outgoing ones. So where a weight joins two units that are both
 reset,
 
-    the later group's row wins over the earlier group's column (the weight is drawn), as in the published code;
-    within one group (a residual stream that feeds itself), or backwards, the column wins (the weight is 0).
+    the later group's row wins over the earlier group's column (the weight is drawn), as in the
+    published code; within one group (a residual stream that feeds itself), or backwards, the column
+    wins (the weight is 0).
 
 Either way no path leads from a unit that was reset to the logits, so these do not depend on what
 was drawn.

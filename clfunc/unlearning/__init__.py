@@ -1,4 +1,6 @@
-"""Unlearning: records of updates, forget sets, compensation, and what is measured after a task is forgotten."""
+"""Unlearning: records of updates, forget sets, compensation, and what is measured after a task is
+forgotten.
+"""
 
 from clfunc.unlearning.measures import above_chance as above_chance
 from clfunc.unlearning.measures import accuracy_gain as accuracy_gain

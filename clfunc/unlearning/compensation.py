@@ -6,7 +6,8 @@ changes them under it. With M_u the weights into units that task u could move, t
 units that tasks before u used,
 
     backup_u     what the weights M_u would be without u. It starts as they were before u, and each batch of later tasks trains
-                 it too, on loss(where(M_u, backup_u, params)), as hard attention does: what a task but u has claimed stays
+                 it too, on loss(where(M_u, backup_u, params)), as hard attention does: what a task
+                 but u has claimed stays
     compensate   params <- where(M_u and between units of a remaining task, backup_u, params)
     repair       the same weights descend on examples kept of each remaining task, by their labels and by the logits that the
                  network gave at the task's end [1]

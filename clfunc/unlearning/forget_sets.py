@@ -1,9 +1,9 @@
 """Forget sets: what may be forgotten, a task or some examples of a task.
 
 A task can be forgotten wherever training on it is recorded. Examples of a task must be declared
-before training [1]: a batch that holds an example of a declared set is recorded for that set, in place
-of the task. So every update is recorded once, and the record of a task is its own record and the
-records of its sets: to forget a set and then its task subtracts nothing twice.
+before training [1]: a batch that holds an example of a declared set is recorded for that set, in
+place of the task. So every update is recorded once, and the record of a task is its own record and
+the records of its sets: to forget a set and then its task subtracts nothing twice.
 
 A batch that holds examples of several sets is recorded for the first of them. A set can then be
 forgotten only together with the sets of its task that are declared before it, or after them: so
@@ -27,7 +27,8 @@ from clfunc.types import Batch, Settings
 
 
 class ForgetSet(NamedTuple):
-    """A task, or examples of a task: those of some classes, some rows, or those that a function marks.
+    """A task, or examples of a task: those of some classes, some rows, or those that a function
+    marks.
 
     >>> ForgetSet(task=0).label, ForgetSet(task=0, rows=(5, 6, 7, 9)).label
     ('task 1', 'task 1 rows 5-7,9')
@@ -82,7 +83,8 @@ def declared(
         head: The settings of the model's head, if there is one, to check classes by.
 
     Raises:
-        ValueError: A task or class that does not exist, a set not given in exactly one way, or two sets of the same examples.
+        ValueError: A task or class that does not exist, a set not given in exactly one way, or two
+            sets of the same examples.
     """
     for forget_set in forget_sets:
         _refuse_unsound(forget_set, num_tasks)
@@ -220,13 +222,15 @@ def refuse_shared(
     held: Int[Tensor, "*runs sets sets"],
     wanted: Bool[Tensor, "*runs n"],
 ) -> None:
-    """Raise ValueError if a set cannot be forgotten by `wanted` alone, since its batches are recorded for another set too.
+    """Raise ValueError if a set cannot be forgotten by `wanted` alone, since its batches are
+    recorded for another set too.
 
     It reads values, so call it outside a step.
 
     Args:
         forget_sets: As declared.
-        held: `records.held` of the state: batches that touch a set (row) and are recorded for a set (column).
+        held: `records.held` of the state: batches that touch a set (row) and are recorded for a set
+            (column).
         wanted: As `mask` makes it.
     """
     count = len(forget_sets)
@@ -268,7 +272,8 @@ def from_plain(words: Mapping[str, Any]) -> ForgetSet:
 
 
 def compact(forget_set: ForgetSet) -> str:
-    """The set in one word that `from_compact` reads again; the task counts from 0. A function is given by its name.
+    """The set in one word that `from_compact` reads again; the task counts from 0. A function is
+    given by its name.
 
     >>> compact(ForgetSet(task=0)), compact(ForgetSet(task=1, rows=(0, 1, 2, 7)))
     ('0', '1:rows=0-2+7')
@@ -283,7 +288,8 @@ def compact(forget_set: ForgetSet) -> str:
 
 
 def from_compact(word: str) -> ForgetSet:
-    """The set that `compact` wrote, its numbers in increasing order; its function, if it has one, is not kept.
+    """The set that `compact` wrote, its numbers in increasing order; its function, if it has one,
+    is not kept.
 
     >>> from_compact("1:rows=0-2+7")
     ForgetSet(task=1, classes=(), rows=(0, 1, 2, 7), concerns=None)

@@ -1,6 +1,8 @@
-"""How well something was forgotten: pure functions of features, accuracies, losses and recorded updates.
+"""How well something was forgotten: pure functions of features, accuracies, losses and recorded
+updates.
 
-Distances between two networks' features a, b `[examples, units]` on the same examples; 0 where they agree:
+Distances between two networks' features a, b `[examples, units]` on the same examples; 0 where they
+agree:
 
     euclidean = mean_i ||a_i - b_i||_2          manhattan = mean_i sum_j |a_ij - b_ij|
     cosine    = mean_i 1 - a_i.b_i / (||a_i|| ||b_i||)
@@ -10,7 +12,8 @@ Distances between two networks' features a, b `[examples, units]` on the same ex
     above_chance    = mean over forgotten tasks of  accuracy - 1/classes
     residual        = ||params - start - sum of the updates kept||_2: of what was to be subtracted, what is left
 
-Membership inference by loss [3]: call an example a member (of what was trained on) where its loss < threshold,
+Membership inference by loss [3]: call an example a member (of what was trained on) where its loss <
+threshold,
 
     advantage = P(loss < threshold | member) - P(loss < threshold | not a member)   balanced accuracy = (1 + advantage)/2
     auc       = P(a member's loss < a non-member's) + P(the same)/2                 over pairs; 1/2 tells nothing
@@ -52,7 +55,9 @@ def manhattan(a: Features, b: Features) -> Measure:
 
 
 def cosine(a: Features, b: Features) -> Measure:
-    """Mean of 1 - cosine, in [0, 2]; a vector of zeros is at 0 from another such and at 1 from any other vector."""
+    """Mean of 1 - cosine, in [0, 2]; a vector of zeros is at 0 from another such and at 1 from any
+    other vector.
+    """
     norm_a = torch.linalg.vector_norm(a, dim=1)
     norm_b = torch.linalg.vector_norm(b, dim=1)
     unit_a = a / torch.where(norm_a == 0, 1.0, norm_a)[:, None]
@@ -64,7 +69,8 @@ def cosine(a: Features, b: Features) -> Measure:
 def cka(a: Features, b: Features) -> Measure:
     """1 - linear centred kernel alignment, in [0, 1]: 0 up to rotation, shift and scale.
 
-    Features that are the same on every example are at 0 from other such and at 1 from any that vary.
+    Features that are the same on every example are at 0 from other such and at 1 from any that
+    vary.
     """
     a = _centred(a)
     b = _centred(b)
@@ -103,23 +109,29 @@ def mean_over(values: PerTask, tasks: Bool[Tensor, " tasks"]) -> Measure:
 def accuracy_gain(
     accuracy: PerTask, original: PerTask, remaining: Bool[Tensor, " tasks"]
 ) -> Measure:
-    """How much better the tasks that remain are known than by the network that forgot nothing, in [-1, 1]."""
+    """How much better the tasks that remain are known than by the network that forgot nothing, in
+    [-1, 1].
+    """
     return mean_over(accuracy - original, remaining)
 
 
 def above_chance(
     accuracy: PerTask, classes: Float[Tensor, " tasks"], forgotten: Bool[Tensor, " tasks"]
 ) -> Measure:
-    """How much better the forgotten tasks are known than by guessing one of `classes`, in [-1, 1]; 0 is forgotten."""
+    """How much better the forgotten tasks are known than by guessing one of `classes`, in [-1, 1];
+    0 is forgotten.
+    """
     return mean_over(accuracy - 1 / classes, forgotten)
 
 
 def membership_advantage(
     members: Members, others: Others, threshold: Tensor | None = None
 ) -> Measure:
-    """How much more often an example is called a member when it is one, in [-1, 1]; 0 where nobody can tell.
+    """How much more often an example is called a member when it is one, in [-1, 1]; 0 where nobody
+    can tell.
 
-    `threshold` (0-d) is the members' mean loss if not given. NaN without members, without others, or where a loss is NaN.
+    `threshold` (0-d) is the members' mean loss if not given. NaN without members, without others,
+    or where a loss is NaN.
     """
     if threshold is None:
         threshold = members.mean()
@@ -129,7 +141,8 @@ def membership_advantage(
 
 
 def membership_auc(members: Members, others: Others) -> Measure:
-    """Area under the attack's curve over all thresholds: the chance that a member's loss is below another's, ties by half.
+    """Area under the attack's curve over all thresholds: the chance that a member's loss is below
+    another's, ties by half.
 
     NaN without members, without others, or where a loss is NaN.
 
@@ -149,9 +162,11 @@ def _are_known(members: Members, others: Others) -> Tensor:
 
 
 def residual(params: Params, start: Params, kept: Updates) -> Measure:
-    """Norm of what a network holds besides its start and the updates that it kept; rounding, where all else was subtracted.
+    """Norm of what a network holds besides its start and the updates that it kept; rounding, where
+    all else was subtracted.
 
-    `start` and `kept` (the sum of the recorded updates that were not forgotten) are shaped like `params`.
+    `start` and `kept` (the sum of the recorded updates that were not forgotten) are shaped like
+    `params`.
     """
     params, start, kept = (
         tree.map(lambda leaf: leaf.to(torch.float64), part) for part in (params, start, kept)

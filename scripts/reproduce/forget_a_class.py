@@ -1,13 +1,16 @@
-"""Forget a class, as Graves et al. 2021 (arXiv:2010.10981) do: take off the updates of the batches that held it, then repair.
+"""Forget a class, as Graves et al. 2021 (arXiv:2010.10981) do: take off the updates of the batches
+that held it, then repair.
 
     python scripts/reproduce/forget_a_class.py                    # needs the extra: pip install 'clfunc[mnist5k]'
     python scripts/reproduce/forget_a_class.py --kept 10 400      # with other numbers of the class's images
 
-5,000 real MNIST digits (every fifth for testing), one task of ten classes, 784-256-256, Adam 0.001, batches of 64, 10 epochs.
-Amnesiac unlearning records every batch that holds a 3. How many those are is all that matters: the paper keeps 100 of the 6,000
-threes, which a tenth of its batches hold; `--kept` says how many images of the class to train on. Prints the accuracy on the
-class and on the other nine (test images, %): after training, right after unlearning, after each epoch of repair without the
-class, and that of the oracle, trained without it from the start. The optimiser's memory is kept, as in the paper.
+5,000 real MNIST digits (every fifth for testing), one task of ten classes, 784-256-256, Adam 0.001,
+batches of 64, 10 epochs. Amnesiac unlearning records every batch that holds a 3. How many those are
+is all that matters: the paper keeps 100 of the 6,000 threes, which a tenth of its batches hold;
+`--kept` says how many images of the class to train on. Prints the accuracy on the class and on the
+other nine (test images, %): after training, right after unlearning, after each epoch of repair
+without the class, and that of the oracle, trained without it from the start. The optimiser's memory
+is kept, as in the paper.
 """
 
 import dataclasses
@@ -83,7 +86,9 @@ def main(setting: Setting) -> None:
 def experiment(
     setting: Setting, data: cl.datasets.Dataset, kept: int
 ) -> tuple[float, list[Tensor]]:
-    """The share of batches recorded; then for each stage the accuracy on the class and on the others, `[2, seeds]`."""
+    """The share of batches recorded; then for each stage the accuracy on the class and on the
+    others, `[2, seeds]`.
+    """
     keys = torch.stack([cl.random.key(seed) for seed in range(setting.seeds)])
     some, none = (single_task(with_some(data, setting.forget, n), keys) for n in (kept, 0))
     model = cl.mlp(some.inputs, (setting.width, setting.width), some.head())

@@ -1,12 +1,14 @@
-"""Amnesiac unlearning on permuted Fashion-MNIST: is a task gone, and what does that cost the others, beside the oracle?
+"""Amnesiac unlearning on permuted Fashion-MNIST: is a task gone, and what does that cost the
+others, beside the oracle?
 
     python scripts/reproduce/unlearning_permuted.py                             # 5 tasks of 10,000 images, 8 seeds
     python scripts/reproduce/unlearning_permuted.py --images 60000 --epochs 5   # 5 tasks of all images
 
-Finetuning and HAT train on five permutations, a head for each; task 1 is forgotten after task 2, task 2 after task 4, task 5 as
-soon as it is trained. Beside the network that forgot, in the same sweep: the original, which did not, and an oracle for each
-unlearning, which was never trained on what is forgotten by then. 784-256-256, batch 64, SGD 0.05 without momentum. Prints
-accuracies, distances to the oracle, the attack on membership and what is left of the updates; leaves figures in
+Finetuning and HAT train on five permutations, a head for each; task 1 is forgotten after task 2,
+task 2 after task 4, task 5 as soon as it is trained. Beside the network that forgot, in the same
+sweep: the original, which did not, and an oracle for each unlearning, which was never trained on
+what is forgotten by then. 784-256-256, batch 64, SGD 0.05 without momentum. Prints accuracies,
+distances to the oracle, the attack on membership and what is left of the updates; leaves figures in
 `results/unlearning_permuted/`.
 """
 

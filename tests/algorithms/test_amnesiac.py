@@ -366,7 +366,9 @@ def test_without_records_it_is_the_inner_algorithm():
 
 
 def test_what_no_update_can_do_to_hat_it_does_not_undo():
-    """Strict HAT: forgetting a task leaves every earlier task's logits their very bits, and frees what it alone used."""
+    """Strict HAT: forgetting a task leaves every earlier task's logits their very bits, and frees
+    what it alone used.
+    """
     for tx in OPTIMIZERS:
         algorithm = make("hat", tx, dtype=torch.float32)
         carry = train(algorithm, dtype=torch.float32)

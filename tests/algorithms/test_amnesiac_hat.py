@@ -1,4 +1,6 @@
-"""AmnesiacHAT: what is exact in it, and its backups and replay against loops over tasks and weights."""
+"""AmnesiacHAT: what is exact in it, and its backups and replay against loops over tasks and
+weights.
+"""
 
 from functools import cache
 
@@ -162,7 +164,9 @@ def joins(units, ends):
 
 
 def naive_backup(forgotten):
-    """What the weights would be without a task, trained weight by weight beside the run, with momentum; and the run's end."""
+    """What the weights would be without a task, trained weight by weight beside the run, with
+    momentum; and the run's end.
+    """
     model, algorithm = net(), make("plain", "momentum")
     masks, seen, log = {}, {}, {"backup": None, "trace": None}
 

@@ -1,4 +1,6 @@
-"""Continual backpropagation is its papers' algorithm, step for step, and `cbp` is finetuning with `reinit`."""
+"""Continual backpropagation is its papers' algorithm, step for step, and `cbp` is finetuning with
+`reinit`.
+"""
 
 import math
 from itertools import product

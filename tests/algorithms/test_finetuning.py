@@ -1,4 +1,6 @@
-"""Finetuning beside a plain PyTorch loop: nn.Module, torch.optim and F.cross_entropy over the same batches."""
+"""Finetuning beside a plain PyTorch loop: nn.Module, torch.optim and F.cross_entropy over the same
+batches.
+"""
 
 import pytest
 import torch

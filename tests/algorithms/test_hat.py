@@ -1,4 +1,6 @@
-"""HAT's promise: what earlier tasks use does not move by one bit, whatever the optimiser; and what hat refuses."""
+"""HAT's promise: what earlier tasks use does not move by one bit, whatever the optimiser; and what
+hat refuses.
+"""
 
 import re
 from contextlib import nullcontext

@@ -1,4 +1,6 @@
-"""HAT's official step, transcribed with loops in float64, beside `hat`: three tasks of twelve steps, every mode."""
+"""HAT's official step, transcribed with loops in float64, beside `hat`: three tasks of twelve
+steps, every mode.
+"""
 
 import math
 

@@ -1,4 +1,6 @@
-"""Every setting of hat and adahat does what it names, and the numbers they report are what they say."""
+"""Every setting of hat and adahat does what it names, and the numbers they report are what they
+say.
+"""
 
 import inspect
 

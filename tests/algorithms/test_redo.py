@@ -1,4 +1,6 @@
-"""ReDo is its paper's rule, step for step, and `reset_dormant` resets dormant units and nothing else."""
+"""ReDo is its paper's rule, step for step, and `reset_dormant` resets dormant units and nothing
+else.
+"""
 
 import pytest
 import torch

@@ -1,4 +1,6 @@
-"""Self-normalized resets are their paper's rule, step for step, and `reset_silent` resets units silent for too long only."""
+"""Self-normalized resets are their paper's rule, step for step, and `reset_silent` resets units
+silent for too long only.
+"""
 
 import pytest
 import torch
@@ -40,7 +42,9 @@ QUICK = {"rejection_percentile": 0.1, "first_threshold": 2, "max_threshold": 12}
 
 
 class Naive(Resets):
-    """Lists of silences in place of histograms; thresholds are refreshed between tasks, every `every` of them."""
+    """Lists of silences in place of histograms; thresholds are refreshed between tasks, every
+    `every` of them.
+    """
 
     def __init__(self, *args, eta, first, longest, every=1):
         super().__init__(*args)

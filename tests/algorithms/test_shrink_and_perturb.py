@@ -1,4 +1,6 @@
-"""Shrink and perturb: its own equation, and the four published forms written out with loops over single weights."""
+"""Shrink and perturb: its own equation, and the four published forms written out with loops over
+single weights.
+"""
 
 import pytest
 import torch
@@ -63,7 +65,8 @@ def gradient(params, model, step):
 
 LR, DECAY, SHRINK, SIGMA = 0.1, 0.02, 0.01, 0.03
 NOISE_KEY = fold_in(KEY, 0)
-WEIGHTS = {  # one weight after a step: from itself p, its gradient g, N(0, 1) n and a fresh network's f
+# one weight after a step: from itself p, its gradient g, N(0, 1) n and a fresh network's f
+WEIGHTS = {
     "Dohare": lambda p, g, n, f: p - LR * (g + DECAY * p) + SIGMA * n,
     "Kumar": lambda p, g, n, f: (1 - SHRINK) * (p - LR * g) + SIGMA * f,
     "Elsayed": lambda p, g, n, f: (1 - LR * DECAY) * p - LR * (g + SIGMA * n),

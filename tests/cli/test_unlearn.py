@@ -1,4 +1,6 @@
-"""`clfunc unlearn` through `main(argv)`: what it prints and leaves, and how it says no before anything is trained."""
+"""`clfunc unlearn` through `main(argv)`: what it prints and leaves, and how it says no before
+anything is trained.
+"""
 
 import json
 

@@ -1,4 +1,6 @@
-"""Data sets: files are read without being trusted, and what is refused is refused in one line that names it."""
+"""Data sets: files are read without being trusted, and what is refused is refused in one line that
+names it.
+"""
 
 import gzip
 import os

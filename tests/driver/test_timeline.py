@@ -1,4 +1,6 @@
-"""Tasks that are skipped and tasks that are unlearned: what `run` does with them, run by run, and what it refuses."""
+"""Tasks that are skipped and tasks that are unlearned: what `run` does with them, run by run, and
+what it refuses.
+"""
 
 import csv
 import json
@@ -37,7 +39,9 @@ class ForgettingState(NamedTuple):
 
 
 def forgetful(scenario, lr=0.1, **more):
-    """Finetuning that forgets everything when it is to forget anything, and counts what it was asked."""
+    """Finetuning that forgets everything when it is to forget anything, and counts what it was
+    asked.
+    """
     inner = finetuning(
         mlp(scenario.inputs, (8, 6), scenario.head(), dtype=torch.float64, **more), sgd(lr, 0.9)
     )
@@ -320,7 +324,8 @@ def test_a_declared_set_on_request_of_some_runs_leaves_the_others_alone():
 
 
 SHARED = (
-    "cannot forget task 1 classes 2: batches that it shares with task 1 classes 1, which is declared"
+    "cannot forget task 1 classes 2: batches that it shares with task 1 classes 1, which is"
+    " declared"
     " before it, are recorded for that one; forget both, or declare it first"
 )
 

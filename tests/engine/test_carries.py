@@ -1,4 +1,6 @@
-"""Each engine gives what a loop gives, whatever a step does with its leaves and whatever it was first called with."""
+"""Each engine gives what a loop gives, whatever a step does with its leaves and whatever it was
+first called with.
+"""
 
 import pytest
 import torch

@@ -1,4 +1,6 @@
-"""Identities are equal where two freshly built steps compute the same, and differ where anything static differs."""
+"""Identities are equal where two freshly built steps compute the same, and differ where anything
+static differs.
+"""
 
 import functools
 import math

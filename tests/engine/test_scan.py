@@ -1,4 +1,6 @@
-"""`scan` and its engines: what jax.lax.scan promises, and that a compiled carry touches nothing of its caller's."""
+"""`scan` and its engines: what jax.lax.scan promises, and that a compiled carry touches nothing of
+its caller's.
+"""
 
 import pytest
 import torch

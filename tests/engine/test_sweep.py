@@ -1,4 +1,6 @@
-"""What a sweep says of its members: the labels of what differs, and the setting in which two are not one program."""
+"""What a sweep says of its members: the labels of what differs, and the setting in which two are
+not one program.
+"""
 
 import pytest
 

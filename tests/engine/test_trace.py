@@ -1,4 +1,6 @@
-"""A step as a list of operations gives the bits that the step gives, whatever is left out of the list."""
+"""A step as a list of operations gives the bits that the step gives, whatever is left out of the
+list.
+"""
 
 import pytest
 import torch

@@ -1,4 +1,6 @@
-"""Audits: each member is the run that it stands for, every measure is what loops over single runs give, files and errors."""
+"""Audits: each member is the run that it stands for, every measure is what loops over single runs
+give, files and errors.
+"""
 
 import csv
 import math
@@ -106,7 +108,9 @@ def test_members_start_alike_and_part_where_they_are_told_to(audited):
 
 
 def features_of(kind, single, stage, task):
-    """All test examples' features of a task, as a run alone had them after an event, by looking at its events."""
+    """All test examples' features of a task, as a run alone had them after an event, by looking at
+    its events.
+    """
     params, state = single
     stream = toy_stream(KEYS[stage["seed"]])
     test = stream.test(task)
@@ -489,6 +493,7 @@ def test_a_run_that_diverged_before_its_request_has_no_measures_and_a_line_says_
     assert all(values[0, 0].isnan() for values in found.measures.values())
     assert found.unmet == ((0,),)
     assert unmet_lines(found) == [
-        "the request after task 2 is not met by run 0, which diverged before it: its measures are NaN"
+        "the request after task 2 is not met by run 0, which diverged before it: its measures"
+        " are NaN"
     ]
     assert audit_of_sets().unmet == ((), (), ()) and unmet_lines(audit_of_sets()) == []

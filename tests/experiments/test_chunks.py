@@ -1,4 +1,6 @@
-"""Chunks of a sweep: run one after the other they leave what the sweep leaves; how large they are; what is kept of them."""
+"""Chunks of a sweep: run one after the other they leave what the sweep leaves; how large they are;
+what is kept of them.
+"""
 
 from functools import cache
 

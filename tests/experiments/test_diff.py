@@ -1,4 +1,6 @@
-"""`clfunc diff` names the first step, run and leaf at which two runs part; the same command gives the same results."""
+"""`clfunc diff` names the first step, run and leaf at which two runs part; the same command gives
+the same results.
+"""
 
 import shutil
 import subprocess

@@ -1,4 +1,6 @@
-"""Chunks on many devices and on a real Ray cluster whose workers and nodes die: the results are those of this process."""
+"""Chunks on many devices and on a real Ray cluster whose workers and nodes die: the results are
+those of this process.
+"""
 
 import os
 import signal

@@ -34,7 +34,9 @@ def job(valid=0.25, tasks=4):
 
 
 def expected(algorithm, scenario, stops, eta, part, **options):
-    """The same, the long way round: everything is trained from the start up to each rung, and the best of it kept."""
+    """The same, the long way round: everything is trained from the start up to each rung, and the
+    best of it kept.
+    """
     alive = [list(range(2 * i, 2 * i + 2)) for i in range(4)]
     for stop in stops:
         short = scenario._replace(phases=scenario.phases[:stop])

@@ -18,7 +18,9 @@ KEYS = split(key(1), 12)
 
 @functools.lru_cache
 def job():
-    """Two learning rates with six seeds each, that have tasks of their own; the first learns nothing."""
+    """Two learning rates with six seeds each, that have tasks of their own; the first learns
+    nothing.
+    """
     scenario = scenarios.permuted(toy_data(), 2, split(key(2), 12))
 
     def build(lr):

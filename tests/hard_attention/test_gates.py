@@ -1,4 +1,6 @@
-"""The pieces of hard attention, each against its equation written naively and the properties it owes."""
+"""The pieces of hard attention, each against its equation written naively and the properties it
+owes.
+"""
 
 import math
 

@@ -1,4 +1,6 @@
-"""bfloat16 products: what is multiplied in it, what is not, and that hat's promise does not depend on it."""
+"""bfloat16 products: what is multiplied in it, what is not, and that hat's promise does not depend
+on it.
+"""
 
 import pytest
 import torch

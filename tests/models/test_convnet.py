@@ -1,4 +1,6 @@
-"""`convnet`: the network that torch's own layers make, its pooling, its refusals, and that it learns."""
+"""`convnet`: the network that torch's own layers make, its pooling, its refusals, and that it
+learns.
+"""
 
 import pytest
 import torch

@@ -1,4 +1,6 @@
-"""What holds for every model: its wires, what a masked unit reaches, sweeps and compiled programs of it."""
+"""What holds for every model: its wires, what a masked unit reaches, sweeps and compiled programs
+of it.
+"""
 
 import pytest
 import torch

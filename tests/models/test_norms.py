@@ -1,4 +1,6 @@
-"""Normalisation: its formula with loops, gates inside the statistics, and norms that each task has for itself."""
+"""Normalisation: its formula with loops, gates inside the statistics, and norms that each task has
+for itself.
+"""
 
 import math
 

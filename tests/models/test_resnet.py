@@ -1,4 +1,6 @@
-"""`resnet`: the network that torch's own layers make, its table of wires, its streams' gates, and that it learns."""
+"""`resnet`: the network that torch's own layers make, its table of wires, its streams' gates, and
+that it learns.
+"""
 
 import pytest
 import torch

@@ -1,4 +1,6 @@
-"""Merging and choosing runs where tasks are unlearned: each run keeps what it was asked and what it then was."""
+"""Merging and choosing runs where tasks are unlearned: each run keeps what it was asked and what it
+then was.
+"""
 
 import pytest
 import torch

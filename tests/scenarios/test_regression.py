@@ -1,4 +1,6 @@
-"""Slowly changing regression: its bits, its target by loops, and learning it online by squared error."""
+"""Slowly changing regression: its bits, its target by loops, and learning it online by squared
+error.
+"""
 
 import itertools
 

@@ -1,4 +1,6 @@
-"""Scenarios: no row leaks, no example is left out, and every example is what plain loops make of the stored one."""
+"""Scenarios: no row leaks, no example is left out, and every example is what plain loops make of
+the stored one.
+"""
 
 import math
 import re

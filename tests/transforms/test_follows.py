@@ -1,4 +1,6 @@
-"""A transform says which leaves of its state follow which parameter: they have its shape, and are cleared with it."""
+"""A transform says which leaves of its state follow which parameter: they have its shape, and are
+cleared with it.
+"""
 
 import pytest
 import torch

@@ -1,4 +1,6 @@
-"""Transforms are torch's optimisers step for step, and keep what they promise of order, memory and freezing."""
+"""Transforms are torch's optimisers step for step, and keep what they promise of order, memory and
+freezing.
+"""
 
 import math
 import re

@@ -1,4 +1,6 @@
-"""UPGD beside its equations written with loops over single weights, and what it keeps of its memory."""
+"""UPGD beside its equations written with loops over single weights, and what it keeps of its
+memory.
+"""
 
 import math
 from itertools import product

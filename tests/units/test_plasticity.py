@@ -1,4 +1,6 @@
-"""Plasticity: each measure beside its formula written with loops and numpy, its properties, and what `probe` tells."""
+"""Plasticity: each measure beside its formula written with loops and numpy, its properties, and
+what `probe` tells.
+"""
 
 import math
 

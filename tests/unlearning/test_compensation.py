@@ -1,4 +1,6 @@
-"""What is put in the place of weights lost, and for whom the change is recorded, weight by weight, with loops."""
+"""What is put in the place of weights lost, and for whom the change is recorded, weight by weight,
+with loops.
+"""
 
 import torch
 

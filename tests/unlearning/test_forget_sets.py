@@ -1,4 +1,6 @@
-"""Forgetting examples of a task: every update is in one record, whatever is forgotten, against a list of every update."""
+"""Forgetting examples of a task: every update is in one record, whatever is forgotten, against a
+list of every update.
+"""
 
 import pytest
 import torch
@@ -28,7 +30,8 @@ from clfunc.unlearning.records import every
 
 TASKS, STEPS = 2, 6
 HEADS = {"til": til, "cil": cil, "dil": dil}
-# labels of each step of a task, and rows: so that by step 0 is of class 0, 1 of classes 0 and 1, and so on
+# labels of each step of a task, and rows: so that by step 0 is of class 0, 1 of classes 0 and 1,
+# and so on
 LABELS = ((0, 0), (0, 1), (1, 1), (1, 2), (2, 2), (2, 2))
 DECLARED = {
     "zero": ForgetSet(0, classes=(0,)),

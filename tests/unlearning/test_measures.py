@@ -1,4 +1,6 @@
-"""How well a task was forgotten: each measure beside its formula written with loops; where it is 0, 1/2 or undefined."""
+"""How well a task was forgotten: each measure beside its formula written with loops; where it is 0,
+1/2 or undefined.
+"""
 
 import math
 
@@ -25,7 +27,9 @@ def drawn(seed, shape):
 
 
 def naive_cka(a, b):
-    """By kernels over examples, centred by H = I - 1/n: tr(K H L H) / sqrt(tr(K H K H) tr(L H L H))."""
+    """By kernels over examples, centred by H = I - 1/n: tr(K H L H) / sqrt(tr(K H K H) tr(L H L
+    H)).
+    """
     n = len(a)
     centre = [[float(i == j) - 1 / n for j in range(n)] for i in range(n)]
 
@@ -171,7 +175,9 @@ ALGORITHMS = {
 @pytest.mark.parametrize("network", MODELS)
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_features_are_what_predict_gives_to_the_tasks_head(name, network):
-    """Alone and in a sweep, parked and working: the head's product with the features is the prediction."""
+    """Alone and in a sweep, parked and working: the head's product with the features is the
+    prediction.
+    """
     keys = torch.stack([key(0), key(1)])
     stream = toy_stream(keys)
     model = MODELS[network](stream.head())
