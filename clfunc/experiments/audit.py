@@ -28,8 +28,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
+from clfunc.driver.options import RunOptions
 from clfunc.driver.progress import say
-from clfunc.driver.run import run
+from clfunc.driver.run import run_with
 from clfunc.experiments import audit_plots
 from clfunc.experiments.audit_measures import diverged_before, measures
 from clfunc.experiments.audit_plan import Plan, Stage, plan
@@ -62,15 +63,17 @@ def audit(
     *,
     out: str | Path | None = None,
     config: dict[str, Any] | None = None,
-    **how: Any,
+    **keywords: Any,
 ) -> Audit:
     """Train, forget and measure, beside the original and the oracles.
 
     >>> import clfunc as cl
-    >>> scenario = cl.scenarios.permuted(cl.datasets.load("digits").first(40, 20), 2, cl.random.key(0))
+    >>> data = cl.datasets.load("digits").first(40, 20)
+    >>> scenario = cl.scenarios.permuted(data, 2, cl.random.key(0))
     >>> algorithm = cl.finetuning(cl.mlp(scenario.inputs, (8,), scenario.head()), cl.sgd(0.1))
     >>> requests = {1: [cl.ForgetSet(task=0)]}
-    >>> found = cl.audit(algorithm, scenario, cl.random.key(1), requests, engine="eager", progress=False)
+    >>> quiet = {"engine": "eager", "progress": False}
+    >>> found = cl.audit(algorithm, scenario, cl.random.key(1), requests, **quiet)
     >>> found.result.coordinates["member"], found.measures["accuracy_forgotten"].shape
     (['unlearned', 'original', 'oracle 1'], torch.Size([1, 3]))
 
@@ -82,19 +85,20 @@ def audit(
         requests: `{1: [ForgetSet(task=0)]}` forgets task 0 after task 1. Tasks count from 0.
         out: A folder for results and figures; nothing is written without.
         config: What else to record in config.json.
-        how: What else `run` takes: epochs, batch_size, engine, evaluate, probe_every, device,
+        keywords: What else `run` takes: epochs, batch_size, engine, evaluate, probe_every, device,
             progress.
 
     Raises:
         ValueError: A sweep, a request that cannot be met, a set that a function marks, or what
             `run` refuses.
     """
+    options = RunOptions(**keywords)
     planned = plan(algorithm, scenario, key, requests)
     if out is not None:
         check_writable(Path(out))
     about = {"algorithm": _named(planned.algorithm.settings["members"][0])} | (config or {})
-    how |= {"requests": planned.requests_of_runs, "skip": planned.skipped, "config": about}
-    result = run(planned.algorithm, planned.scenario_of_runs(), planned.key, **how)
+    options = options.changed(requests=planned.requests_of_runs, skip=planned.skipped, config=about)
+    result = run_with(planned.algorithm, planned.scenario_of_runs(), planned.key, options)
     result = result._replace(coordinates={"member": planned.member, **result.coordinates})
     found = Audit(
         result=result,
@@ -103,7 +107,7 @@ def audit(
         unmet=_unmet(planned, result),
     )
     for line in unmet_lines(found):
-        say(line, how.get("progress", True))
+        say(line, options.progress)
     if out is not None:
         save(found, Path(out))
     return found

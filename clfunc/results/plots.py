@@ -19,6 +19,7 @@ from clfunc.results.panels import (
     tasks_title,
     title,
 )
+from clfunc.unlearning.forget_sets import from_compact, order
 
 if TYPE_CHECKING:
     import xarray
@@ -207,15 +208,23 @@ def _event_labels(data: "xarray.Dataset") -> np.ndarray:
     """The number of each task trained, from 1; for an unlearning the tasks that any run forgets."""
     if _only_trained(data):
         return data["event"].values + 1
-    is_forgotten = np.any(data["unlearned"].values, axis=0)
     labels = []
     for row, kind in enumerate(data["kind"].values):
         if kind == "trained":
             labels.append(str(data["task"].values[row] + 1))
         else:
-            tasks = np.flatnonzero(is_forgotten[row]) + 1
-            labels.append("forget " + ", ".join(map(str, tasks)))
+            labels.append("forget " + _forgotten_label(data["forgets"].values[:, row]))
     return np.array(labels)
+
+
+def _forgotten_label(listed: np.ndarray) -> str:
+    """What any run forgets at an event: the numbers of tasks, from 1, and the labels of other sets."""
+    words = {word for text in listed for word in str(text).split(", ") if word}
+    labels = []
+    for forget_set in sorted(map(from_compact, words), key=order):
+        number = str(forget_set.task + 1)
+        labels.append(number if forget_set.is_whole_task else forget_set.label)
+    return ", ".join(labels)
 
 
 def curve(data: "xarray.Dataset", *names: str) -> "Figure":

@@ -21,6 +21,7 @@ from clfunc.results.events import Event, over_events
 from clfunc.results.files import write_text
 from clfunc.results.tables import accuracy_csv, metrics_csv
 from clfunc.types import Params, State
+from clfunc.unlearning.forget_sets import compact
 
 if TYPE_CHECKING:
     import xarray
@@ -150,7 +151,7 @@ def to_xarray(result: Result) -> "xarray.Dataset":
     variables |= _curve_variables(result, result.validation, "validation", "epoch")
     variables |= _probe_variables(result)
     if any(event.kind == "unlearned" for event in result.events):
-        variables["unlearned"] = ("run", "event", "tested"), _unlearned(result)
+        variables |= _unlearning_variables(result)
     variables["diverged"] = "run", result.diverged.reshape(-1).numpy()
     description = {name: result.config[name] for name in _DESCRIPTION}
     return xarray.Dataset(variables, _coordinates(result), description)
@@ -244,15 +245,25 @@ def _coordinates(result: Result) -> dict[str, Any]:
     return coordinates
 
 
-def _unlearned(result: Result) -> np.ndarray:
-    """Which tasks each run forgets, wholly or in part, at each event: `[runs, events, tasks]`."""
+def _unlearning_variables(result: Result) -> dict[str, Any]:
+    """What each run forgets at each event.
+
+    `unlearned` marks the tasks that are forgotten as a whole, `[runs, events, tasks]`. `forgets`
+    lists all forget sets as `clfunc.unlearning.forget_sets.compact` writes them, `[runs, events]`.
+    """
     shape = (len(result.config["seeds"]), *result.accuracy.shape[:2])
-    forgotten = np.zeros(shape, dtype=bool)
+    is_forgotten = np.zeros(shape, dtype=bool)
+    listed = np.full(shape[:2], "", dtype=object)
     for row, event in enumerate(result.events):
         for run, forget_sets in enumerate(event.forgets):
+            listed[run, row] = ", ".join(compact(forget_set) for forget_set in forget_sets)
             for forget_set in forget_sets:
-                forgotten[run, row, forget_set.task] = True
-    return forgotten
+                if forget_set.is_whole_task:
+                    is_forgotten[run, row, forget_set.task] = True
+    return {
+        "unlearned": (("run", "event", "tested"), is_forgotten),
+        "forgets": (("run", "event"), listed),
+    }
 
 
 def summary(result: Result) -> dict[str, Any]:

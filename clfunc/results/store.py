@@ -28,7 +28,13 @@ _AXES = {
     "backward_transfer": ("run", "event"),
     "forgetting": ("run", "event"),
 }
-_WORDS = ("kind", "unlearned", "member", "forgotten")  # the variables that hold no numbers
+_WORDS = (
+    "kind",
+    "unlearned",
+    "forgets",
+    "member",
+    "forgotten",
+)  # the variables that hold no numbers
 _DESCRIPTION = ("algorithm", "scenario", "dataset", "paradigm")  # attributes
 
 _TRAILER = re.compile(rb"\nsha256 ([0-9a-f]{64})\n")

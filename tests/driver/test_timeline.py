@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 import xarray
+from support.strict import without_type_checks
 
 from clfunc import ForgetSet, amnesiac, carry, finetuning, mlp, run, scenarios, sgd, sweep, tree
 from clfunc.compose import lift
+from clfunc.driver.algorithm_record import read_algorithm
 from clfunc.driver.timeline import timeline
 from clfunc.random import key, split
 from clfunc.results import plots
@@ -251,7 +253,7 @@ REFUSED = [
 
 @pytest.mark.parametrize("change, message", REFUSED, ids=[message for _, message in REFUSED])
 def test_a_request_that_cannot_be_met_is_refused_in_one_line(change, message):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError) as error, without_type_checks():
         lived(**change)
     assert message in str(error.value) and "\n" not in str(error.value)
 
@@ -339,7 +341,7 @@ def test_a_set_whose_batches_may_be_recorded_for_an_earlier_set_is_refused_befor
     assert str(error.value) == SHARED
     for requests in ({0: [ONES], 1: [TWOS]}, {1: [TWOS, ONES]}, {1: [FIRST]}, {1: [LATE]}):
         scenario = toy_stream()
-        timeline(scenario, recording(scenario), None, requests, ())
+        timeline(scenario, read_algorithm(recording(scenario)), None, requests, ())
 
 
 def test_a_set_is_forgotten_already_once_its_task_is():

@@ -11,6 +11,7 @@ import pytest
 import torch
 import xarray
 from support.naive_distances import naive_distances
+from support.strict import without_type_checks
 
 from clfunc import (
     ForgetSet,
@@ -275,7 +276,7 @@ def test_the_files_hold_every_measure_of_every_run(tmp_path):
     ],
 )
 def test_a_request_that_cannot_be_met_is_refused_before_training(requests, said):
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=said), without_type_checks():
         audit(algorithm(), toy_stream(KEYS), KEYS, requests, **HOW)
 
 
