@@ -97,7 +97,7 @@ def test_every_sequence_of_losses_lowers_the_rate_as_the_three_lines_of_the_docs
 def test_runs_of_a_sweep_drop_each_at_its_own_epoch(waits):
     members, epochs = [reduce_on_plateau(toy(0.1), 0.5, wait) for wait in waits], 8
     alone = [[rate for (rate,) in rates_after(member, [1.0] * epochs)] for member in members]
-    many, task = clfunc.engine.sweep(members), torch.zeros(len(waits), dtype=torch.int64)
+    many, task = clfunc.sweep(members), torch.zeros(len(waits), dtype=torch.int64)
     batch = Batch(task[:, None, None], task[:, None], task, torch.ones(len(waits), 1))
     params, state = many.init(KEY)
     for epoch in range(epochs):

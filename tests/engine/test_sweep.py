@@ -49,5 +49,5 @@ def test_members_whose_functions_differ_are_refused_in_one_line_that_names_the_s
     with pytest.raises(ValueError, match=r"given loss = cross_entropy and .*square") as error:
         cl.sweep([a, other])
     assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match=r"given loss = None and .*square"):
+    with pytest.raises(ValueError, match=r"given loss = 'head' and .*square"):
         cl.sweep([b, other])
