@@ -5,6 +5,7 @@ is pickled.
 import ast
 from pathlib import Path
 
+import house
 import pytest
 
 ROOT = Path(__file__).parent.parent / "clfunc"
@@ -123,6 +124,16 @@ def test_an_algorithm_imports_another_only_to_be_a_composition_of_it(path):
 def test_files_stay_short(path):
     limit = 150 if path.parent.name == "algorithms" else 400
     assert len(path.read_text().splitlines()) <= limit
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_functions_stay_short(path):
+    for length, name in house.functions(path):
+        assert length <= 60, f"{name} has {length} lines besides its docstring"
+
+
+def test_the_top_level_has_few_modules():
+    assert len(list(ROOT.glob("*.py"))) <= 10
 
 
 def test_tests_mirror_the_packages():

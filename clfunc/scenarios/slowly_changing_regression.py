@@ -60,12 +60,7 @@ def slowly_changing_regression(
     >>> batch.x.shape, batch.y.shape
     (torch.Size([50, 20]), torch.Size([50, 1]))
     """
-    sizes = {
-        "tasks": num_tasks,
-        "inputs": inputs,
-        "period": period,
-        "features": features,
-    }
+    sizes = {"tasks": num_tasks, "inputs": inputs, "period": period, "features": features}
     _require_possible_sizes(sizes)
     _require_possible_bits(inputs, slow, beta)
     choice(flip, "flip", ("one", "all"))
@@ -73,31 +68,16 @@ def slowly_changing_regression(
     num_patterns = 2**fast
 
     def make(key: Key, task: int) -> Stream:
-        # The fast bits of every pattern are the binary digits of its number.
         patterns = torch.arange(num_patterns, device=key.device)
-        digit = torch.arange(fast, device=key.device)
-        fast_bits = (patterns[:, None] >> digit) & 1
         slow_bits = _slow_bits(fold_in(key, 1), task, num_tasks, slow, flip)
-        x = torch.cat([slow_bits.expand(num_patterns, slow), fast_bits], 1).to(torch.float32)
+        x = _inputs_of(patterns, slow_bits, fast)
         drawn = bits(fold_in(key, 2, task), (period,)) % num_patterns
         tables = {
             "x": x,
             "y": _target(fold_in(key, 0), x, features, beta),
             "rows": torch.cat([drawn, patterns]),  # training examples, then each pattern once
         }
-        rows = torch.arange(period + num_patterns, device=key.device)
-        return Stream(
-            task=torch.tensor(task, device=key.device),
-            view=tables,
-            train=rows[:period],
-            valid=rows[:0],
-            test=rows[period:],
-            sizes=torch.tensor([period, 0, num_patterns], device=key.device),
-        )
-
-    def view(tables: ViewTables, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        rows = tables["rows"][x]
-        return tables["x"][rows], tables["y"][rows]
+        return _stream(task, tables, period)
 
     stream, runs = streams_of_keys(make, key)
     rows = torch.arange(period + num_patterns, device=key.device)
@@ -120,7 +100,7 @@ def slowly_changing_regression(
         data=Examples(rows, rows),
         train=stream,
         test=stream,
-        view=view,
+        view=_view,
         phases=tuple(range(1, num_tasks + 1)),
         runs=runs,
         settings=settings,
@@ -142,6 +122,33 @@ def _require_possible_bits(inputs: int, slow: int, beta: float) -> None:
         raise ValueError(f"slow must be in {fewest}..{inputs} for {inputs} inputs, given {slow}")
     if not 0 <= beta <= 1:
         raise ValueError(f"beta must be in [0, 1], given {beta}")
+
+
+def _view(tables: ViewTables, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    rows = tables["rows"][x]
+    return tables["x"][rows], tables["y"][rows]
+
+
+def _stream(task: int, tables: ViewTables, period: int) -> Stream:
+    """The stream of a task: the first `period` rows are for training, the rest for testing."""
+    device = tables["rows"].device
+    rows = torch.arange(len(tables["rows"]), device=device)
+    return Stream(
+        task=torch.tensor(task, device=device),
+        view=tables,
+        train=rows[:period],
+        valid=rows[:0],
+        test=rows[period:],
+        sizes=torch.tensor([period, 0, len(rows) - period], device=device),
+    )
+
+
+def _inputs_of(patterns: Tensor, slow_bits: Tensor, fast: int) -> Tensor:
+    """The input of every pattern: the slow bits, then the binary digits of its number."""
+    digit = torch.arange(fast, device=patterns.device)
+    fast_bits = (patterns[:, None] >> digit) & 1
+    repeated = slow_bits.expand(len(patterns), len(slow_bits))
+    return torch.cat([repeated, fast_bits], 1).to(torch.float32)
 
 
 def _slow_bits(key: Key, task: int, num_tasks: int, slow: int, flip: str) -> Tensor:

@@ -3,6 +3,7 @@
 The scenario is from Zenke et al. 2017, arXiv:1703.04200.
 """
 
+from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
@@ -86,34 +87,18 @@ def split(
         if paradigm != "cil":
             labels = torch.where(is_here, place - starts[task], 0)
 
-        stored = dataset.y.to(key.device)
-        lists = []
-        sizes = []
-        parts = split_rows(key, dataset, valid)
-        for rows, length in zip(parts, longest, strict=True):
-            belongs = is_here[stored[rows]]
-            task_first = torch.argsort((~belongs).to(torch.int64), stable=True)
-            lists.append(rows[task_first[:length]])
-            sizes.append(belongs.sum())
-        train, held_out, test = lists
+        is_of_task = is_here[dataset.y.to(key.device)]
+        lists, sizes = _task_lists(split_rows(key, dataset, valid), is_of_task, longest)
         return Stream(
             task=torch.tensor(task, device=key.device),
             view=common_tables(dataset, labels),
-            train=train,
-            valid=held_out,
-            test=test,
-            sizes=torch.stack(sizes),
+            train=lists[0],
+            valid=lists[1],
+            test=lists[2],
+            sizes=sizes,
         )
 
-    def view(tables: ViewTables, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        return standardised(tables, x), task_labels(tables, y)
-
     stream, runs = streams_of_keys(make, key)
-    settings = {
-        "name": "split",
-        "shuffle_classes": shuffle_classes,
-        "valid": valid,
-    }
     return Scenario(
         name="split",
         dataset=dataset.name,
@@ -124,11 +109,35 @@ def split(
         data=Examples(dataset.x, dataset.y),
         train=stream,
         test=stream,
-        view=view,
+        view=_view,
         phases=tuple(range(1, num_tasks + 1)),
         runs=runs,
-        settings=settings,
+        settings={"name": "split", "shuffle_classes": shuffle_classes, "valid": valid},
     )
+
+
+def _view(tables: ViewTables, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    return standardised(tables, x), task_labels(tables, y)
+
+
+def _task_lists(
+    parts: Sequence[Tensor], is_of_task: Tensor, lengths: ListLengths
+) -> tuple[list[Tensor], Tensor]:
+    """The rows of each part with the task's rows first, cut to a length; and how many are the task's.
+
+    Args:
+        parts: Rows of the data set for training, validation and testing.
+        is_of_task: For each row of the data set, whether its class is the task's.
+        lengths: How many rows to keep of each part.
+    """
+    lists = []
+    sizes = []
+    for rows, length in zip(parts, lengths, strict=True):
+        belongs = is_of_task[rows]
+        task_first = torch.argsort((~belongs).to(torch.int64), stable=True)
+        lists.append(rows[task_first[:length]])
+        sizes.append(belongs.sum())
+    return lists, torch.stack(sizes)
 
 
 def _longest_lists(
