@@ -82,5 +82,6 @@ from clfunc.types import scalar as scalar
 from clfunc.units import plasticity as plasticity
 from clfunc.unlearning import forget_sets as forget_sets
 from clfunc.unlearning.forget_sets import ForgetSet as ForgetSet
+from clfunc.unlearning.forget_sets import Request as Request
 
 __version__ = "0.1.0"

@@ -67,6 +67,19 @@ class ForgetSet(NamedTuple):
         }
 
 
+def Request(*_: Any, **__: Any) -> ForgetSet:
+    """The old name of `ForgetSet`.
+
+    Raises:
+        TypeError: Always; the line gives the new spelling.
+    """
+    raise TypeError(
+        "cl.Request is cl.ForgetSet now, and examples are rows: write"
+        " amnesiac(..., forget_sets=[cl.ForgetSet(task=0, classes=(3,))])"
+        " and run(..., requests={1: [that set]})"
+    )
+
+
 def order(forget_set: ForgetSet) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
     """The key by which sets are sorted: by task, a whole task before examples of it."""
     return forget_set.task, forget_set.classes, forget_set.rows

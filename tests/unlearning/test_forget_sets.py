@@ -6,6 +6,7 @@ import pytest
 import torch
 from support.strict import without_type_checks
 
+import clfunc
 from clfunc import (
     ForgetSet,
     amnesiac,
@@ -385,3 +386,8 @@ def test_a_compiled_step_records_sets_as_an_eager_one():
         expected = algorithm.step(*carry, batch(0, number))
         torch.testing.assert_close(step(*carry, batch(0, number)), expected, rtol=1e-12, atol=1e-12)
         *carry, _ = expected
+
+
+def test_the_old_name_says_the_new_one():
+    with pytest.raises(TypeError, match=r"^cl\.Request is cl\.ForgetSet now"):
+        clfunc.Request(task=0, classes=(3,))
