@@ -8,6 +8,7 @@ from itertools import product
 import pytest
 import torch
 from support.naive_cbp import Adam, Momentum, Naive
+from support.strict import without_type_checks
 
 import clfunc
 from clfunc import adam, carry, cbp, dil, finetuning, mlp, reinit, sgd, sweep
@@ -16,6 +17,14 @@ from clfunc.testing import play, toy_stream
 from clfunc.testing.laws import identical
 from clfunc.types import Batch
 from clfunc.units.utility import utilities
+
+
+@pytest.fixture(autouse=True)
+def no_type_checks():
+    """Hundreds of steps a test; the laws and the other tests check the types of the same calls."""
+    with without_type_checks():
+        yield
+
 
 INPUTS, WIDTHS, CLASSES, BATCH = 5, (8, 6), 3, 4
 MODEL = mlp(INPUTS, WIDTHS, dil(1, CLASSES), activation="tanh", dtype=torch.float64)
@@ -117,23 +126,27 @@ def rule_of(numbers, **more):
     return {names[name]: number for name, number in numbers.items()} | more
 
 
-PAIRS = [
-    (utility, ("sgd", "momentum", "adam")[i % 3])
-    for i, utility in enumerate((*utilities, "random"))
-]
-PAIRS += [("adaptable_contribution", "sgd"), ("adaptable_contribution", "adam")]
-ALL = [
-    pytest.param(*p, marks=() if p in PAIRS else pytest.mark.long)
-    for p in product((*utilities, "random"), OPTIMISERS)
-]
+EVERY_UTILITY = (*utilities, "random")
+PAIRS = [(utility, tuple(OPTIMISERS)[i % 3]) for i, utility in enumerate(EVERY_UTILITY)]
 
 
-@pytest.mark.parametrize("utility, optimiser", ALL)
-def test_every_utility_is_its_transcription_with_loops(utility, optimiser):
+def assert_its_transcription(utility, optimiser, steps, at_least):
     tx, theirs = OPTIMISERS[optimiser]
     algorithm = cbp(MODEL, tx, utility=utility, **NUMBERS)
     extra = "scores" if utility == "random" else ""
-    assert_same_life(algorithm, theirs, **rule_of(NUMBERS, utility=utility, extra=extra))
+    rule = rule_of(NUMBERS, utility=utility, extra=extra)
+    assert_same_life(algorithm, theirs, steps, at_least, **rule)
+
+
+@pytest.mark.parametrize("utility, optimiser", PAIRS)
+def test_every_utility_is_its_transcription_with_loops(utility, optimiser):
+    assert_its_transcription(utility, optimiser, steps=300, at_least=20)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("utility, optimiser", product(EVERY_UTILITY, OPTIMISERS))
+def test_every_utility_under_every_optimiser_is_its_transcription(utility, optimiser):
+    assert_its_transcription(utility, optimiser, steps=600, at_least=40)
 
 
 def test_many_units_may_be_reset_at_once():
