@@ -62,6 +62,8 @@ class _Object:
 def identity(*parts: Any) -> Identity:
     """The identity of some functions, settings and plain values together.
 
+    Each part is listed by itself: whether two parts hold one object or equal ones is no difference.
+
     >>> def scaled(by, shift):
     ...     return {"name": "scaled", "by": torch.tensor(by, dtype=torch.float64), "shift": shift}
     >>> identity(scaled(0.1, 1)) == identity(scaled(0.2, 1))
@@ -69,10 +71,12 @@ def identity(*parts: Any) -> Identity:
     >>> identity(scaled(0.1, 1)) == identity(scaled(0.1, 2))
     False
     """
-    walk = _Walk()
+    tokens: list[Hashable] = []
     for part in parts:
+        walk = _Walk()
         walk.visit(part)
-    return Identity(tuple(walk.tokens))
+        tokens.append(tuple(walk.tokens))
+    return Identity(tuple(tokens))
 
 
 class _Walk:

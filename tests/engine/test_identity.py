@@ -12,6 +12,7 @@ from support.zoo import cases
 import clfunc as cl
 from clfunc.driver.loop import make_step
 from clfunc.engine.identity import identity
+from clfunc.engine.sweep import part
 from clfunc.random import key
 from clfunc.testing import toy_stream
 from clfunc.testing.play import toy_data
@@ -54,6 +55,14 @@ def test_a_sweep_built_again_has_the_same_step_and_its_number_of_runs_counts():
     made = step_of_a_sweep(0.1, 0.2)
     assert made == step_of_a_sweep(0.1, 0.3) == step_of_a_sweep(0.4, 0.1)
     assert made != step_of_a_sweep(0.1, 0.2, 0.3)
+
+
+def test_all_parts_of_one_size_of_a_sweep_have_one_step():
+    scenario = toy_stream()
+    model = cl.mlp(scenario.inputs, (3,), scenario.head())
+    whole = cl.sweep([cl.finetuning(model, sgd(rate)) for rate in (0.1, 0.2, 0.3, 0.4)])
+    steps = [make_step(part(whole, runs), scenario, 2) for runs in ([0, 1], [2, 3], [3, 1])]
+    assert steps[0] == steps[1] == steps[2]
 
 
 def simple_loss(logits, y, weight):
