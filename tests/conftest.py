@@ -1,9 +1,13 @@
-"""Shapes in signatures are checked while tests run, except where torch.compile must trace the code
-(CLFUNC_TYPES=0).
+"""What holds for every test: type checks at run time, threads, examples of hypothesis, figures.
+
+Shapes in signatures are checked while tests run, unless CLFUNC_TYPES=0. `scripts/test` checks them
+in the tests marked `typed` only.
 """
 
 import os
+from pathlib import Path
 
+import pytest
 import torch
 
 if os.environ.get("CLFUNC_TYPES", "1") == "1":
@@ -23,3 +27,35 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("clfunc")
+
+# Packages whose tests take few steps: all of these tests are `typed`.
+TYPED = {"datasets", "engine", "results", "scenarios", "transforms", "units", "unlearning"}
+
+
+def _package(path: Path) -> str:
+    return path.relative_to(Path(__file__).parent).parts[0]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests of packages as `typed`."""
+    for item in items:
+        is_here = item.path.is_relative_to(Path(__file__).parent)
+        is_compiled = item.get_closest_marker("compiled") is not None
+        if is_here and not is_compiled and _package(item.path) in TYPED:
+            item.add_marker("typed")
+
+
+@pytest.fixture(autouse=True)
+def no_drawing(request, monkeypatch):
+    """Outside of `results` figures are made but not drawn: that is two thirds of a small command.
+
+    A test marked `draws` draws.
+    """
+    if _package(request.path) == "results" or request.node.get_closest_marker("draws"):
+        return
+    from matplotlib.figure import Figure
+
+    def save(figure, file, **settings):
+        Path(file).write_bytes(b"")
+
+    monkeypatch.setattr(Figure, "savefig", save)

@@ -8,7 +8,6 @@ from itertools import product
 import pytest
 import torch
 from support.naive_cbp import Adam, Momentum, Naive
-from support.strict import without_type_checks
 
 import clfunc
 from clfunc import adam, carry, cbp, dil, finetuning, mlp, reinit, sgd, sweep
@@ -17,14 +16,6 @@ from clfunc.testing import play, toy_stream
 from clfunc.testing.laws import identical
 from clfunc.types import Batch
 from clfunc.units.utility import utilities
-
-
-@pytest.fixture(autouse=True)
-def no_type_checks():
-    """Hundreds of steps a test; the laws and the other tests check the types of the same calls."""
-    with without_type_checks():
-        yield
-
 
 INPUTS, WIDTHS, CLASSES, BATCH = 5, (8, 6), 3, 4
 MODEL = mlp(INPUTS, WIDTHS, dil(1, CLASSES), activation="tanh", dtype=torch.float64)

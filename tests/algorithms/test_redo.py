@@ -17,20 +17,12 @@ from support.naive_resets import (
     steps,
 )
 from support.resetting import NETWORKS, cleared, context, every_network
-from support.strict import without_type_checks
 
 from clfunc import adam, chain, finetuning, redo, reset_dormant, sgd, tree
 from clfunc.random import key
 from clfunc.testing.laws import identical
 from clfunc.testing.strategies import optimizers, seeds, unit_masks
 from clfunc.units import resets
-
-
-@pytest.fixture(autouse=True)
-def no_type_checks():
-    """Hundreds of steps a test; the laws and the other tests check the types of the same calls."""
-    with without_type_checks():
-        yield
 
 
 class Naive(Resets):

@@ -19,7 +19,6 @@ from support.naive_resets import (
     steps,
 )
 from support.resetting import NETWORKS, cleared, every_network
-from support.strict import without_type_checks
 
 from clfunc import (
     adam,
@@ -38,14 +37,6 @@ from clfunc.testing.laws import identical
 from clfunc.testing.strategies import optimizers, seeds, unit_masks
 from clfunc.transforms.reset_silent import Silence, listen, refreshed, silent
 from clfunc.units import resets
-
-
-@pytest.fixture(autouse=True)
-def no_type_checks():
-    """Hundreds of steps a test; the laws and the other tests check the types of the same calls."""
-    with without_type_checks():
-        yield
-
 
 QUICK = {"rejection_percentile": 0.1, "first_threshold": 2, "max_threshold": 12}
 

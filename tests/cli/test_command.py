@@ -263,6 +263,7 @@ def test_run_i_of_many_seeds_is_the_run_with_that_seed(tmp_path, capsys):
     )
 
 
+@pytest.mark.draws
 def test_sweep_runs_the_grid_with_every_seed_and_report_reads_it(tmp_path, capsys):
     out = tmp_path / "grid"
     grid = ["--grid", "lr=0.1,0.01", "--grid", "momentum=0,0.9", "--seeds", "2"]

@@ -81,20 +81,20 @@ def kill_and_resume(undisturbed, tmp_path, kills):
     assert not [path for path in out.rglob(".*") if path.is_file()]
 
 
-@of_commands("run", "sweep")
+@of_commands(pytest.param("run", marks=pytest.mark.long), "sweep")
 def test_a_killed_command_resumes_to_the_same_bits(undisturbed, tmp_path):
     kill_and_resume(undisturbed, tmp_path, 1)
 
 
 @pytest.mark.long
 @of_commands("run", "sweep")
-def test_a_command_killed_often_resumes_to_the_same_bits(undisturbed, tmp_path):
+def test_a_command_killed_often_resumes_to_the_same_bits_at_length(undisturbed, tmp_path):
     kill_and_resume(undisturbed, tmp_path, 20)
 
 
 @pytest.mark.parametrize(
     "undisturbed, number",
-    [("run", signal.SIGTERM), ("sweep", signal.SIGINT)],
+    [("run", signal.SIGTERM), pytest.param("sweep", signal.SIGINT, marks=pytest.mark.long)],
     indirect=["undisturbed"],
 )
 def test_a_command_told_to_stop_leaves_a_checkpoint_and_says_how_to_go_on(

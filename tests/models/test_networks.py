@@ -7,7 +7,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from support.nets import NETS, TASK, cases, compiled_cases, images, noise_like
-from support.strict import without_type_checks
 
 from clfunc import mtl, til, tree
 from clfunc.random import key, split
@@ -15,14 +14,6 @@ from clfunc.testing import compiled_laws, laws
 from clfunc.testing.laws import TOLERANCE, distance, identical
 from clfunc.testing.strategies import unit_masks
 from clfunc.units.masks import along, of_weights
-
-
-@pytest.fixture(autouse=True)
-def no_type_checks():
-    """Hundreds of steps a test; the laws and the other tests check the types of the same calls."""
-    with without_type_checks():
-        yield
-
 
 names = st.sampled_from(sorted(NETS))
 fitting = [

@@ -74,8 +74,10 @@ cases = (
     _case("resnet with norms of each task", resnet, (), True, channels=(3, 4), norm="group"),
 )
 
-# Norms of each task add little to what is compiled, so only the long run compiles them.
+# Norms of each task add little to what is compiled, so only `scripts/test --all` compiles them.
 compiled_cases = [
-    pytest.param(case, id=case.name, marks=pytest.mark.long if "norms" in case.name else ())
+    pytest.param(case, id=f"{case.name}_at_length", marks=pytest.mark.long)
+    if "norms" in case.name
+    else pytest.param(case, id=case.name)
     for case in cases
 ]

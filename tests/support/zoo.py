@@ -203,7 +203,7 @@ cases = (
     ),
 )
 
-# These compile to much the same program as another row, so only the long run compiles them.
+# These compile to much the same program as another row, so only `scripts/test --all` compiles them.
 SIMILAR = {
     "single",
     "fix freeze_heads",
@@ -217,6 +217,8 @@ SIMILAR = {
     "amnesiac_hat",
 }
 compiled_cases = [
-    pytest.param(case, id=case.name, marks=pytest.mark.long if case.name in SIMILAR else ())
+    pytest.param(case, id=f"{case.name}_at_length", marks=pytest.mark.long)
+    if case.name in SIMILAR
+    else pytest.param(case, id=case.name)
     for case in cases
 ]
