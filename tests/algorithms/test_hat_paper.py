@@ -239,9 +239,17 @@ def largest_difference(official: Official, params, state) -> float:
     return max((a - b).abs().max().item() for a, b in pairs)
 
 
-@pytest.mark.parametrize("scale_at", ["gradients", "updates"])
-@pytest.mark.parametrize("s_max", [20.0, 400.0])
-@pytest.mark.parametrize("mode", MODES)
+def every_pair():
+    """Each mode with each way of scaling; of each pair, one scale of gates is a long test."""
+    for i, mode in enumerate(MODES):
+        for j, scale_at in enumerate(("gradients", "updates")):
+            for k, s_max in enumerate((20.0, 400.0)):
+                is_long = (i + j + k) % 2 == 1
+                marks = pytest.mark.long if is_long else ()
+                yield pytest.param(mode, s_max, scale_at, marks=marks)
+
+
+@pytest.mark.parametrize("mode, s_max, scale_at", every_pair())
 def test_a_life_of_three_tasks_is_the_official_one(mode, s_max, scale_at):
     live(s_max, scale_at, {"adjustment_mode": mode} | MODES[mode])
 
