@@ -1,7 +1,7 @@
 """What holds for every test: type checks at run time, threads, examples of hypothesis, figures.
 
 Shapes in signatures are checked while tests run, unless CLFUNC_TYPES=0. `scripts/test` checks them
-in the tests marked `typed` only.
+in the tests marked `typed`, and with `--all` in every test that compiles nothing.
 """
 
 import os
@@ -29,7 +29,16 @@ settings.register_profile(
 settings.load_profile("clfunc")
 
 # Packages whose tests take few steps: all of these tests are `typed`.
-TYPED = {"datasets", "engine", "results", "scenarios", "transforms", "units", "unlearning"}
+TYPED = {
+    "datasets",
+    "engine",
+    "models",
+    "results",
+    "scenarios",
+    "transforms",
+    "units",
+    "unlearning",
+}
 
 
 def _package(path: Path) -> str:
@@ -40,8 +49,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks the tests of packages as `typed`."""
     for item in items:
         is_here = item.path.is_relative_to(Path(__file__).parent)
-        is_compiled = item.get_closest_marker("compiled") is not None
-        if is_here and not is_compiled and _package(item.path) in TYPED:
+        if is_here and _package(item.path) in TYPED:
             item.add_marker("typed")
 
 
@@ -49,13 +57,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def no_drawing(request, monkeypatch):
     """Outside of `results` figures are made but not drawn: that is two thirds of a small command.
 
-    A test marked `draws` draws.
+    A test marked `draws` draws; one that uses `no_figures` makes none.
     """
     if _package(request.path) == "results" or request.node.get_closest_marker("draws"):
         return
     from matplotlib.figure import Figure
 
-    def save(figure, file, **settings):
+    def save(figure, file, **_):
         Path(file).write_bytes(b"")
 
     monkeypatch.setattr(Figure, "savefig", save)
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    """A run leaves its results without figures, for tests of many runs that look at none."""
+    monkeypatch.setattr("clfunc.results.plots.save", lambda *_: [])

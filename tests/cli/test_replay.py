@@ -18,9 +18,7 @@ RUN += ["--checkpoint-every", "1000"]  # when a task ends
 STEPS = 23  # of a task
 
 
-@pytest.fixture(autouse=True)
-def no_figures(monkeypatch):
-    monkeypatch.setattr("clfunc.results.plots.save", lambda *_: [])
+pytestmark = [pytest.mark.typed, pytest.mark.usefixtures("no_figures")]
 
 
 @pytest.fixture(scope="module")

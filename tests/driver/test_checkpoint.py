@@ -22,9 +22,7 @@ from clfunc.testing.play import toy_data
 QUIET = {"engine": "eager", "progress": False, "batch_size": 8, "epochs": 2}
 
 
-@pytest.fixture(autouse=True)
-def no_figures(monkeypatch):
-    monkeypatch.setattr("clfunc.results.plots.save", lambda *_: [])
+pytestmark = pytest.mark.usefixtures("no_figures")
 
 
 class Stop(Exception):

@@ -16,9 +16,7 @@ from clfunc.testing import toy_stream
 QUIET = {"engine": "eager", "progress": False, "batch_size": 16}
 
 
-@pytest.fixture(autouse=True)
-def no_figures(monkeypatch):
-    monkeypatch.setattr("clfunc.results.plots.save", lambda *_: [])
+pytestmark = pytest.mark.usefixtures("no_figures")
 
 
 def small_loss(logits, y, weight):

@@ -67,8 +67,7 @@ def test_the_probes_of_a_sweep_are_those_of_its_runs():
 
 
 @pytest.mark.parametrize("runs", [None, 2])
-def test_probes_are_labelled(tmp_path, runs, monkeypatch):
-    monkeypatch.setattr("clfunc.results.plots.save", lambda *_: [])
+def test_probes_are_labelled(tmp_path, runs, no_figures):
     probed_run(key(0) if runs is None else split(key(0), runs), out=tmp_path)
     data = xarray.load_dataset(tmp_path / "results.nc", engine="h5netcdf")
     assert data["probe_capacity"].dims == ("run", "probe")

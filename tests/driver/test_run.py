@@ -9,6 +9,7 @@ from clfunc.random import key, split
 from clfunc.testing import toy_stream
 from clfunc.testing.play import toy_data
 
+pytestmark = pytest.mark.typed
 QUIET = {"engine": "eager", "progress": False, "batch_size": 8}
 
 

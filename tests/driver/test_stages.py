@@ -70,8 +70,7 @@ def test_how_often_a_run_is_saved_decides_no_result(every, monkeypatch):
     assert points[:4].tolist() == [4, 8, 12, 16] and results[0].steps == points[-1]
 
 
-def test_a_run_goes_on_with_another_checkpoint_every(tmp_path, monkeypatch):
-    monkeypatch.setattr("clfunc.results.plots.save", lambda *_: [])
+def test_a_run_goes_on_with_another_checkpoint_every(tmp_path, no_figures):
     scenario, key = toy_stream(num_tasks=2), cl.random.key(0)
     how = QUIET | {"batch_size": 8}
     algorithm, seen = build(scenario), []

@@ -33,9 +33,7 @@ SWEEP = ["sweep", *SMALL, "--seeds", "3", "--grid", "lr=0.03,0.01"]
 QUICK = [*SWEEP, "--batch-size", "512"]
 
 
-@pytest.fixture(autouse=True)
-def _no_figures(monkeypatch):
-    monkeypatch.setattr("clfunc.results.plots.save", lambda *_: [])
+pytestmark = pytest.mark.usefixtures("no_figures")
 
 
 def load(folder):

@@ -142,8 +142,7 @@ def test_what_has_no_interval_is_refused_in_one_line(change, message):
     assert "\n" not in str(error.value)
 
 
-def test_the_command_adds_seeds(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("clfunc.results.plots.save", lambda *_: [])
+def test_the_command_adds_seeds(tmp_path, capsys, no_figures):
     small = [
         "--hidden",
         "8",

@@ -1,7 +1,7 @@
 """The tests' networks: one row for each kind, small, on grey images of 6x6; and a case of each."""
 
-import pytest
 import torch
+from support.rows import some_at_length
 
 from clfunc import convnet, dil, finetuning, mlp, resnet
 from clfunc.random import fold_in, key, normal
@@ -75,9 +75,4 @@ cases = (
 )
 
 # Norms of each task add little to what is compiled, so only `scripts/test --all` compiles them.
-compiled_cases = [
-    pytest.param(case, id=f"{case.name}_at_length", marks=pytest.mark.long)
-    if "norms" in case.name
-    else pytest.param(case, id=case.name)
-    for case in cases
-]
+compiled_cases = some_at_length(cases, lambda case: "norms" in case.name)

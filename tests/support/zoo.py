@@ -1,8 +1,8 @@
 """The zoo: a case for every algorithm, each of which the tests hold to every law."""
 
-import pytest
 import torch
 from support.hats import parts_of
+from support.rows import some_at_length
 
 from clfunc import algorithms, mlp, scenarios, upgd
 from clfunc.testing import Case
@@ -216,9 +216,4 @@ SIMILAR = {
     "amnesiac hat",
     "amnesiac_hat",
 }
-compiled_cases = [
-    pytest.param(case, id=f"{case.name}_at_length", marks=pytest.mark.long)
-    if case.name in SIMILAR
-    else pytest.param(case, id=case.name)
-    for case in cases
-]
+compiled_cases = some_at_length(cases, lambda case: case.name in SIMILAR)
