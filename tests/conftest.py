@@ -29,16 +29,7 @@ settings.register_profile(
 settings.load_profile("clfunc")
 
 # Packages whose tests take few steps: all of these tests are `typed`.
-TYPED = {
-    "datasets",
-    "engine",
-    "models",
-    "results",
-    "scenarios",
-    "transforms",
-    "units",
-    "unlearning",
-}
+TYPED = {"datasets", "engine", "results", "scenarios", "transforms", "units", "unlearning"}
 
 
 def _package(path: Path) -> str:

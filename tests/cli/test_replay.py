@@ -18,7 +18,7 @@ RUN += ["--checkpoint-every", "1000"]  # when a task ends
 STEPS = 23  # of a task
 
 
-pytestmark = [pytest.mark.typed, pytest.mark.usefixtures("no_figures")]
+pytestmark = pytest.mark.usefixtures("no_figures")
 
 
 @pytest.fixture(scope="module")

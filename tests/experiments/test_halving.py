@@ -15,7 +15,6 @@ from clfunc.random import key, split
 from clfunc.testing import toy_stream
 from clfunc.testing.play import toy_data
 
-pytestmark = pytest.mark.typed
 QUIET = {"engine": "eager", "progress": False, "batch_size": 8}
 RATES = (1e-4, 0.1, 1e300, 0.03)
 KEYS = split(key(1), 8)

@@ -11,6 +11,7 @@ from clfunc.models.images import max_pooled
 from clfunc.random import key, normal
 from clfunc.testing.laws import identical
 
+pytestmark = pytest.mark.typed
 TASK = torch.tensor(0)
 
 

@@ -11,6 +11,7 @@ from clfunc.random import key, normal, randint
 from clfunc.testing.laws import identical
 from clfunc.types import Batch, Task
 
+pytestmark = pytest.mark.typed
 INPUTS, BATCH = 5, 12
 counts = st.lists(st.integers(1, 4), min_size=1, max_size=4)
 optimizers = st.sampled_from(

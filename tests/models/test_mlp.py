@@ -12,6 +12,7 @@ from clfunc.random import key, normal
 from clfunc.testing.laws import identical
 from clfunc.types import Batch
 
+pytestmark = pytest.mark.typed
 widths = st.lists(st.integers(1, 6), min_size=1, max_size=4)
 TASK = torch.tensor(0)
 

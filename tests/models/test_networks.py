@@ -15,6 +15,7 @@ from clfunc.testing.laws import TOLERANCE, distance, identical
 from clfunc.testing.strategies import unit_masks
 from clfunc.units.masks import along, of_weights
 
+pytestmark = pytest.mark.usefixtures("no_figures")
 names = st.sampled_from(sorted(NETS))
 fitting = [
     law for law in laws if law.__name__ != "learns_two_real_tasks"

@@ -16,8 +16,8 @@ by_case = pytest.mark.parametrize("case", cases, ids=lambda case: case.name)
 CASES = {case.name: case for case in cases}
 # The law that makes every call in every paradigm is tried with type checks, the others without.
 others = [law for law in laws if law is not leaves_are_tensors_of_constant_shape]
-# A few algorithms are compiled in every way also where scripts/test --all is not run.
-in_every_way = some_at_length(cases, lambda case: case.name not in ("finetuning", "hat", "cbp"))
+# These are compiled in every way where scripts/test --all is not run, too.
+in_every_way = some_at_length(cases, lambda case: case.name not in ("finetuning", "hat"))
 
 
 @pytest.mark.typed
