@@ -101,6 +101,40 @@ def declares(settings: Any, name: str, value: Any = True) -> str | None:
     return None
 
 
+def declared(settings: Any, field: str, name: str = "") -> list[tuple[str, Any]]:
+    """The name of each part that declares a field, and what it declares, however deep.
+
+    A part without a `name` has the name under which it is listed.
+
+    >>> declared({"name": "er", "terms": {"replay": {"draws": 32}}}, "draws")
+    [('replay', 32)]
+    """
+    found = []
+    if isinstance(settings, dict):
+        own = str(settings.get("name", name))
+        if settings.get(field) is not None:
+            found.append((own, settings[field]))
+        for key, value in settings.items():
+            if key != field:
+                found += declared(value, field, own if key == "of" else str(key))
+    if isinstance(settings, list | tuple):
+        for value in settings:
+            found += declared(value, field, name)
+    return found
+
+
+def values_of(settings: Any, field: str) -> list[Any]:
+    """All that parts declare under a field; entries of lists are joined.
+
+    >>> values_of({"terms": {"distil_logits": {"notes": ["logits"]}}}, "notes")
+    ['logits']
+    """
+    values = []
+    for _, value in declared(settings, field):
+        values += value if isinstance(value, list | tuple) else [value]
+    return values
+
+
 def numbers(settings: Settings) -> dict[str, float]:
     """The settings that may differ within a sweep, by dotted name."""
     return {name: float(value) for name, value in items(settings) if isinstance(value, Tensor)}

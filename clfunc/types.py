@@ -45,6 +45,7 @@ class Batch(NamedTuple):
     rows: (
         Int[Tensor, " batch"] | tuple[()]
     ) = ()  # rows of the data set, where a batch is made of one
+    notes: dict[str, Tensor] = {}  # what a memory noted beside each example, [batch, ...]
 
 
 class Task(NamedTuple):
@@ -63,6 +64,9 @@ class Output(NamedTuple):
 
     logits: Float[Tensor, "batch classes"]
     features: dict[str, Tensor]
+    # by unit group, [units] or [batch, units]: what units were multiplied by; set by who gated
+    gates: dict[str, Tensor] = {}
+    statistics: dict[str, Tensor] = {}  # what a norm with running statistics saw
 
     @property
     def last(self) -> Float[Tensor, "batch units"]:
@@ -83,14 +87,19 @@ class Wire(NamedTuple):
     bound: float = 0.0  # draw from U(-bound, bound), as init does
 
 
-def keep_state(state: State, params: Params) -> State:
-    """A transform's begin_task that changes nothing."""
+def keep_state(state: State, *_: Any) -> State:
+    """A hook of a transform or a term that changes nothing."""
     return state
 
 
 def keep(params: Params, state: State, *_: Any) -> tuple[Params, State]:
     """A hook of an algorithm or a bank that changes nothing."""
     return params, state
+
+
+def no_metrics(_: State) -> Metrics:
+    """The metrics of a transform that measures nothing."""
+    return {}
 
 
 def follows_nothing(state: State) -> Any:
@@ -139,9 +148,8 @@ class HeadSpec(NamedTuple):
     paradigm: str
     classes: tuple[int, ...]  # of each task; outputs of each task for regression
     width: int  # of the logits: the largest class count, or all classes in CIL
-    together: bool = (
-        False  # params have the heads of all tasks, [tasks, ...], for batches that mix tasks
-    )
+    together: bool = False  # a batch may mix tasks: no group of the params is parked
+    rows: tuple[str, ...] = ()  # groups of params that have a row for each task, [tasks, ...]
 
 
 class Head(NamedTuple):
@@ -183,8 +191,21 @@ class Head(NamedTuple):
 
     @property
     def owns(self) -> tuple[str, ...]:
-        """The groups of params that each task has for itself."""
+        """The groups of params that each task has for itself, and that wait in the bank."""
         return self.bank.groups or ()
+
+    @property
+    def per_task(self) -> tuple[str, ...]:
+        """The groups of params that each task has for itself, parked or side by side."""
+        return (*self.owns, *self.spec.rows)
+
+
+
+class InputSpec(NamedTuple):
+    """The shape and dtype of one example, as a model takes it. Static."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
 
 
 class Model(NamedTuple):
@@ -203,22 +224,89 @@ class Model(NamedTuple):
         False  # True where apply draws random numbers in training, so a step must hand it a key
     )
     settings: Settings = {}
+    inputs: InputSpec | None = None  # what a memory stores; None: the model cannot have one
+
+
+class Memory(NamedTuple):
+    """Remembered examples, in static shapes. It changes no step by itself: terms and transforms
+    read it.
+    """
+
+    # (key, blank: a Batch of one row of zeros) -> s
+    init: Callable[[Key, Batch], State]
+    # (s, batch) -> s, after each step; x as stored, task [n], rows [n] or (), notes
+    add: Callable[[State, Batch], State]
+    # (s) -> Batch [capacity, ...]; weight 0 where a slot is empty
+    rows: Callable[[State], Batch]
+    # (s, forgotten: Bool[tasks]) -> s without the examples of these tasks
+    forget: Callable[[State, Tensor], State] | None = None
+    settings: Settings = {}  # `capacity`, and what decides which examples are kept
+
+
+class Term(NamedTuple):
+    """Adds to what a step minimises, and owns what it must know for that. It never moves a
+    parameter. It sees only the groups of params that tasks share.
+    """
+
+    name: str  # its metric, unique in an algorithm; its settings are keyed by it
+    # (key, params, model) -> s
+    init: Callable[[Key, Params, Model], State]
+    # (s, params, context) -> 0-d, of what the network puts out; it is differentiated
+    loss: "Callable[[State, Params, Context], Scalar] | None" = None
+    # (s, params) -> 0-d, of the parameters alone; it is differentiated apart
+    penalty: Callable[[State, Params], Scalar] | None = None
+    # (s, params, task) -> s
+    begin_task: Callable[..., State] = keep_state
+    # (s, before, after, gradient, context) -> s; `after` is what the step made of `before`, and
+    # `gradient` is of everything but the penalties
+    after_step: "Callable[[State, Params, Params, Params, Context], State] | None" = None
+    # (s, params, context) -> s, for each batch of the review of a task
+    review: "Callable[[State, Params, Context], State] | None" = None
+    # (s, params) -> s
+    end_task: Callable[..., State] = keep_state
+    # (s, forgotten: Bool[tasks]) -> s as if these tasks had taught it nothing
+    forget: Callable[[State, Tensor], State] | None = None
+    settings: Settings = {}
+
+
+def _absent(name: str) -> Callable[..., Any]:
+    """An entry of a context that was made by hand, without the function `name`."""
+
+    def absent(*_: Any, **__: Any) -> Any:
+        raise ValueError(f"this context has no {name}: only a step of an algorithm gives one")
+
+    return absent
 
 
 class Context(NamedTuple):
-    """What a step knows that a transform may need."""
+    """What a step knows that a transform or a term may need.
+
+    An entry that nobody uses costs nothing. In the `loss` of a term, `output` and `value` are
+    differentiated; elsewhere they are detached, and in a review `value` is ().
+    """
 
     features: dict[str, Tensor]
     task: Int[Tensor, "*batch"]
-    used: dict[
-        str, Float[Tensor, " units"]
-    ]  # 1 where earlier tasks own the unit; zeros where no algorithm masks
-    claims: dict[
-        str, Float[Tensor, " units"]
-    ] = {}  # how many earlier tasks use the unit; zeros likewise
-    gates: dict[
-        str, Float[Tensor, " units"]
-    ] = {}  # what the unit's output was multiplied by; ones where nothing gates
+    used: dict[str, Tensor]  # [units]: 1 where earlier tasks own the unit, zeros where none masks
+    claims: dict[str, Tensor] = {}  # [units]: how many earlier tasks use the unit; zeros likewise
+    # [units] or [batch, units]: what the unit's output was multiplied by; ones where nothing gates
+    gates: dict[str, Tensor] = {}
+    batch: Batch | tuple[()] = ()
+    output: Output | tuple[()] = ()
+    value: Tensor | tuple[()] = ()  # the batch's own loss, without regularisers
+    # (params, batch) -> Output: the network as the algorithm runs it, each example under its own
+    # task's gates and head
+    forward: Callable[..., Output] = _absent("forward")
+    # (params, batch) -> logits, -inf where a class does not count
+    logits: Callable[..., Tensor] = _absent("logits")
+    # (params, batch) -> 0-d: the weighted mean of the examples' losses
+    loss: Callable[..., Tensor] = _absent("loss")
+    # (batch) -> the gradient of `loss` at the step's params, without dropout
+    gradient: Callable[[Batch], Params] = _absent("gradient")
+    # (key, n, earlier=False) -> Batch of n examples from the memory, without replacement; weight 0
+    # where there is none. `earlier` leaves out the batch's own task
+    draw: Callable[..., Batch] = _absent("memory to draw from")
+    remembered: Callable[[], Batch] = _absent("memory")  # () -> all of the memory
 
 
 class Transform(NamedTuple):
@@ -240,6 +328,12 @@ class Transform(NamedTuple):
     # shape, and is cleared where
     # the parameter is reset or belongs to another task
     follows: Callable[[State], Any] = follows_nothing
+    # (state, params, context) -> state, for each batch of the review of a task
+    review: Callable[[State, Params, Context], State] | None = None
+    # (state, params) -> state
+    end_task: Callable[[State, Params], State] = keep_state
+    # (state) -> what the last update is measured by, 0-d
+    metrics: Callable[[State], Metrics] = no_metrics
 
 
 class Algorithm(NamedTuple):
@@ -251,6 +345,9 @@ class Algorithm(NamedTuple):
     begin_task: Callable[[Params, State, Task], tuple[Params, State]] = keep
     # the metrics are of the validation part, or of training where there is none
     end_epoch: Callable[[Params, State, Metrics], tuple[Params, State]] = keep
+    # (params, state, batch) -> state. After a task's last epoch every example of the task is shown
+    # once, and a review cannot move a parameter; None where nothing looks
+    review: Callable[[Params, State, Batch], State] | None = None
     end_task: Callable[[Params, State], tuple[Params, State]] = keep
     probe: Callable[[Params, State, Batch], dict[str, Tensor]] | None = None
     # (params, state, forgotten: Bool[tasks + forget sets]) -> params and state without them

@@ -44,7 +44,7 @@ def fix(model: Model, tx: Transform, *, freeze_heads: bool = False) -> Algorithm
         moved, state, metrics = lifted.step(params, state, batch)
 
         for group in params:
-            is_head = group in ("head", *model.head.owns)
+            is_head = group in ("head", *model.head.per_task)
             if freeze_heads or not is_head:
                 kept = tree.where(state.frozen, params[group], moved[group])
                 moved = moved | {group: kept}

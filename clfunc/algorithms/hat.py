@@ -9,6 +9,7 @@ settings. Its parts are the gates (`clfunc.hard_attention.gates`), the regularis
 [1] Serra et al. 2018, arXiv:1801.01423
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from clfunc.hard_attention import Gating, Rates
@@ -17,7 +18,7 @@ from clfunc.hard_attention.embeddings import check_gates, task_embeddings
 from clfunc.hard_attention.method import hard_attention
 from clfunc.settings import of_part
 from clfunc.transforms import chain, clip_by_global_norm, scale_by_adjustment
-from clfunc.types import Algorithm, Model, Number, Transform
+from clfunc.types import Algorithm, Memory, Model, Number, Term, Transform
 
 PARTS: dict[str, Gating | Rates] = {"gates": Gating(), "rates": Rates()}
 
@@ -34,6 +35,8 @@ def hat(
     rates: Rates = Rates(),  # noqa: B008
     clip_norm: Number = 10000.0,
     freeze_head_after: int | None = None,
+    terms: Sequence[Term] = (),
+    memory: Memory | None = None,
     **moved: Any,
 ) -> Algorithm:
     """Hard attention to the task.
@@ -51,6 +54,10 @@ def hat(
         clip_norm: Bound on the gradient's norm, >= 0.
         freeze_head_after: Freeze a head that tasks share when this many are trained, >= 1; None for
             never.
+        terms: What is minimised beside the loss of the batch, from `clfunc.terms`.
+        memory: What terms and transforms draw from. Examples of earlier tasks pass their own masks
+            and move their own heads: the bits of earlier tasks' features are kept, not those of
+            their logits.
         moved: None. A setting of `gates` or `rates` is refused with its new spelling.
 
     Raises:
@@ -63,7 +70,9 @@ def hat(
     >>> algorithm = hat(model, sgd(0.05), num_tasks=5, gates=Gating(anneal="constant"))
     """
     _refuse(moved)
-    check_gates(model, num_tasks, gates.gate_position, freeze_head_after)
+    check_gates(
+        model, num_tasks, gates.gate_position, freeze_head_after, has_memory=memory is not None
+    )
     clip = clip_by_global_norm(clip_norm)
     algorithm = hard_attention(
         model,
@@ -82,6 +91,8 @@ def hat(
         mask_sparsity_reg_factor=mask_sparsity_reg_factor,
         gate_position=gates.gate_position,
         freeze_head_after=freeze_head_after,
+        terms=terms,
+        memory=memory,
     )
     settings = algorithm.settings | {
         "tx": of_part(tx, tx.update),

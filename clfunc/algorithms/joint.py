@@ -12,14 +12,11 @@ Caruana 1997, "Multitask learning", Machine Learning 28.
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 
-from clfunc import tree
-from clfunc.algorithms.finetuning import FinetuningState, finetuning
-from clfunc.losses import descend, task_cross_entropy
-from clfunc.random import split
-from clfunc.types import Algorithm, Batch, Logits, Metrics, Model, Params, Transform
+from clfunc.algorithms.finetuning import finetuning
+from clfunc.losses import task_cross_entropy
+from clfunc.types import Algorithm, Batch, Logits, Model, Transform
 
 
 def joint(
@@ -42,44 +39,16 @@ def joint(
     """
     if average not in ("tasks", "examples"):
         raise ValueError(f"average must be 'tasks' or 'examples', given {average!r}")
-    head = model.head
-    if not (head.spec.together or head.paradigm == "stl"):
+    if model.head.paradigm not in ("mtl", "stl"):
         raise ValueError(
-            f"joint needs an mtl or stl head, given {head.paradigm}:"
+            f"joint needs an mtl or stl head, given {model.head.paradigm}:"
             " use scenarios.joint(...).head()"
         )
-
-    def loss_of(logits: Logits, batch: Batch, task: Tensor) -> Tensor:
-        if average == "tasks":
-            return task_cross_entropy(logits, batch.y, batch.weight, task)
-        return head.loss(logits, batch.y, batch.weight)
-
-    def step(
-        params: Params, state: FinetuningState, batch: Batch
-    ) -> tuple[Params, FinetuningState, Metrics]:
-        key, noise = split(state.key) if model.stochastic else (state.key, None)
-        task = batch.task.expand(batch.weight.shape)
-
-        def loss_fn(params):
-            output = model.apply(params, batch.x, task, key=noise)
-            logits = head.mask(state.head, output.logits, task)
-            metrics = head.measure(logits, batch.y, batch.weight)
-            return loss_of(logits, batch, task), (output.features, metrics)
-
-        updates, opt, metrics = descend(tx, loss_fn, params, state.opt, task)
-
-        if head.spec.together:
-            updates = {**updates, "head": _present(updates["head"], task, batch.weight)}
-
-        return tree.add(params, updates), state._replace(opt=opt, key=key), metrics
-
-    inner = finetuning(model, tx)
-    settings = inner.settings | {"name": "joint", "mixes": True, "average": average}
-    return inner._replace(step=step, settings=settings)
+    inner = finetuning(model, tx, loss=_mean_over_tasks if average == "tasks" else None)
+    about = {"name": "joint", "mixes": True, "average": average, "loss": "head"}
+    return inner._replace(settings=inner.settings | about)
 
 
-def _present(updates: Params, task: Tensor, weight: Tensor) -> Params:
-    """Updates of the heads whose task is in the batch; exactly 0 for the others."""
-    heads = torch.arange(updates["bias"].shape[0], device=task.device)
-    member = (task[:, None] == heads) & (weight > 0)[:, None]
-    return tree.where(member.any(0), updates, tree.zeros_like(updates))
+def _mean_over_tasks(logits: Logits, batch: Batch) -> Tensor:
+    task = batch.task.expand(batch.weight.shape)
+    return task_cross_entropy(logits, batch.y, batch.weight, task)

@@ -225,15 +225,20 @@ def gated(model: Model, embeddings: Embeddings, gate_position: str) -> Callable[
 
 
 def check_gates(
-    model: Model, num_tasks: int, gate_position: str, freeze_head_after: int | None
+    model: Model,
+    num_tasks: int,
+    gate_position: str,
+    freeze_head_after: int | None,
+    *,
+    has_memory: bool = False,
 ) -> None:
     """Raise ValueError, in one line, for a model whose earlier tasks gates cannot protect.
 
-    Warn of a head that they share.
+    Warn of a head that they share. With a memory, examples of earlier tasks train their heads.
     """
     choice(gate_position, "gate_position", attention.POSITIONS)
     head = model.head
-    if head.spec.together:
+    if "head" in head.spec.rows and not has_memory:
         raise ValueError(
             "hat needs batches of one task, given an mtl head, whose batches mix tasks: use"
             " til, cil or dil"
@@ -242,13 +247,13 @@ def check_gates(
         raise ValueError(
             f"num_tasks must be at least the head's {head.num_tasks}, given {num_tasks}"
         )
-    if freeze_head_after is not None and (freeze_head_after < 1 or "head" in head.owns):
+    if freeze_head_after is not None and (freeze_head_after < 1 or "head" in head.per_task):
         raise ValueError(
             "freeze_head_after must be at least 1, for a head that tasks share (cil, dil),"
             f" given {freeze_head_after}"
             f" and a {head.paradigm} head"
         )
-    if "head" not in head.owns and head.num_tasks > 1 and freeze_head_after is None:
+    if "head" not in head.per_task and head.num_tasks > 1 and freeze_head_after is None:
         said = f"hat does not protect the {head.paradigm} head, which tasks share: it forgets"
         warnings.warn(said + "; freeze_head_after=1 freezes it after the first task", stacklevel=3)
     if gate_position == "pre_act" and model.settings.get("activation") == "sigmoid":
@@ -256,7 +261,7 @@ def check_gates(
             "gate_position='pre_act' leaves a shut unit at sigmoid(0) = 0.5: use post_act"
         )
     shared = [
-        wire.path for wire in model.wires if wire.reset == "one" and wire.path[0] not in head.owns
+        wire.path for wire in model.wires if wire.reset == "one" and wire.path[0] not in head.per_task
     ]
     if shared:
         raise ValueError(

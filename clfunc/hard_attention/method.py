@@ -21,16 +21,16 @@ finds its embedding, and changes only what no task used, itself included.
 [1] Serra et al. 2018, arXiv:1801.01423
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import grad_and_value
 
 from clfunc import tree
 from clfunc.bank import in_fields
-from clfunc.compose import forget_groups
+from clfunc.compose import Network, Parts, bound, forget_groups
 from clfunc.hard_attention import gates as attention
 from clfunc.hard_attention import rates as adjustment
 from clfunc.hard_attention.embeddings import Embeddings, EmbeddingsState, gated
@@ -43,17 +43,22 @@ from clfunc.types import (
     Inputs,
     Key,
     Logits,
+    Memory,
     Metrics,
     Model,
     Number,
+    Output,
     Params,
     Scalar,
     State,
     Task,
     TaskId,
+    Term,
     Transform,
     scalar,
 )
+
+Regulariser = Callable[[attention.Units, attention.Units], Tensor]
 
 
 class HATState(NamedTuple):
@@ -62,17 +67,20 @@ class HATState(NamedTuple):
     key: Key
     mask_sparsity_reg_factor: Scalar
     attention: EmbeddingsState  # the working embedding is params["embedding"]
+    parts: State = ()  # of terms and memory
 
 
 def hard_attention(
     model: Model,
     inner: Transform,
     embeddings: Embeddings,
-    regulariser: Callable[[attention.Units, attention.Units], Tensor],
+    regulariser: Regulariser,
     mask_sparsity_reg_factor: Number,
     *,
     gate_position: str = "post_act",
     freeze_head_after: int | None = None,
+    terms: Sequence[Term] = (),
+    memory: Memory | None = None,
 ) -> Algorithm:
     """HAT of parts: `hat` makes them by name.
 
@@ -85,11 +93,13 @@ def hard_attention(
         gate_position: See `gates.Gating`.
         freeze_head_after: Freeze a head that tasks share when this many are trained, >= 1; None for
             never.
+        terms: What is minimised beside the loss of the batch.
+        memory: What terms and transforms draw from; None for none.
     """
     factor = scalar(mask_sparsity_reg_factor, "mask_sparsity_reg_factor", 0)
     forward = gated(model, embeddings, gate_position)
-
-    step = _step(model, inner, embeddings, regulariser, gate_position, freeze_head_after)
+    parts = bound(model, inner, terms, memory, parked=("embedding",))
+    training = _Training(model, embeddings, regulariser, gate_position, freeze_head_after)
 
     def predict(params: Params, state: HATState, x: Inputs, task: TaskId) -> Logits:
         return model.head.mask(state.head, forward(params, state, x, task).logits, task)
@@ -102,12 +112,22 @@ def hard_attention(
         params, attend = embeddings.begin_task(params, state.attention, task)
         opt = inner.begin_task(state.opt, params)
         opt = forget_groups(inner, opt, ("embedding", *model.head.owns))
-        return params, state._replace(opt=opt, head=head, attention=attend)
+        own = parts.begin_task(state.parts, params, task)
+        return params, state._replace(opt=opt, head=head, attention=attend, parts=own)
+
+    def review(params: Params, state: HATState, batch: Batch) -> HATState:
+        def masked(params: Params, batch: Batch, key: Key | None) -> Output:
+            return forward(params, state, batch.x, batch.task)
+
+        network = training.network(params, state, batch)._replace(forward=masked)
+        opt, own = parts.review(params, state.opt, state.parts, batch, network)
+        return state._replace(opt=opt, parts=own)
 
     def end_task(params: Params, state: HATState) -> tuple[Params, HATState]:
+        opt, own = parts.end_task(params, state.opt, state.parts)
         params, head = model.head.bank.end_task(params, state.head)
         params, attend = embeddings.end_task(params, state.attention)
-        return params, state._replace(head=head, attention=attend)
+        return params, state._replace(opt=opt, head=head, attention=attend, parts=own)
 
     settings = (
         of_part(inner, inner.update)
@@ -123,20 +143,21 @@ def hard_attention(
         }
     )
     return Algorithm(
-        init=_init(model, inner, embeddings, factor),
-        step=step,
+        init=_init(model, parts, embeddings, factor),
+        step=_step(model, parts, training),
         predict=predict,
         begin_task=begin_task,
+        review=review if parts.reviews else None,
         end_task=end_task,
         probe=_probe(model, inner, embeddings),
-        settings=settings,
+        settings=settings | parts.settings,
         features=features,
-        bank=in_fields({"head": model.head.bank, "attention": embeddings.bank}),
+        bank=in_fields({"head": model.head.bank, "attention": embeddings.bank} | parts.banks),
     )
 
 
 def _init(
-    model: Model, inner: Transform, embeddings: Embeddings, factor: Scalar
+    model: Model, parts: Parts, embeddings: Embeddings, factor: Scalar
 ) -> Callable[[Key], tuple[Params, HATState]]:
     """The `init` of hard attention."""
 
@@ -146,65 +167,107 @@ def _init(
         attend = embeddings.init(embed, model.units, params["head"]["weight"].dtype)
         params = params | {"embedding": tree.index(attend.rows, 0)}
         return params, HATState(
-            opt=inner.init(start, params),
+            opt=parts.tx.init(start, params),
             head=model.head.bank.init(park, params),
             key=noise,
             mask_sparsity_reg_factor=factor,
             attention=attend,
+            parts=parts.init(key, params),
         )
 
     return init
 
 
+class _Training(NamedTuple):
+    """How hard attention runs its network in training."""
+
+    model: Model
+    embeddings: Embeddings
+    regulariser: Regulariser
+    gate_position: str
+    freeze_head_after: int | None
+
+    def network(self, params: Params, state: HATState, batch: Batch) -> Network:
+        """The network at one step, from the params before it."""
+        attend = state.attention
+        s = self.embeddings.scale(attend)
+
+        def forward(params: Params, shown: Batch, key: Key | None) -> Output:
+            gates = self._gates(params, attend, s, batch.task, shown.task)
+            output = self.model.apply(
+                params,
+                shown.x,
+                shown.task,
+                gates=gates,
+                gate_position=self.gate_position,
+                key=key,
+            )
+            return output._replace(gates=gates)
+
+        def extra(output: Output) -> tuple[Tensor, Metrics]:
+            penalty = self.regulariser(output.gates, attend.used)
+            return state.mask_sparsity_reg_factor * penalty, {"regulariser": penalty}
+
+        def push(gradient: Params) -> Params:
+            # eq. 4: the gradient of the embedding, as if the gates had not hardened
+            pushed = attention.compensate(
+                gradient["embedding"], params["embedding"], s, attend.s_max, attend.clamp_threshold
+            )
+            return gradient | {"embedding": pushed}
+
+        def hold(before: Params, after: Params) -> Params:
+            after = after | {"embedding": self.embeddings.constrain(after["embedding"], attend)}
+            if self.freeze_head_after is not None:
+                frozen = attend.met.sum() >= self.freeze_head_after
+                after["head"] = tree.where(frozen, before["head"], after["head"])
+            return after
+
+        return Network(
+            forward=forward,
+            mask=partial(self.model.head.mask, state.head),
+            extra=extra,
+            used=attend.used,
+            claims=attend.claims,
+            push=push,
+            hold=hold,
+        )
+
+    def _gates(
+        self, params: Params, attend: EmbeddingsState, s: Scalar, working: Tensor, task: Tensor
+    ) -> attention.Units:
+        """The gates of the task that trains; where examples have a task each, `[batch, units]`:
+        those of earlier tasks are their masks.
+        """
+        gates = attention.gates(params["embedding"], s)
+        if not task.ndim:
+            return gates
+        masks = self.embeddings.masks(tree.take(attend.rows, task), attend)
+        return tree.where(task == working, _each_example(gates, task), masks)
+
+
+def _each_example(gates: attention.Units, task: Tensor) -> attention.Units:
+    return tree.map(lambda gate: gate.expand(*task.shape, *gate.shape), gates)
+
+
 def _step(
-    model: Model,
-    inner: Transform,
-    embeddings: Embeddings,
-    regulariser: Callable[[attention.Units, attention.Units], Tensor],
-    gate_position: str,
-    freeze_head_after: int | None,
+    model: Model, parts: Parts, training: _Training
 ) -> Callable[[Params, HATState, Batch], tuple[Params, HATState, Metrics]]:
-    """The step of hard attention; arguments as there."""
+    """The step of hard attention."""
 
     def step(params: Params, state: HATState, batch: Batch) -> tuple[Params, HATState, Metrics]:
         if batch.task.ndim:
             raise ValueError("hat needs batches of one task, given one that mixes tasks")
         key, noise = split(state.key) if model.stochastic else (state.key, None)
-        attend = state.attention
-        s = embeddings.scale(attend)
 
-        def loss_fn(params):
-            gates = attention.gates(params["embedding"], s)
-            output = model.apply(
-                params, batch.x, batch.task, gates=gates, gate_position=gate_position, key=noise
-            )
-            logits = model.head.mask(state.head, output.logits, batch.task)
-            penalty = regulariser(gates, attend.used)
-            loss = model.head.loss(logits, batch.y, batch.weight)
-            loss = loss + state.mask_sparsity_reg_factor * penalty
-            metrics = model.head.measure(logits, batch.y, batch.weight)
-            return loss, (output.features, gates, metrics | {"regulariser": penalty})
-
-        gradient, (loss, aux) = grad_and_value(loss_fn, has_aux=True)(params)
-        features, gates, metrics = tree.map(torch.detach, aux)
-
-        # eq. 4: the gradient of the embedding, as if the gates had not hardened
-        pushed = attention.compensate(
-            gradient["embedding"], params["embedding"], s, attend.s_max, attend.clamp_threshold
+        network = training.network(params, state, batch)
+        after, opt, own, metrics = parts.step(
+            params, state.opt, state.parts, batch, network, noise
         )
-        context = Context(features, batch.task, attend.used, attend.claims, gates)
-        updates, opt = inner.update(gradient | {"embedding": pushed}, state.opt, params, context)
 
-        moved = tree.add(params, updates)
-        moved = moved | {"embedding": embeddings.constrain(moved["embedding"], attend)}
-        if freeze_head_after is not None:
-            frozen = attend.met.sum() >= freeze_head_after
-            moved["head"] = tree.where(frozen, params["head"], moved["head"])
-
-        metrics = {"loss": loss.detach(), "capacity": opt.capacity} | metrics
-        metrics |= embeddings.metrics(params["embedding"], attend)
-        state = state._replace(opt=opt, key=key, attention=attend._replace(step=attend.step + 1))
-        return moved, state, metrics
+        attend = state.attention
+        metrics |= training.embeddings.metrics(params["embedding"], attend)
+        attend = attend._replace(step=attend.step + 1)
+        return after, state._replace(opt=opt, key=key, attention=attend, parts=own), metrics
 
     return step
 

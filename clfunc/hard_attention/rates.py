@@ -127,7 +127,7 @@ def rates(
         return hat(used[name]) if mode == "hat" else hat_const_1(used[name])
 
     found = {}
-    shared = [wire for wire in model.wires if wire.path[0] not in model.head.owns]
+    shared = [wire for wire in model.wires if wire.path[0] not in model.head.per_task]
     for at, wire in enumerate(shared):
         if wire.post is not None:
             name = masks.name_of(wire)

@@ -28,8 +28,8 @@ from clfunc.models.layers import (
     layer_wires,
     weighted,
 )
-from clfunc.models.norms import drawing, group_count, norm_wires, normalised, owning_head
-from clfunc.types import Head, Inputs, Key, Model, Output, Params, Settings, TaskId, Wire
+from clfunc.models.norms import drawing, group_count, norm_wires, normalised, of_task, owning_head
+from clfunc.types import Head, Inputs, InputSpec, Key, Model, Output, Params, Settings, TaskId, Wire
 
 
 def convnet(
@@ -108,11 +108,12 @@ def convnet(
     return Model(
         init=drawing(shapes, norm, head, hidden[-1], dtype),
         apply=_forward(image, shapes, head, act, norm, products, dropout_rate),
-        wires=_wires(shapes, head, spread) + norm_wires(norm, {name: name for name in units}),
+        wires=_wires(shapes, head, spread) + norm_wires(norm, {name: name for name in units}, head),
         units=units,
         head=head,
         stochastic=dropout_rate > 0,
         settings=settings,
+        inputs=InputSpec(image, dtype),
     )
 
 
@@ -138,6 +139,7 @@ def _forward(
         gate_position: str = "post_act",
         key: Key | None = None,
     ) -> Output:
+        params = of_task(head, params, task)
         features: dict[str, Tensor] = {}
         h = as_images(x, image, params["head"]["weight"])
         for layer, name in enumerate(shapes):

@@ -5,7 +5,7 @@
 | `til` | one head a task; one trains, the rest wait | the task's own                                  |
 | `cil` | one over all classes                       | those of the tasks begun so far                 |
 | `dil` | one that all tasks share                   | all                                             |
-| `mtl` | one head a task, all train together        | each example's own task's                       |
+| `mtl` | one head a task, all side by side          | each example's own task's                       |
 | `stl` | one                                        | all                                             |
 | `regression` | one that all tasks share            | none: its outputs are numbers                   |
 
@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import linear
 
@@ -30,7 +31,7 @@ from clfunc.random import split, uniform
 from clfunc.settings import of_part
 from clfunc.types import Bank, Head, HeadSpec, Key, Logits, Metrics, Params, Settings, State, TaskId
 
-_SINGLE = ("til", "cil", "dil")  # paradigms whose batches are of one task
+_BY_TASK = ("til", "cil", "dil", "mtl")  # paradigms that know the task of each example
 
 
 class HeadState(NamedTuple):
@@ -76,8 +77,16 @@ def til(num_tasks: int, classes: int | Sequence[int]) -> Head:
         own = _local(counts, key.device)
         return HeadState(bank=heads.init(key, params), classes=own, seen=())
 
+    def apply(head: Params, features: Tensor, task: TaskId) -> Logits:
+        if task.ndim:
+            raise ValueError(
+                "a til head takes batches of one task, given one that mixes tasks:"
+                " use scenario.head(together=True)"
+            )
+        return _linear(head, features, task)
+
     bank = in_fields({"bank": heads})._replace(init=init)
-    return _classifier(HeadSpec("til", counts, width), bank)
+    return _classifier(HeadSpec("til", counts, width), bank)._replace(apply=apply)
 
 
 def cil(num_tasks: int, classes: int | Sequence[int]) -> Head:
@@ -137,18 +146,18 @@ def stl(classes: int) -> Head:
     1
     """
     counts = _counts(1, classes)
-    return _classifier(HeadSpec("stl", counts, classes), _no_bank())
+    return _classifier(HeadSpec("stl", counts, classes, together=True), _no_bank())
 
 
 def mtl(num_tasks: int, classes: int | Sequence[int]) -> Head:
     """One head a task, all in `params`, for batches that mix tasks; each example takes its own
     task's head.
 
-    A head whose task is not in the batch gets a zero gradient, and `joint` keeps it from moving.
+    A head whose task is neither in the batch nor in the memory does not move, under any optimiser.
     Arguments and errors as in `til`.
 
-    >>> mtl(3, classes=2).spec.together
-    True
+    >>> mtl(3, classes=2).spec.rows
+    ('head',)
     """
     counts = _counts(num_tasks, classes)
     width = max(counts)
@@ -157,15 +166,19 @@ def mtl(num_tasks: int, classes: int | Sequence[int]) -> Head:
         return _draw(key, (num_tasks, width), units, dtype)
 
     def apply(head: Params, features: Tensor, task: TaskId) -> Logits:
-        every = torch.einsum("bu,tcu->tbc", features, head["weight"]) + head["bias"][:, None]
-        # [tasks, batch], or [tasks, 1] where one task has the whole batch
-        member = torch.arange(num_tasks, device=task.device)[:, None] == task
-        return torch.where(member[:, :, None], every, 0.0).sum(0)
+        # all heads as one layer, so that a member of a sweep has the bits that it has alone
+        weight = rearrange(head["weight"], "task class unit -> (task class) unit")
+        joined = linear(features, weight, rearrange(head["bias"], "task class -> (task class)"))
+        every = rearrange(joined, "batch (task class) -> batch task class", task=num_tasks)
+        # [batch, tasks], or [1, tasks] where one task has the whole batch
+        member = task.reshape(-1, 1) == torch.arange(num_tasks, device=task.device)
+        return torch.where(member[:, :, None], every, 0.0).sum(1)
 
     def start(key: Key, params: Params) -> HeadState:
         return HeadState(bank=(), classes=_local(counts, key.device), seen=())
 
-    head = _classifier(HeadSpec("mtl", counts, width, together=True), Bank(init=start))
+    spec = HeadSpec("mtl", counts, width, together=True, rows=("head",))
+    head = _classifier(spec, Bank(init=start))
     return head._replace(init=init, apply=apply)
 
 
@@ -184,8 +197,22 @@ def regression(num_tasks: int, outputs: int = 1) -> Head:
     3
     """
     counts = _counts(num_tasks, outputs)
-    head = _classifier(HeadSpec("regression", counts, max(counts)), _no_bank())
+    head = _classifier(HeadSpec("regression", counts, max(counts), together=True), _no_bank())
     return head._replace(loss=squared_error, measure=_nothing)
+
+
+def together(head: Head) -> Head:
+    """The head for batches that mix tasks: `mtl` in place of `til`, which trains one task at a time.
+
+    `cil`, `dil` and `regression` heads are shared by all tasks. For them it decides only where a
+    network keeps what each task has for itself: side by side in `params`.
+
+    >>> together(til(3, classes=2)).paradigm, together(dil(3, classes=2)).paradigm
+    ('mtl', 'dil')
+    """
+    if head.paradigm == "til":
+        head = mtl(head.num_tasks, head.spec.classes)
+    return head._replace(spec=head.spec._replace(together=True))
 
 
 def with_own(head: Head, groups: Sequence[str] = ("norm",)) -> Head:
@@ -193,27 +220,31 @@ def with_own(head: Head, groups: Sequence[str] = ("norm",)) -> Head:
 
     Every task starts from what `init` drew. A task's groups are in `params` while it trains, and in
     the bank else. `lookup` finds either, so the algorithm must know the task of an example, also
-    under `cil` and `dil`.
+    under `cil` and `dil`. Under a head for batches that mix tasks (`together`) the groups of all
+    tasks are in `params`, side by side: `[tasks, ...]`.
 
     Args:
-        head: `til`, `cil` or `dil`.
+        head: Any but `stl`.
         groups: Top-level names in `params`, such as a model's `norm`.
 
     Raises:
-        ValueError: A head of mixed or single tasks, or a group that each task already has for
-            itself.
+        ValueError: A head of a single task, or a group that each task already has for itself.
 
     >>> with_own(til(3, classes=2), ("norm",)).owns
     ('head', 'norm')
     """
-    if head.paradigm not in _SINGLE:
+    if head.paradigm not in _BY_TASK:
         raise ValueError(
-            f"only a til, cil or dil head can keep {', '.join(groups)} by task, given"
-            f" {head.paradigm}"
+            f"only a {', '.join(_BY_TASK[:-1])} or {_BY_TASK[-1]} head can keep"
+            f" {', '.join(groups)} by task, given {head.paradigm}"
         )
     for group in groups:
-        if group in head.owns:
+        if group in head.per_task:
             raise ValueError(f"{group} is a task's own already, given {', '.join(groups)}")
+    settings = head.settings | {"own": list(groups)}
+    if head.spec.together:
+        spec = head.spec._replace(rows=(*head.spec.rows, *groups))
+        return head._replace(spec=spec, settings=settings)
 
     def start(key: Key, params: Params) -> Params:
         row = {group: params[group] for group in groups}
@@ -226,7 +257,7 @@ def with_own(head: Head, groups: Sequence[str] = ("norm",)) -> Head:
     return head._replace(
         mask=mask,
         bank=in_fields(banks, OwningState),
-        settings=head.settings | {"own": list(groups)},
+        settings=settings,
     )
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clfunc import tree
 from clfunc.random import split, uniform
 from clfunc.types import Head, Key, Params, Wire, choice
 
@@ -97,8 +98,11 @@ def gated(act: Callable[[Tensor], Tensor], h: Tensor, gate: Tensor | None, posit
 
 
 def of_units(values: Tensor, h: Tensor) -> Tensor:
-    """A number for each unit, placed on axis 1 of `h`, in its dtype."""
-    return values.reshape(-1, *(1,) * (h.ndim - 2)).to(h.dtype)
+    """A number for each unit, placed on axis 1 of `h`, in its dtype.
+
+    `values` is `[units]`, or `[batch, units]` where each example has numbers of its own.
+    """
+    return tree.expand_last(values, values.ndim + h.ndim - 2).to(h.dtype)
 
 
 def draw_layer(
@@ -165,7 +169,7 @@ def head_wire(head: Head, pre: str, width: int, spread: int = 1) -> Wire:
         path=("head", "weight"),
         pre=pre,
         post=None,
-        pre_axis=2 if head.spec.together else 1,
+        pre_axis=2 if "head" in head.spec.rows else 1,
         post_axis=None,
         spread=spread,
         bound=init_bound((1, width * spread)),

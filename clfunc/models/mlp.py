@@ -21,8 +21,8 @@ from clfunc.models.layers import (
     layer_wires,
     weighted,
 )
-from clfunc.models.norms import drawing, norm_wires, normalised, owning_head
-from clfunc.types import Head, Inputs, Key, Model, Output, Params, TaskId, Wire
+from clfunc.models.norms import drawing, norm_wires, normalised, of_task, owning_head
+from clfunc.types import Head, Inputs, InputSpec, Key, Model, Output, Params, TaskId, Wire
 
 
 def mlp(
@@ -99,11 +99,12 @@ def mlp(
     return Model(
         init=drawing(shapes, norm, head, spread * hidden[-1], dtype, gain),
         apply=_forward(units, head, act, products, dropout_rate),
-        wires=_wires(shapes, head, spread, gain) + norm_wires(norm, {name: name for name in units}),
+        wires=_wires(shapes, head, spread, gain) + norm_wires(norm, {name: name for name in units}, head),
         units=units,
         head=head,
         stochastic=dropout_rate > 0,
         settings=settings,
+        inputs=InputSpec((fan_in,), dtype),
     )
 
 
@@ -134,6 +135,7 @@ def _forward(
         gate_position: str = "post_act",
         key: Key | None = None,
     ) -> Output:
+        params = of_task(head, params, task)
         features: dict[str, Tensor] = {}
         h = rearrange(x, "batch ... -> batch (...)").to(params["head"]["weight"].dtype)
         for layer, name in enumerate(units):

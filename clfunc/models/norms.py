@@ -12,7 +12,8 @@ units whose gate is not 0. The mean still divides by the number of all units, wh
 Without gates every unit counts, also one whose outgoing weights are 0.
 
 Gains and biases are `params["norm"][layer]`, a group of their own, so that a task can have them for
-itself (`clfunc.models.heads.with_own`).
+itself (`clfunc.models.heads.with_own`). Under a head for batches that mix tasks they are
+`[tasks, units]`, and each example takes its own task's (`of_task`).
 
 [1] Ba et al. 2016, arXiv:1607.06450   [2] Wu & He 2018, arXiv:1803.08494
 """
@@ -22,10 +23,12 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from clfunc import tree
+from clfunc.bank import repeated
 from clfunc.models.heads import with_own
 from clfunc.models.layers import draw_layer, of_units
 from clfunc.random import split
-from clfunc.types import Head, Key, Params, Wire
+from clfunc.types import Head, Key, Params, TaskId, Wire
 
 GROUP = 8  # channels in a group, or the next number that divides them
 _EPS = 1e-5  # torch's own
@@ -37,8 +40,8 @@ def owning_head(
     """The head, which owns the norms too if `per_task_norm`.
 
     Raises:
-        ValueError: A norm that there is not, or `per_task_norm` without one or with a head for
-            mixed or single tasks.
+        ValueError: A norm that there is not, or `per_task_norm` without one or with a head for a
+            single task.
     """
     if norm is not None and norm not in names:
         raise ValueError(f"norm must be {', '.join(names)} or none, given {norm!r}")
@@ -94,21 +97,31 @@ def drawing(
             layers[name] = draw_layer(keys[i], shape, dtype, gain)
             widths[name] = shape[0]
         norms = start_norms(norm, widths, key.device, dtype)
+        if "norm" in head.spec.rows:
+            norms = repeated(norms, head.num_tasks)
         return {**layers, **norms, "head": head.init(keys[-1], fan_in, dtype)}
 
     return init
 
 
-def norm_wires(norm: str | None, posts: Mapping[str, str]) -> tuple[Wire, ...]:
+def norm_wires(norm: str | None, posts: Mapping[str, str], head: Head) -> tuple[Wire, ...]:
     """Wires of the norms, given the unit group that each layer feeds."""
     if norm is None:
         return ()
+    axis = 1 if "norm" in head.spec.rows else 0
     wires: list[Wire] = []
     for layer, post in posts.items():
         gain, bias = ("norm", layer, "weight"), ("norm", layer, "bias")
-        wires.append(Wire(gain, None, post, pre_axis=None, reset="one"))
-        wires.append(Wire(bias, None, post, pre_axis=None, reset="zero"))
+        wires.append(Wire(gain, None, post, pre_axis=None, post_axis=axis, reset="one"))
+        wires.append(Wire(bias, None, post, pre_axis=None, post_axis=axis, reset="zero"))
     return tuple(wires)
+
+
+def of_task(head: Head, params: Params, task: TaskId) -> Params:
+    """The params with the norms of the task, or of each example's task, where all are in them."""
+    if "norm" not in head.spec.rows:
+        return params
+    return params | {"norm": tree.take(params["norm"], task)}
 
 
 def normalised(

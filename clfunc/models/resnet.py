@@ -34,8 +34,8 @@ from clfunc.models.layers import (
     layer_wires,
     weighted,
 )
-from clfunc.models.norms import drawing, group_count, norm_wires, normalised, owning_head
-from clfunc.types import Head, Inputs, Key, Model, Output, Params, Settings, TaskId, Wire
+from clfunc.models.norms import drawing, group_count, norm_wires, normalised, of_task, owning_head
+from clfunc.types import Head, Inputs, InputSpec, Key, Model, Output, Params, Settings, TaskId, Wire
 
 
 class _Layer(NamedTuple):
@@ -123,6 +123,7 @@ def resnet(
         units=units,
         head=head,
         settings=settings,
+        inputs=InputSpec(image, dtype),
     )
 
 
@@ -160,6 +161,7 @@ def _forward(
         def active(group: str, h: Tensor) -> Tensor:
             return gated(act, h, gate_of(group), gate_position)
 
+        params = of_task(head, params, task)
         features: dict[str, Tensor] = {}
         h = active("stage1", made("stem", as_images(x, image, params["head"]["weight"])))
         for stage, inner in blocks:
@@ -197,7 +199,7 @@ def _wires(
     for name, layer in layers.items():
         wires += layer_wires(name, *layer)
     posts = {name: layer.post for name, layer in layers.items()}
-    return (*wires, head_wire(head, last, width), *norm_wires(norm, posts))
+    return (*wires, head_wire(head, last, width), *norm_wires(norm, posts, head))
 
 
 def _blocks(stages: int, blocks: int) -> list[tuple[str, str]]:

@@ -2,7 +2,17 @@
 
 from clfunc.random import split
 from clfunc.settings import declares, of_part
-from clfunc.types import Context, Key, Params, Settings, State, Transform, Updates, keep_state
+from clfunc.types import (
+    Context,
+    Key,
+    Metrics,
+    Params,
+    Settings,
+    State,
+    Transform,
+    Updates,
+    keep_state,
+)
 
 
 def chain(*transforms: Transform) -> Transform:
@@ -49,6 +59,21 @@ def chain(*transforms: Transform) -> Transform:
     def begin_task(state: State, params: Params) -> State:
         return tuple(tx.begin_task(old, params) for tx, old in zip(transforms, state, strict=True))
 
+    def review(state: State, params: Params, context: Context) -> State:
+        pairs = zip(transforms, state, strict=True)
+        return tuple(
+            old if tx.review is None else tx.review(old, params, context) for tx, old in pairs
+        )
+
+    def end_task(state: State, params: Params) -> State:
+        return tuple(tx.end_task(old, params) for tx, old in zip(transforms, state, strict=True))
+
+    def metrics(state: State) -> Metrics:
+        found: Metrics = {}
+        for tx, own in zip(transforms, state, strict=True):
+            found |= tx.metrics(own)
+        return found
+
     def per_element() -> Transform:
         return chain(*[by_element(tx) for tx in transforms])
 
@@ -66,6 +91,9 @@ def chain(*transforms: Transform) -> Transform:
         settings=settings,
         per_element=per_element,
         follows=follows,
+        review=review if any(tx.review for tx in transforms) else None,
+        end_task=end_task,
+        metrics=metrics,
     )
 
 

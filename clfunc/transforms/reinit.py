@@ -37,6 +37,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from clfunc import tree
+from clfunc.compose import passing
 from clfunc.random import fold_in
 from clfunc.settings import of_part
 from clfunc.transforms.chain import by_element
@@ -51,7 +52,6 @@ from clfunc.types import (
     Transform,
     Updates,
     choice,
-    follows_nothing,
     scalar,
 )
 from clfunc.units import resets
@@ -165,12 +165,6 @@ def reinit(
             units=units,
         )
 
-    def begin_task(state: ReinitState, params: Params) -> ReinitState:
-        return state._replace(inner=inner.begin_task(state.inner, params))
-
-    def follows(state: ReinitState) -> ReinitState:
-        return follows_nothing(state)._replace(inner=inner.follows(state.inner))
-
     settings = {
         "name": "reinit",
         "place": "last",
@@ -184,9 +178,8 @@ def reinit(
     return Transform(
         init=init,
         update=_update(rule, model, inner),
-        begin_task=begin_task,
         settings=settings,
-        follows=follows,
+        **passing(inner),
     )
 
 

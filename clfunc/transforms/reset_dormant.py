@@ -29,6 +29,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clfunc import tree
+from clfunc.compose import passing
 from clfunc.random import fold_in
 from clfunc.settings import of_part
 from clfunc.types import (
@@ -41,7 +42,6 @@ from clfunc.types import (
     State,
     Transform,
     Updates,
-    follows_nothing,
     scalar,
 )
 from clfunc.units import resets
@@ -107,12 +107,6 @@ def reset_dormant(
         replaced = {group: state.replaced[group] + reset.sum() for group, reset in gone.items()}
         return updates, state._replace(inner=new, step=state.step + 1, replaced=replaced)
 
-    def begin_task(state: ResetDormantState, params: Params) -> ResetDormantState:
-        return state._replace(inner=inner.begin_task(state.inner, params))
-
-    def follows(state: ResetDormantState) -> ResetDormantState:
-        return follows_nothing(state)._replace(inner=inner.follows(state.inner))
-
     settings = {
         "name": "reset_dormant",
         "place": "last",
@@ -124,9 +118,8 @@ def reset_dormant(
     return Transform(
         init=init,
         update=update,
-        begin_task=begin_task,
         settings=settings,
-        follows=follows,
+        **passing(inner),
     )
 
 

@@ -44,6 +44,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from clfunc import tree
+from clfunc.compose import passing
 from clfunc.random import fold_in
 from clfunc.settings import of_part
 from clfunc.types import (
@@ -57,7 +58,6 @@ from clfunc.types import (
     State,
     Transform,
     Updates,
-    follows_nothing,
     scalar,
 )
 from clfunc.units import resets
@@ -133,12 +133,10 @@ def reset_silent(
             units=units,
         )
 
-    def begin_task(state: ResetSilentState, params: Params) -> ResetSilentState:
-        state = _refreshed(state)
-        return state._replace(inner=inner.begin_task(state.inner, params))
+    hooks = passing(inner)
 
-    def follows(state: ResetSilentState) -> ResetSilentState:
-        return follows_nothing(state)._replace(inner=inner.follows(state.inner))
+    def begin_task(state: ResetSilentState, params: Params) -> ResetSilentState:
+        return hooks["begin_task"](_refreshed(state), params)
 
     settings: Settings = {
         "name": "reset_silent",
@@ -153,9 +151,8 @@ def reset_silent(
     return Transform(
         init=init,
         update=_update(model, inner),
-        begin_task=begin_task,
         settings=settings,
-        follows=follows,
+        **(hooks | {"begin_task": begin_task}),
     )
 
 

@@ -19,12 +19,14 @@ import torch
 from torch import Tensor
 
 from clfunc import tree
+from clfunc.compose import passing
 from clfunc.hard_attention import rates as adjustment
 from clfunc.random import split
 from clfunc.settings import of_part
 from clfunc.types import (
     Context,
     Key,
+    Metrics,
     Model,
     Number,
     Params,
@@ -34,7 +36,6 @@ from clfunc.types import (
     Transform,
     Updates,
     choice,
-    follows_nothing,
     scalar,
 )
 
@@ -96,11 +97,10 @@ def scale_by_adjustment(
             capacity=capacity,
         )
 
-    def begin_task(state: AdjustmentState, params: Params) -> AdjustmentState:
-        return state._replace(inner=inner.begin_task(state.inner, params))
+    hooks = passing(inner)
 
-    def follows(state: AdjustmentState) -> AdjustmentState:
-        return follows_nothing(state)._replace(inner=inner.follows(state.inner))
+    def metrics(state: AdjustmentState) -> Metrics:
+        return inner.metrics(state.inner) | {"capacity": state.capacity}
 
     settings: Settings = {
         "name": "scale_by_adjustment",
@@ -116,9 +116,8 @@ def scale_by_adjustment(
     return Transform(
         init=init,
         update=_update(model, inner, mode, no_reg, freeze, scale_at),
-        begin_task=begin_task,
         settings=settings,
-        follows=follows,
+        **(hooks | {"metrics": metrics}),
     )
 
 

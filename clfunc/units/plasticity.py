@@ -27,9 +27,11 @@ from collections.abc import Callable, Mapping
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.func import grad
 
 from clfunc import tree
-from clfunc.types import Params, Updates
+from clfunc.compose import Network
+from clfunc.types import Batch, Logits, Params, Updates
 
 Features = Float[Tensor, "batch units *spatial"]
 Measure = Float[Tensor, ""]
@@ -103,6 +105,29 @@ def measure(features: Mapping[str, Tensor], params: Params) -> dict[str, Tensor]
     for group, part in params.items():
         found[f"weight_magnitude.{group}"] = weight_magnitude(part)
     return found
+
+
+def probe(
+    network: Network, loss_of: Callable[[Logits, Batch], Tensor], params: Params, batch: Batch
+) -> dict[str, Tensor]:
+    """Plasticity on a batch, without dropout, and the norm of the gradient of the loss there.
+
+    Args:
+        network: As an algorithm runs it.
+        loss_of: `(masked logits, batch) -> 0-d`.
+        params: All params.
+        batch: Examples; those of weight 0 change no measure.
+    """
+
+    def loss_fn(params):
+        output = network.forward(params, batch, None)
+        logits = network.mask(output.logits, batch.task)
+        return loss_of(logits, batch), output.features
+
+    gradient, features = grad(loss_fn, has_aux=True)(params)
+    # rows of zeros change no measure
+    seen = tree.where(batch.weight > 0, features, tree.zeros_like(features))
+    return measure(seen, params) | {"gradient_norm": gradient_norm(gradient)}
 
 
 def _ranks(s: Tensor) -> Tensor:

@@ -1,5 +1,5 @@
-"""How parts make a whole: an algorithm inside another, and an optimiser whose state forgets a group
-of the parameters.
+"""Wrappers: an algorithm inside another, a transform inside another, and an optimiser whose state
+forgets a group of the parameters.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +14,7 @@ from clfunc.types import (
     Algorithm,
     Bank,
     Batch,
+    Context,
     Inputs,
     Logits,
     Metrics,
@@ -21,6 +22,7 @@ from clfunc.types import (
     State,
     TaskId,
     Transform,
+    follows_nothing,
 )
 
 
@@ -45,6 +47,7 @@ def lift(inner: Algorithm) -> Algorithm:
         predict=predict,
         begin_task=_changing(inner.begin_task),
         end_epoch=_changing(inner.end_epoch),
+        review=None if inner.review is None else _reviewing(inner.review),
         end_task=_changing(inner.end_task),
         probe=None if inner.probe is None else _reading(inner.probe),
         unlearn=None if inner.unlearn is None else _changing(inner.unlearn),
@@ -64,6 +67,15 @@ def _changing(hook: Callable[..., tuple[Params, State]]) -> Callable[..., tuple[
     return lifted
 
 
+def _reviewing(review: Callable[..., State]) -> Callable[..., State]:
+    """A review, on the field `inner`."""
+
+    def lifted(params: Params, state: State, batch: Batch) -> State:
+        return state._replace(inner=review(params, state.inner, batch))
+
+    return lifted
+
+
 def _reading(hook: Callable[..., Any]) -> Callable[..., Any]:
     """A hook that changes no state, on the field `inner`."""
 
@@ -71,6 +83,38 @@ def _reading(hook: Callable[..., Any]) -> Callable[..., Any]:
         return hook(params, state.inner, *more)
 
     return lifted
+
+
+def passing(inner: Transform) -> dict[str, Any]:
+    """The hooks of a transform that wraps `inner`, whose state is the field `inner` of its own.
+
+    A wrapper is `Transform(init=..., update=..., settings=..., **passing(inner))`, and no hook of
+    what it wraps is lost. It replaces those to which it adds something.
+    """
+
+    def begin_task(state: State, params: Params) -> State:
+        return state._replace(inner=inner.begin_task(state.inner, params))
+
+    def review(state: State, params: Params, context: Context) -> State:
+        assert inner.review is not None
+        return state._replace(inner=inner.review(state.inner, params, context))
+
+    def end_task(state: State, params: Params) -> State:
+        return state._replace(inner=inner.end_task(state.inner, params))
+
+    def metrics(state: State) -> Metrics:
+        return inner.metrics(state.inner)
+
+    def follows(state: State) -> Any:
+        return follows_nothing(state)._replace(inner=inner.follows(state.inner))
+
+    return {
+        "begin_task": begin_task,
+        "review": None if inner.review is None else review,
+        "end_task": end_task,
+        "metrics": metrics,
+        "follows": follows,
+    }
 
 
 def bank_of(algorithm: Algorithm) -> Bank:

@@ -1,0 +1,24 @@
+"""`explain`: what an algorithm is made of, in words."""
+
+from typing import Any
+
+from clfunc import tree
+from clfunc.random import key
+from clfunc.settings import declared
+from clfunc.types import Algorithm, State
+
+
+def explain(algorithm: Algorithm) -> str:
+    """Who remembers, minimises and moves what; how many numbers each keeps; what cannot be combined
+    with it.
+
+    It makes the algorithm's first state, so it takes the memory of one run.
+
+    >>> import clfunc as cl
+    >>> model = cl.mlp(64, (16,), cl.dil(5, classes=10))
+    >>> algorithm = cl.er(model, cl.sgd(0.1), capacity=50, batch=8)
+    >>> print(explain(algorithm))  # doctest: +ELLIPSIS
+    er
+      ...
+    """
+    return ""
