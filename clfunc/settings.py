@@ -88,16 +88,9 @@ def declares(settings: Any, name: str, value: Any = True) -> str | None:
     >>> declares({"name": "outer", "inner": {"name": "fix", "freezes": True}}, "freezes")
     'fix'
     """
-    if isinstance(settings, dict):
-        declared = settings.get(name)
-        if type(declared) is type(value) and declared == value:
-            return str(settings.get("name", name))
-        settings = list(settings.values())
-    if isinstance(settings, list | tuple):
-        for part in settings:
-            found = declares(part, name, value)
-            if found is not None:
-                return found
+    for part, found in declared(settings, name):
+        if type(found) is type(value) and found == value:
+            return part
     return None
 
 

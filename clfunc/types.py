@@ -85,6 +85,7 @@ class Wire(NamedTuple):
     spread: int = 1  # inputs per pre unit (H*W where a conv map is flattened)
     reset: Literal["draw", "zero", "one"] = "draw"  # what a reset unit's own entries become
     bound: float = 0.0  # draw from U(-bound, bound), as init does
+    linear: bool = False  # the layer is weight @ flat features of `pre` (or flat input) + bias
 
 
 def keep_state(state: State, *_: Any) -> State:
@@ -211,12 +212,10 @@ class InputSpec(NamedTuple):
 class Model(NamedTuple):
     """A network as two pure functions and the tables that describe it."""
 
-    init: Callable[
-        [Key], Params
-    ]  # a flat dict of groups; algorithms add top-level keys beside them, never nest
-    apply: Callable[
-        ..., Output
-    ]  # (params, x, task, *, gates, gate_position, key); key given = training (dropout)
+    # a flat dict of groups; algorithms add top-level keys beside them, never nest
+    init: Callable[[Key], Params]
+    # (params, x, task, *, gates, gate_position, key); key given = training (dropout)
+    apply: Callable[..., Output]
     wires: tuple[Wire, ...]
     units: dict[str, int]  # unit group -> width, in forward order
     head: Head
@@ -307,6 +306,7 @@ class Context(NamedTuple):
     # where there is none. `earlier` leaves out the batch's own task
     draw: Callable[..., Batch] = _absent("memory to draw from")
     remembered: Callable[[], Batch] = _absent("memory")  # () -> all of the memory
+    wires: tuple[Wire, ...] = ()  # the model's
 
 
 class Transform(NamedTuple):

@@ -3,6 +3,7 @@
 An export here puts one on the command line too.
 """
 
+from clfunc.algorithms.a_gem import a_gem as a_gem
 from clfunc.algorithms.adahat import adahat as adahat
 from clfunc.algorithms.amnesiac import amnesiac as amnesiac
 from clfunc.algorithms.amnesiac_hat import amnesiac_hat as amnesiac_hat
@@ -11,6 +12,9 @@ from clfunc.algorithms.cbp import cbp_arxiv2023 as cbp_arxiv2023
 from clfunc.algorithms.cbp import cbp_lop_conv as cbp_lop_conv
 from clfunc.algorithms.cbp import cbp_lop_mlp as cbp_lop_mlp
 from clfunc.algorithms.cbp import cbp_nature2024 as cbp_nature2024
+from clfunc.algorithms.derpp import derpp as derpp
+from clfunc.algorithms.er import er as er
+from clfunc.algorithms.ewc import ewc as ewc
 from clfunc.algorithms.finetuning import finetuning as finetuning
 from clfunc.algorithms.fix import fix as fix
 from clfunc.algorithms.hat import hat as hat
@@ -24,4 +28,5 @@ from clfunc.algorithms.self_normalized_resets import (
     self_normalized_resets as self_normalized_resets,
 )
 from clfunc.algorithms.shrink_and_perturb import shrink_and_perturb as shrink_and_perturb
+from clfunc.algorithms.si import si as si
 from clfunc.algorithms.single import single as single

@@ -11,7 +11,19 @@ from torch.func import grad
 
 from clfunc import tree
 from clfunc.random import bits
-from clfunc.types import Batch, Context, Key, Logits, Memory, Metrics, Output, Params, State, TaskId
+from clfunc.types import (
+    Batch,
+    Context,
+    Key,
+    Logits,
+    Memory,
+    Metrics,
+    Output,
+    Params,
+    State,
+    TaskId,
+    Wire,
+)
 
 _NEVER = 2**32  # the rank of a slot that may not be drawn, above every random word
 
@@ -78,6 +90,7 @@ def context_of(
     network: Network,
     loss_of: Callable[[Logits, Batch], Tensor],
     store: Store,
+    wires: tuple[Wire, ...],
     params: Params,
     batch: Batch,
     noise: Key | None = None,
@@ -88,6 +101,7 @@ def context_of(
         network: As the algorithm runs it.
         loss_of: `(masked logits, batch) -> 0-d`.
         store: The memory.
+        wires: The model's.
         params: All params. What a term is given takes the place of these.
         batch: The batch of the step.
         noise: Of dropout, in what the context computes.
@@ -123,6 +137,7 @@ def context_of(
         gradient=gradient,
         draw=draw,
         remembered=remembered,
+        wires=wires,
     )
 
 

@@ -105,7 +105,7 @@ class Parts(NamedTuple):
         gradient, (output, value, metrics) = self._gradient(params, state, batch, network, noise)
         everything, metrics = self._with_penalties(gradient, params, state, metrics)
 
-        context = context_of(network, self.loss, self._store(state), params, batch)
+        context = self._context(params, state, batch, network)
         context = seen(context, output, value=value)
         updates, opt = self.tx.update(network.push(everything), opt, params, context)
         updates = self._without_absent_rows(updates, state, batch)
@@ -128,7 +128,7 @@ class Parts(NamedTuple):
         self, params: Params, opt: State, state: State, batch: Batch, network: Network
     ) -> tuple[State, State]:
         """The states of transform and parts after a batch of the review of a task."""
-        context = context_of(network, self.loss, self._store(state), params, batch)
+        context = self._context(params, state, batch, network)
 
         def reviewed(term: Term, s: State) -> State:
             return term.review(s, self.shared(params), context) if term.review else s
@@ -182,17 +182,24 @@ class Parts(NamedTuple):
             found["mixes"] = True
         return found
 
-    def _store(self, state: State) -> Store:
-        if state == ():
-            return Store(memory=None, state=(), step=())
-        return Store(memory=self.memory, state=state.memory, step=state.step)
+    def _context(
+        self,
+        params: Params,
+        state: State,
+        batch: Batch,
+        network: Network,
+        noise: Key | None = None,
+    ) -> Context:
+        store = Store(memory=None, state=(), step=())
+        if state != ():
+            store = Store(memory=self.memory, state=state.memory, step=state.step)
+        return context_of(network, self.loss, store, self.model.wires, params, batch, noise)
 
     def _gradient(
         self, params: Params, state: State, batch: Batch, network: Network, noise: Key | None
     ) -> tuple[Params, tuple[Output, Tensor, Metrics]]:
         """The gradient of all but the penalties; the output, the batch's own loss, the metrics."""
         losses = [(i, term) for i, term in enumerate(self.terms, 1) if term.loss is not None]
-        store = self._store(state)
 
         def objective(params: Params) -> tuple[Tensor, tuple[Output, Tensor, Metrics]]:
             output = network.forward(params, batch, noise)
@@ -206,7 +213,7 @@ class Parts(NamedTuple):
                 metrics = metrics | named
             for i, term in losses:
                 own = None if noise is None else fold_in(noise, i)
-                live = context_of(network, self.loss, store, params, batch, own)
+                live = self._context(params, state, batch, network, own)
                 live = live._replace(output=output, value=value)
                 assert term.loss is not None
                 one = term.loss(state.terms[term.name], self.shared(params), live)

@@ -81,7 +81,9 @@ def _refuse_head(head: HeadRecord, scenario: Scenario) -> None:
             "a joint scenario mixes tasks in a batch and needs an mtl or stl head,"
             f" given a {head.label}"
         )
-    if not scenario.mixed and head.name not in (scenario.paradigm, fitting.name):
+    fits = head.name in (scenario.paradigm, fitting.name)
+    fits = fits or (head.name == "mtl" and fitting.name == "til")  # the same heads, side by side
+    if not scenario.mixed and not fits:
         raise ValueError(
             f"a {scenario.paradigm} scenario needs a {fitting.name} head,"
             f" given a {head.label}: use scenario.head()"

@@ -172,8 +172,9 @@ def _are_finite(params: Params, metrics: Metrics, run_axes: int) -> Tensor:
     for leaf in tree.leaves(params):
         if leaf.is_floating_point():
             checks.append(leaf.isfinite().flatten(run_axes).all(-1))
-    if "loss" in metrics:
-        checks.append(metrics["loss"].isfinite().all(0))
+    for name in ("loss", "objective"):
+        if name in metrics:
+            checks.append(metrics[name].isfinite().all(0))
     return torch.stack(checks).all(0).cpu()
 
 

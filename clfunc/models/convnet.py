@@ -202,7 +202,12 @@ def _wires(shapes: dict[str, tuple[int, ...]], head: Head, spread: int) -> tuple
     pre: str | None = None
     width = 0
     for name, shape in shapes.items():
-        wires += layer_wires(name, pre, name, shape, spread if name == "hidden1" else 1)
+        # `hidden1` multiplies pooled features, which are not those of its `pre`
+        after_flatten = name == "hidden1"
+        linear = len(shape) == 2 and not after_flatten
+        wires += layer_wires(
+            name, pre, name, shape, spread if after_flatten else 1, linear=linear
+        )
         pre = name
         width = shape[0]
     return (*wires, head_wire(head, str(pre), width))

@@ -152,16 +152,21 @@ def layer_wires(
     shape: tuple[int, ...],
     spread: int = 1,
     gain: float | None = None,
+    linear: bool = False,
 ) -> tuple[Wire, Wire]:
-    """Wires of a layer's weight of this shape, `[post, pre, ...]`, and of its bias."""
+    """Wires of a layer's weight of this shape, `[post, pre, ...]`, and of its bias.
+
+    `linear` says that the layer multiplies the flat features of `pre`, or the flat input.
+    """
+    bound = init_bound(shape, gain)
     return (
-        Wire((layer, "weight"), pre, post, spread=spread, bound=init_bound(shape, gain)),
+        Wire((layer, "weight"), pre, post, spread=spread, bound=bound, linear=linear),
         Wire((layer, "bias"), None, post, pre_axis=None, reset="zero"),
     )
 
 
-def head_wire(head: Head, pre: str, width: int, spread: int = 1) -> Wire:
-    """The wire of the head's weight, fed by `width` units.
+def head_wire(head: Head, pre: str, width: int, spread: int = 1, linear: bool = True) -> Wire:
+    """The wire of the head's weight, fed by `width` units; `linear` as in `layer_wires`.
 
     Its bias has no unit at either end, and so none.
     """
@@ -173,6 +178,7 @@ def head_wire(head: Head, pre: str, width: int, spread: int = 1) -> Wire:
         post_axis=None,
         spread=spread,
         bound=init_bound((1, width * spread)),
+        linear=linear,
     )
 
 

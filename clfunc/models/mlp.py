@@ -158,7 +158,7 @@ def _wires(
     pre = None
     width = 0
     for name, shape in shapes.items():
-        wires += layer_wires(name, pre, name, shape, spread if pre else 1, gain)
+        wires += layer_wires(name, pre, name, shape, spread if pre else 1, gain, linear=True)
         pre = name
         width = shape[0]
     return (*wires, head_wire(head, str(pre), width, spread))

@@ -197,9 +197,11 @@ def _wires(
     """
     wires: list[Wire] = []
     for name, layer in layers.items():
-        wires += layer_wires(name, *layer)
+        # the first linear layer multiplies a mean over the image, not the features of its `pre`
+        linear = layer.pre is not None and layer.pre.startswith("hidden")
+        wires += layer_wires(name, *layer, linear=linear)
     posts = {name: layer.post for name, layer in layers.items()}
-    return (*wires, head_wire(head, last, width), *norm_wires(norm, posts, head))
+    return (*wires, head_wire(head, last, width, linear=last.startswith("hidden")), *norm_wires(norm, posts, head))
 
 
 def _blocks(stages: int, blocks: int) -> list[tuple[str, str]]:

@@ -89,11 +89,15 @@ class Scenario(NamedTuple):
     runs: int | None = None
     settings: Settings = {}
 
-    def head(self) -> Head:
+    def head(self, *, together: bool = False) -> Head:
         """The head that fits the scenario.
 
         It is `til`, `cil` or `dil` as the paradigm says. For a mixture of tasks with a head each it
         is `mtl`; where one task or one set of labels remains, it is `stl`.
+
+        Args:
+            together: A head for steps that mix tasks, as they do with a memory: `mtl` in place of
+                `til`, which trains one task's head at a time.
 
         >>> import clfunc as cl
         >>> digits = cl.datasets.load("digits")
@@ -109,7 +113,8 @@ class Scenario(NamedTuple):
             one_set = sum(self.classes) if self.paradigm == "cil" else max(self.classes)
             return heads.stl(one_set)
         makers = {"til": heads.til, "cil": heads.cil, "dil": heads.dil}
-        return makers[self.paradigm](self.num_tasks, self.classes)
+        head = makers[self.paradigm](self.num_tasks, self.classes)
+        return heads.together(head) if together else head
 
     def batch(
         self,

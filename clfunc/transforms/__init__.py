@@ -1,8 +1,9 @@
-"""Transforms of updates, one file each: `init`, `update`, `begin_task`."""
+"""Transforms of updates, one file each: `init`, `update`, and what happens around a task."""
 
 from clfunc.transforms import schedules as schedules
 from clfunc.transforms.adam import adam as adam
 from clfunc.transforms.adam import adamw as adamw
+from clfunc.transforms.agem_projection import agem_projection as agem_projection
 from clfunc.transforms.chain import carry as carry
 from clfunc.transforms.chain import chain as chain
 from clfunc.transforms.clip import clip_by_global_norm as clip_by_global_norm

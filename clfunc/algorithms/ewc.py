@@ -1,0 +1,33 @@
+"""Elastic weight consolidation (EWC): finetuning with each weight held by its Fisher information [1].
+
+    ewc(model, tx, ...) = finetuning(model, tx, terms=(terms.ewc(strength, fisher=fisher),))
+
+See `clfunc.terms.ewc`.
+
+[1] Kirkpatrick et al. 2017, arXiv:1612.00796
+"""
+
+from clfunc import terms
+from clfunc.algorithms.finetuning import finetuning
+from clfunc.types import Algorithm, Model, Number, Transform
+
+
+def ewc(
+    model: Model, tx: Transform, *, strength: Number = 100.0, fisher: str = "exact"
+) -> Algorithm:
+    """Finetuning with a pull towards the weights of earlier tasks.
+
+    Args:
+        model: Its head decides the paradigm.
+        tx: The optimiser.
+        strength: Of the pull, >= 0; 0 is finetuning. What is good spans 1 to 1e10 by the protocol.
+        fisher: `exact`, `predicted` or `empirical`.
+
+    Raises:
+        ValueError: A strength below 0, or an unknown Fisher.
+
+    >>> from clfunc import ewc, mlp, sgd, til
+    >>> algorithm = ewc(mlp(64, (16,), til(5, classes=10)), sgd(0.1), strength=1000.0)
+    """
+    inner = finetuning(model, tx, terms=(terms.ewc(strength, fisher=fisher),))
+    return inner._replace(settings=inner.settings | {"name": "ewc"})

@@ -1,0 +1,85 @@
+"""A ring [1]: the last examples of each task, equally many of each.
+
+Task t has the slots `t * share` to `(t + 1) * share - 1`, which are filled in order and then over
+again, the oldest first. An example that is in the memory is not written again.
+
+[1] Lopez-Paz & Ranzato 2017, arXiv:1706.08840 (GEM); Chaudhry et al. 2019, arXiv:1902.10486
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from clfunc import tree
+from clfunc.memories import slots
+from clfunc.types import Batch, Key, Memory
+
+
+class RingState(NamedTuple):
+    count: Tensor  # [tasks]: examples of each task written so far
+    rows: Batch  # [capacity + 1, ...], see `slots`
+    seen: Tensor  # examples met, 0-d
+
+
+def ring(capacity: int, *, num_tasks: int) -> Memory:
+    """The last `capacity // num_tasks` examples of each task.
+
+    Args:
+        capacity: Number of examples, >= num_tasks.
+        num_tasks: Number of tasks, >= 1.
+
+    Raises:
+        ValueError: No task, or less than one example a task.
+
+    >>> from clfunc import memories
+    >>> memories.ring(500, num_tasks=5).settings["capacity"]
+    500
+    """
+    slots.check_capacity(capacity)
+    if num_tasks < 1:
+        raise ValueError(f"num_tasks must be at least 1, given {num_tasks}")
+    share = capacity // num_tasks
+    if share < 1:
+        raise ValueError(
+            f"capacity must be at least {num_tasks}, one example a task, given {capacity}"
+        )
+
+    def init(key: Key, blank: Batch) -> RingState:
+        zero = torch.zeros((), dtype=torch.int64, device=key.device)
+        return RingState(
+            count=zero.expand(num_tasks).clone(),
+            rows=slots.empty(blank, share * num_tasks),
+            seen=zero,
+        )
+
+    def add(s: RingState, batch: Batch) -> RingState:
+        batch = slots.numbered(batch, s.seen)
+        stored = slots.held(s.rows)
+        is_it = (batch.task[:, None] == stored.task) & (batch.rows[:, None] == stored.rows)
+        place = torch.arange(len(batch.rows), device=batch.rows.device)
+        same_task = batch.task[:, None] == batch.task
+        twice = same_task & (batch.rows[:, None] == batch.rows) & (place[:, None] > place)
+        again = (is_it & (stored.weight > 0)).any(1) | twice.any(1)
+        counts = (batch.weight > 0) & ~again
+
+        # the place of an example among those of its task, and how many of them come after it
+        order = (same_task & counts & (place < place[:, None])).sum(1)
+        after = (same_task & counts & (place > place[:, None])).sum(1)
+        slot = batch.task * share + (tree.take(s.count, batch.task) + order) % share
+        kept = counts & (after < share)
+
+        member = batch.task[:, None] == torch.arange(num_tasks, device=place.device)
+        count = s.count + (member & counts[:, None]).sum(0)
+        rows = slots.write(s.rows, slot, batch, kept)
+        return RingState(count=count, rows=rows, seen=s.seen + len(place))
+
+    def rows(s: RingState) -> Batch:
+        return slots.held(s.rows)
+
+    def forget(s: RingState, forgotten: Tensor) -> RingState:
+        rows, _ = slots.without_tasks(s.rows, forgotten)
+        return s._replace(rows=rows, count=torch.where(forgotten[:num_tasks], 0, s.count))
+
+    settings = {"name": "ring", "capacity": share * num_tasks, "num_tasks": num_tasks}
+    return Memory(init=init, add=add, rows=rows, forget=forget, settings=settings)

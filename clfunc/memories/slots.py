@@ -1,0 +1,93 @@
+"""Slots: a fixed number of rows that a compiled step writes in place.
+
+The rows are a Batch `[capacity + 1, ...]`. The last row is spare: whatever is not kept is written
+there, as zeros. So a step writes as many rows as its batch has, whatever it keeps, and the size of
+the memory costs nothing.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from clfunc import tree
+from clfunc.random import bits
+from clfunc.types import Batch, Key
+
+_LAST = torch.iinfo(torch.int64).max
+_TASK = 2**40  # more rows than a data set has
+
+
+def check_capacity(capacity: int) -> None:
+    """Raise ValueError unless this is a number of examples."""
+    if not isinstance(capacity, int) or isinstance(capacity, bool) or capacity < 1:
+        raise ValueError(f"capacity must be a whole number of at least 1, given {capacity!r}")
+
+
+def empty(blank: Batch, capacity: int) -> Batch:
+    """Rows that hold no example."""
+    return tree.map(lambda leaf: leaf.expand(capacity + 1, *leaf.shape[1:]).clone(), blank)
+
+
+def held(rows: Batch) -> Batch:
+    """The rows without the spare one."""
+    return tree.map(lambda leaf: leaf[:-1], rows)
+
+
+def write(stored: Any, slot: Tensor, batch: Any, kept: Tensor) -> Any:
+    """What is stored, with the kept examples of a batch in their slots.
+
+    Args:
+        stored: A tree of tensors `[capacity + 1, ...]`.
+        slot: `[batch]`: where each kept example goes; no two go to one slot.
+        batch: The examples, a tree of the same structure, `[batch, ...]`.
+        kept: `[batch]`: which of them are kept.
+    """
+    spare = tree.leaves(stored)[0].shape[0] - 1
+    slot = torch.where(kept, slot, spare)
+
+    def put(old: Tensor, new: Tensor) -> Tensor:
+        # equal values for all that goes to the spare row, so that their order does not matter
+        new = torch.where(tree.expand_last(kept, new.ndim), new, torch.zeros_like(new))
+        return old.index_put((slot,), new.to(old.dtype))
+
+    return tree.map(put, stored, batch)
+
+
+def numbered(batch: Batch, seen: Tensor) -> Batch:
+    """The batch with a row for each example: those of the data set, or a count of all examples."""
+    if isinstance(batch.rows, Tensor):
+        return batch
+    return batch._replace(rows=seen + torch.arange(len(batch.weight), device=seen.device))
+
+
+def priorities(key: Key, batch: Batch) -> Tensor:
+    """A random number of 63 bits for each example, which depends on its task and row alone."""
+
+    def one(at: Tensor) -> Tensor:
+        high, low = bits(key, (2,), at=at).unbind()
+        return (high >> 1) * 2**32 + low
+
+    return vmap(one)(batch.task * _TASK + batch.rows)
+
+
+def no_priorities(capacity: int, device: torch.device) -> Tensor:
+    """The priorities of empty slots: after every example, and no two equal; 0 in the spare slot."""
+    number = torch.arange(capacity + 1, device=device)
+    return torch.where(number < capacity, _LAST - number, 0)
+
+
+def is_new(batch: Batch, new: Tensor, stored: Tensor) -> Tensor:
+    """Which examples count and are neither stored nor earlier in the batch, by their priorities."""
+    place = torch.arange(len(new), device=new.device)
+    again = (new[:, None] == stored).any(1)
+    twice = ((new[:, None] == new) & (place[:, None] > place)).any(1)
+    return (batch.weight > 0) & ~again & ~twice
+
+
+def without_tasks(rows: Batch, forgotten: Tensor) -> tuple[Batch, Tensor]:
+    """The rows without the examples of the forgotten tasks, `Bool[tasks]`, and which rows are gone."""
+    task = torch.arange(len(forgotten), device=forgotten.device)
+    is_gone = ((rows.task[:, None] == task) & forgotten).any(1) & (rows.weight > 0)
+    return tree.where(is_gone, tree.zeros_like(rows), rows), is_gone
