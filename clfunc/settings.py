@@ -122,7 +122,7 @@ def values_of(settings: Any, field: str) -> list[Any]:
     >>> values_of({"terms": {"distil_logits": {"notes": ["logits"]}}}, "notes")
     ['logits']
     """
-    values = []
+    values: list[Any] = []
     for _, value in declared(settings, field):
         values += value if isinstance(value, list | tuple) else [value]
     return values

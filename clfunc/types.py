@@ -136,8 +136,7 @@ class Bank(NamedTuple):
     # (params, s) -> rows of all tasks by group, leaves [tasks, ...]
     rows: Callable[[Params, State], Params] = no_rows
     # (params, s, rows, forgotten: Bool[tasks]) -> params and s with `rows` in their place, and
-    # the forgotten tasks as if
-    # they had not been trained
+    # the forgotten tasks as if they had not been trained
     restore: Callable[[Params, State, Params, Tensor], tuple[Params, State]] = keep
     # top-level names in params; None for all of them
     groups: tuple[str, ...] | None = ()
@@ -199,7 +198,6 @@ class Head(NamedTuple):
     def per_task(self) -> tuple[str, ...]:
         """The groups of params that each task has for itself, parked or side by side."""
         return (*self.owns, *self.spec.rows)
-
 
 
 class InputSpec(NamedTuple):
@@ -268,8 +266,11 @@ class Term(NamedTuple):
     settings: Settings = {}
 
 
+_UNKNOWN: Any = ()  # an entry of a context that was made by hand, or for a review
+
+
 def _absent(name: str) -> Callable[..., Any]:
-    """An entry of a context that was made by hand, without the function `name`."""
+    """The function `name` of a context that was made by hand."""
 
     def absent(*_: Any, **__: Any) -> Any:
         raise ValueError(f"this context has no {name}: only a step of an algorithm gives one")
@@ -290,9 +291,9 @@ class Context(NamedTuple):
     claims: dict[str, Tensor] = {}  # [units]: how many earlier tasks use the unit; zeros likewise
     # [units] or [batch, units]: what the unit's output was multiplied by; ones where nothing gates
     gates: dict[str, Tensor] = {}
-    batch: Batch | tuple[()] = ()
-    output: Output | tuple[()] = ()
-    value: Tensor | tuple[()] = ()  # the batch's own loss, without regularisers
+    batch: Batch = _UNKNOWN
+    output: Output = _UNKNOWN
+    value: Tensor = _UNKNOWN  # the batch's own loss, without regularisers
     # (params, batch) -> Output: the network as the algorithm runs it, each example under its own
     # task's gates and head
     forward: Callable[..., Output] = _absent("forward")
@@ -319,14 +320,11 @@ class Transform(NamedTuple):
     begin_task: Callable[[State, Params], State] = keep_state
     settings: Settings = {}
     # () -> the same transform with its counts kept element by element (Adam's steps), for a
-    # wrapper that resets single
-    # units; None where there is nothing to count
+    # wrapper that resets single units; None where there is nothing to count
     per_element: "Callable[[], Transform] | None" = None
     # (state) -> a tree of the state's structure; each leaf is the dotted name of the parameter
-    # that it follows
-    # ("hidden1.weight"), or "" where it follows none. A leaf that follows a parameter has its
-    # shape, and is cleared where
-    # the parameter is reset or belongs to another task
+    # that it follows ("hidden1.weight"), or "" where it follows none. A leaf that follows a
+    # parameter has its shape, and is cleared where that is reset or belongs to another task
     follows: Callable[[State], Any] = follows_nothing
     # (state, params, context) -> state, for each batch of the review of a task
     review: Callable[[State, Params, Context], State] | None = None

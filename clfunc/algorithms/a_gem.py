@@ -11,14 +11,11 @@ See `clfunc.transforms.agem_projection`.
 
 from clfunc import memories
 from clfunc.algorithms.finetuning import finetuning
-from clfunc.settings import of_part
 from clfunc.transforms import agem_projection, chain
 from clfunc.types import Algorithm, Model, Transform
 
 
-def a_gem(
-    model: Model, tx: Transform, *, capacity: int = 500, batch: int = 256
-) -> Algorithm:
+def a_gem(model: Model, tx: Transform, *, capacity: int = 500, batch: int = 256) -> Algorithm:
     """Finetuning with the projection before the optimiser.
 
     Args:

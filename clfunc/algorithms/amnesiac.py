@@ -73,8 +73,8 @@ def amnesiac(
         precision: Of the records: `params`, the number type of the parameters, or `float64`.
 
     Raises:
-        ValueError: A wrong word or count, an `inner` that mixes tasks or can unlearn, a forget set
-            that does not exist.
+        ValueError: A wrong word or count, an `inner` that mixes tasks, can unlearn, or has a term
+            that remembers tasks and cannot forget one; a forget set that does not exist.
     """
     choice(optimizer_state, "optimizer_state", ("keep", "reset"))
     choice(precision, "precision", records.PRECISIONS)
@@ -136,6 +136,12 @@ def _head(inner: Algorithm, num_tasks: int) -> Settings | None:
     if mixing is not None:
         raise ValueError(
             f"amnesiac records updates by task, and {mixing} mixes tasks in a batch: wrap another"
+        )
+    remembering = declares(inner.settings, "remembers")
+    if remembering is not None:
+        raise ValueError(
+            f"amnesiac takes updates off, and {remembering} of {inner.settings.get('name')} would"
+            " pull them back: wrap one without, or one that forgets a task (num_tasks=...)"
         )
     if inner.unlearn is not None:
         raise ValueError(

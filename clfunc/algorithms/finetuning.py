@@ -12,15 +12,13 @@ norm of the gradient of `loss` there.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import NamedTuple
 
 from torch import Tensor
 
 from clfunc.bank import in_fields
-from clfunc.compose import Network, bound, forget_groups
+from clfunc.compose import Parts, bound, network_of
 from clfunc.random import split
-from clfunc.settings import of_part
 from clfunc.types import (
     Algorithm,
     Batch,
@@ -32,7 +30,6 @@ from clfunc.types import (
     Model,
     Output,
     Params,
-    Settings,
     State,
     Task,
     TaskId,
@@ -77,12 +74,7 @@ def finetuning(
     >>> algorithm = finetuning(model, sgd(0.1), terms=(terms.ewc(100.0), terms.l2_init(1e-3)))
     """
     parts = bound(model, tx, terms, memory, loss=loss)
-
-    def network(state: FinetuningState) -> Network:
-        def forward(params: Params, batch: Batch, key: Key | None) -> Output:
-            return model.apply(params, batch.x, batch.task, key=key)
-
-        return Network(forward=forward, mask=partial(model.head.mask, state.head))
+    forward = _testing(model)
 
     def init(key: Key) -> Carry:
         draw, start, park, noise = split(key, 4)
@@ -98,44 +90,29 @@ def finetuning(
         params: Params, state: FinetuningState, batch: Batch
     ) -> tuple[Params, FinetuningState, Metrics]:
         key, noise = split(state.key) if model.stochastic else (state.key, None)
-        params, opt, own, metrics = parts.step(
-            params, state.opt, state.parts, batch, network(state), noise
+        params, state, metrics = parts.step(
+            params, state, batch, network_of(model, state.head), noise
         )
-        return params, state._replace(opt=opt, key=key, parts=own), metrics
+        return params, state._replace(key=key), metrics
 
     def predict(params: Params, state: FinetuningState, x: Inputs, task: TaskId) -> Logits:
         return model.head.mask(state.head, forward(params, state, x, task).logits, task)
-
-    def forward(params: Params, state: FinetuningState, x: Inputs, task: TaskId) -> Output:
-        return model.apply(model.head.bank.lookup(params, state.head, task), x, task)
 
     def features(params: Params, state: FinetuningState, x: Inputs, task: TaskId) -> Tensor:
         return forward(params, state, x, task).last
 
     def begin_task(params: Params, state: FinetuningState, task: Task) -> Carry:
         params, head = model.head.bank.begin_task(params, state.head, task.id)
-        opt = forget_groups(tx, tx.begin_task(state.opt, params), model.head.owns)
-        own = parts.begin_task(state.parts, params, task)
-        return params, state._replace(opt=opt, head=head, parts=own)
+        return params, parts.begin_task(params, state._replace(head=head), task)
 
     def review(params: Params, state: FinetuningState, batch: Batch) -> FinetuningState:
-        opt, own = parts.review(params, state.opt, state.parts, batch, network(state))
-        return state._replace(opt=opt, parts=own)
+        return parts.review(params, state, batch, network_of(model, state.head))
 
     def end_task(params: Params, state: FinetuningState) -> Carry:
-        opt, own = parts.end_task(params, state.opt, state.parts)
+        state = parts.end_task(params, state)
         params, head = model.head.bank.end_task(params, state.head)
-        return params, state._replace(opt=opt, head=head, parts=own)
+        return params, state._replace(head=head)
 
-    def probe(params: Params, state: FinetuningState, batch: Batch) -> dict[str, Tensor]:
-        return plasticity.probe(network(state), parts.loss, params, batch)
-
-    settings: Settings = {
-        "name": "finetuning",
-        "model": of_part(model, model.apply),
-        "tx": of_part(tx, tx.update),
-        "loss": loss or "head",
-    }
     return Algorithm(
         init=init,
         step=step,
@@ -143,8 +120,27 @@ def finetuning(
         begin_task=begin_task,
         review=review if parts.reviews else None,
         end_task=end_task,
-        probe=probe,
-        settings=settings | parts.settings,
+        probe=_probe(parts),
+        settings={"name": "finetuning", "loss": loss or "head"} | parts.settings,
         features=features,
         bank=in_fields({"head": model.head.bank} | parts.banks),
     )
+
+
+def _testing(model: Model) -> Callable[[Params, FinetuningState, Inputs, TaskId], Output]:
+    """The network with a task's own head."""
+
+    def forward(params: Params, state: FinetuningState, x: Inputs, task: TaskId) -> Output:
+        return model.apply(model.head.bank.lookup(params, state.head, task), x, task)
+
+    return forward
+
+
+def _probe(parts: Parts) -> Callable[[Params, FinetuningState, Batch], dict[str, Tensor]]:
+    """Plasticity on a batch."""
+
+    def probe(params: Params, state: FinetuningState, batch: Batch) -> dict[str, Tensor]:
+        network = network_of(parts.model, state.head)
+        return plasticity.probe(network, parts.loss, params, batch)
+
+    return probe

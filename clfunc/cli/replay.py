@@ -104,12 +104,14 @@ def replay(folder: Path, saved: Saved) -> Iterator[Stage]:
         progress=False,
     )
     runs = job.key.shape[0] if job.key.ndim == 2 else None
+    record = read_algorithm(job.algorithm)
     schedule = Schedule(
         scenario=job.scenario,
         runs=runs,
         options=options,
         steps=steps_of(job.scenario, args.batch_size),
-        timeline=timeline(job.scenario, read_algorithm(job.algorithm), runs, {}, ()),
+        timeline=timeline(job.scenario, record, runs, {}, ()),
+        review_size=record.review_size(args.batch_size),
     )
     algorithm = job.algorithm._replace(probe=None)  # a probe changes nothing
     trainer = make_trainer(algorithm, schedule, Progress(False, 0, 0, 0))
@@ -119,7 +121,7 @@ def replay(folder: Path, saved: Saved) -> Iterator[Stage]:
     trainer.stepper.set_plan(engines.EnginePlan("eager", 1, "a replay"))
     start, order = start_and_order(job.key.to(job.device))
     tensors, description = saved
-    refuse_unsound(description, len(schedule.timeline.events), args.epochs, max(schedule.steps))
+    refuse_unsound(description, len(schedule.timeline.events), *schedule.longest)
     run_state = from_tensors(trainer.first_run_state(start), tensors, description)
     return _resumable(loop.play(trainer, run_state, order))
 

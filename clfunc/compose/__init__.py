@@ -3,6 +3,7 @@ its transform; wrappers put an algorithm or a transform inside another.
 """
 
 from clfunc.compose.context import Network as Network
+from clfunc.compose.context import network_of as network_of
 from clfunc.compose.explain import explain as explain
 from clfunc.compose.kernel import Parts as Parts
 from clfunc.compose.kernel import PartsState as PartsState

@@ -3,6 +3,7 @@ and what the memory remembers.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from clfunc.types import (
     Logits,
     Memory,
     Metrics,
+    Model,
     Output,
     Params,
     State,
@@ -53,6 +55,20 @@ class Network(NamedTuple):
     # what the algorithm makes of the gradient before the transform, and of the params after it
     push: Callable[[Params], Params] = same
     hold: Callable[[Params, Params], Params] = moved_freely
+
+
+def network_of(model: Model, head: State) -> Network:
+    """The network with what is in params, under the head's masks.
+
+    Args:
+        model: The network and its head.
+        head: The state of the head's bank.
+    """
+
+    def forward(params: Params, batch: Batch, key: Key | None) -> Output:
+        return model.apply(params, batch.x, batch.task, key=key)
+
+    return Network(forward=forward, mask=partial(model.head.mask, head))
 
 
 class Store(NamedTuple):

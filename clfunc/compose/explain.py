@@ -1,11 +1,6 @@
 """`explain`: what an algorithm is made of, in words."""
 
-from typing import Any
-
-from clfunc import tree
-from clfunc.random import key
-from clfunc.settings import declared
-from clfunc.types import Algorithm, State
+from clfunc.types import Algorithm
 
 
 def explain(algorithm: Algorithm) -> str:

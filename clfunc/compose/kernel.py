@@ -20,6 +20,7 @@ from torch.func import grad_and_value
 
 from clfunc import tree
 from clfunc.compose.context import Network, Store, context_of, seen
+from clfunc.compose.wrapping import forget_groups
 from clfunc.random import fold_in
 from clfunc.settings import of_part, values_of
 from clfunc.types import (
@@ -83,65 +84,76 @@ class Parts(NamedTuple):
     def step(
         self,
         params: Params,
-        opt: State,
         state: State,
         batch: Batch,
         network: Network,
         noise: Key | None = None,
-    ) -> tuple[Params, State, State, Metrics]:
+    ) -> tuple[Params, State, Metrics]:
         """One step.
 
         Args:
             params: All params.
-            opt: The state of the transform.
-            state: A `PartsState`, or () without terms and memory.
+            state: The algorithm's, with the fields `opt` and `parts`.
             batch: The batch.
             network: The network as the algorithm runs it.
             noise: A key for dropout; None for none.
 
         Returns:
-            The params after the step, the states of transform and parts, and the metrics.
+            The params after the step, the state with both fields moved on, and the metrics.
         """
-        gradient, (output, value, metrics) = self._gradient(params, state, batch, network, noise)
-        everything, metrics = self._with_penalties(gradient, params, state, metrics)
+        own = state.parts
+        gradient, (output, value, metrics) = self._gradient(params, own, batch, network, noise)
+        everything, metrics = self._with_penalties(gradient, params, own, metrics)
 
-        context = self._context(params, state, batch, network)
+        context = self._context(params, own, batch, network)
         context = seen(context, output, value=value)
-        updates, opt = self.tx.update(network.push(everything), opt, params, context)
-        updates = self._without_absent_rows(updates, state, batch)
+        updates, opt = self.tx.update(network.push(everything), state.opt, params, context)
+        updates = self._without_absent_rows(updates, own, batch)
         after = network.hold(params, tree.add(params, updates))
 
         metrics = metrics | self.tx.metrics(opt)
-        state = self._after_step(state, params, after, gradient, context)
-        return after, opt, state, metrics
+        own = self._after_step(own, params, after, gradient, context)
+        return after, state._replace(opt=opt, parts=own), metrics
 
-    def begin_task(self, state: State, params: Params, task: Task) -> State:
-        """The terms' states as a task begins."""
-        return self._each_term(state, lambda term, s: term.begin_task(s, self.shared(params), task))
+    def begin_task(self, params: Params, state: State, task: Task) -> State:
+        """The algorithm's state as a task begins, with the task's own groups in params.
+
+        The transform restarts, and what it knows of another task's groups is cleared.
+        """
+        opt = self.tx.begin_task(state.opt, params)
+        opt = forget_groups(self.tx, opt, self.parked)
+
+        def begun(term: Term, s: State) -> State:
+            return term.begin_task(s, self.shared(params), task)
+
+        return state._replace(opt=opt, parts=self._each_term(state.parts, begun))
 
     @property
     def reviews(self) -> bool:
         """Whether any part looks at the examples of a finished task."""
         return self.tx.review is not None or any(term.review for term in self.terms)
 
-    def review(
-        self, params: Params, opt: State, state: State, batch: Batch, network: Network
-    ) -> tuple[State, State]:
-        """The states of transform and parts after a batch of the review of a task."""
-        context = self._context(params, state, batch, network)
+    def review(self, params: Params, state: State, batch: Batch, network: Network) -> State:
+        """The algorithm's state after a batch of the review of a task."""
+        context = self._context(params, state.parts, batch, network)
 
         def reviewed(term: Term, s: State) -> State:
             return term.review(s, self.shared(params), context) if term.review else s
 
-        state = self._each_term(state, reviewed)
+        own = self._each_term(state.parts, reviewed)
+        opt = state.opt
         if self.tx.review is not None:
             opt = self.tx.review(opt, params, context)
-        return opt, state
+        return state._replace(opt=opt, parts=own)
 
-    def end_task(self, params: Params, opt: State, state: State) -> tuple[State, State]:
-        """The states of transform and parts as a task ends, with its own groups in params."""
-        state = self._each_term(state, lambda term, s: term.end_task(s, self.shared(params)))
-        return self.tx.end_task(opt, params), state
+    def end_task(self, params: Params, state: State) -> State:
+        """The algorithm's state as a task ends, with the task's own groups in params."""
+
+        def ended(term: Term, s: State) -> State:
+            return term.end_task(s, self.shared(params))
+
+        opt = self.tx.end_task(state.opt, params)
+        return state._replace(opt=opt, parts=self._each_term(state.parts, ended))
 
     def forget(self, state: State, forgotten: Tensor) -> State:
         """The state of parts as if these tasks had taught them nothing. `forgotten` is Bool[tasks].
@@ -173,8 +185,11 @@ class Parts(NamedTuple):
 
     @property
     def settings(self) -> Settings:
-        """The settings of terms, by name, and of the memory; empty without them."""
-        found: Settings = {}
+        """The settings of the model and of all parts, terms by their names."""
+        found: Settings = {
+            "model": of_part(self.model, self.model.apply),
+            "tx": of_part(self.tx, self.tx.update),
+        }
         if self.terms:
             found["terms"] = {term.name: of_term(term) for term in self.terms}
         if self.memory is not None:
@@ -276,7 +291,6 @@ class Parts(NamedTuple):
 
         state = self._each_term(state, seeing)
         if self.memory is not None:
-            assert isinstance(context.batch, Batch) and isinstance(context.output, Output)
             batch = self._noted(context.batch, context.output)
             state = state._replace(memory=self.memory.add(state.memory, batch))
         return state._replace(step=state.step + 1)
@@ -290,7 +304,7 @@ class Parts(NamedTuple):
     @property
     def _notes(self) -> list[str]:
         """What the memory is to note of each example."""
-        return list(dict.fromkeys(values_of([self.settings, self.tx.settings], "notes")))
+        return list(dict.fromkeys(values_of(self.settings, "notes")))
 
     def _noted(self, batch: Batch, output: Output) -> Batch:
         """The batch as a memory takes it: flat examples, each with its task and its notes."""

@@ -87,9 +87,7 @@ def check_batch(head: Head, batch: Batch) -> Batch:
     counts = (head.classes,) if head.paradigm == "stl" else head.spec.classes
     weights = batch.weight.tolist()
     tasks = batch.task.expand(batch.weight.shape).tolist()
-    for row, (label, task, weight) in enumerate(
-        zip(batch.y.tolist(), tasks, weights, strict=True)
-    ):
+    for row, (label, task, weight) in enumerate(zip(batch.y.tolist(), tasks, weights, strict=True)):
         if weight == 0:
             continue
         known = 0 if head.paradigm == "stl" else task
@@ -116,9 +114,7 @@ def _refuse_others(terms: tuple[Term, ...], memory: Memory | None) -> None:
         )
 
 
-def _refuse_memory(
-    model: Model, memory: Memory | None, readers: list[tuple[str, int]]
-) -> None:
+def _refuse_memory(model: Model, memory: Memory | None, readers: list[tuple[str, int]]) -> None:
     """Raise ValueError for readers without a memory, or a memory that cannot serve."""
     if memory is None:
         for name, _ in readers:

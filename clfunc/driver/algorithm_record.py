@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from clfunc.settings import find
+from clfunc.settings import find, values_of
 from clfunc.types import Algorithm, Settings
 
 
@@ -32,7 +32,15 @@ class AlgorithmRecord(NamedTuple):
     head: HeadRecord | None  # None where its settings declare no head
     forget_sets: tuple[Settings, ...]  # the declared forget sets, as settings
     can_unlearn: bool
+    reviews: bool  # whether it looks at the examples of a finished task
+    at_once: int | None  # the most examples that it can take in a batch of a review
     settings: Settings
+
+    def review_size(self, batch_size: int) -> int:
+        """Examples in a batch of a review: those of a step, or fewer; 0 where it makes none."""
+        if not self.reviews:
+            return 0
+        return batch_size if self.at_once is None else min(batch_size, self.at_once)
 
 
 def read_algorithm(algorithm: Algorithm) -> AlgorithmRecord:
@@ -55,6 +63,8 @@ def read_algorithm(algorithm: Algorithm) -> AlgorithmRecord:
         head=head_record(find(settings, "head")),
         forget_sets=tuple(find(settings, "forget_sets") or ()),
         can_unlearn=algorithm.unlearn is not None,
+        reviews=algorithm.review is not None,
+        at_once=min(values_of(settings, "at_once"), default=None),
         settings=settings,
     )
 

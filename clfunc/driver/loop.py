@@ -33,13 +33,13 @@ from clfunc.random import split
 from clfunc.results.events import Event
 from clfunc.scenarios import Scenario, Stream
 from clfunc.scenarios.base import make_batch
-from clfunc.types import Algorithm, Keys, Metrics, Task
+from clfunc.types import Algorithm, Keys, Metrics, Settings, State, Task
 
 
 class Stage(NamedTuple):
     """A named thing that the loop has just done, and the run state after it."""
 
-    name: str  # begin_task, steps, end_epoch, end_task, unlearned or end_event
+    name: str  # begin_task, steps, end_epoch, review, end_task, unlearned or end_event
     run_state: RunState
     phase: int | None = None  # the phase being trained
     steps: int = 0  # how many steps this stage took
@@ -47,7 +47,7 @@ class Stage(NamedTuple):
     @property
     def can_resume(self) -> bool:
         """Whether what follows depends on the run state alone, so that a run can go on from it."""
-        return self.name in ("steps", "end_event")
+        return self.name in ("steps", "review", "end_event")
 
 
 class Trainer(NamedTuple):
@@ -56,6 +56,7 @@ class Trainer(NamedTuple):
     algorithm: Algorithm
     schedule: Schedule
     stepper: Stepper
+    review: Step | None  # a step of the review of a task; None where the algorithm makes none
     note: Callable[[str], None]  # shows what the loop is doing
 
     def first_run_state(self, start: Keys) -> RunState:
@@ -112,11 +113,15 @@ def _train_task(trainer: Trainer, run_state: RunState, event: Event, order: Keys
         active = trainer.active(run_state, event)
         run_state = apply_hook(run_state, active, algorithm.begin_task, task)
         yield Stage("begin_task", run_state, phase)
+    if run_state.epoch == schedule.options.epochs:  # the review is under way
+        entries = schedule.entries(order, phase, run_state.epoch - 1, stream)
     for epoch in range(run_state.epoch, schedule.options.epochs):
         entries = schedule.entries(order, phase, epoch, stream)
         run_state = yield from _train_epoch(trainer, run_state, event, stream, entries, phase)
         if not trainer.active(run_state, event).any():
             break
+    if trainer.review is not None:
+        run_state = yield from _review_task(trainer, trainer.review, run_state, event, order, phase)
     active = trainer.active(run_state, event)
     run_state = apply_hook(run_state, active, algorithm.end_task)
     run_state = probed(algorithm, schedule, run_state, stream, entries, phase)
@@ -166,6 +171,28 @@ def _train_epoch(
     return run_state
 
 
+def _review_task(
+    trainer: Trainer, look: Step, run_state: RunState, event: Event, order: Keys, phase: int
+) -> Stages:
+    """Shows the algorithm every example of the task once, with the params that the task left."""
+    schedule, stepper = trainer.schedule, trainer.stepper
+    active = trainer.active(run_state, event)
+    if not active.any():
+        return run_state
+    trainer.note(f"task {event.task + 1}/{schedule.scenario.phases[-1]} reviewing")
+    stream = schedule.train_stream(phase)
+    xs = schedule.review_entries(order, phase, stream)
+    while run_state.step < len(xs[0]):
+        part = slice(run_state.step, stepper.review_end(run_state, xs[0]))
+        began = time.perf_counter()
+        run_state = stepper.review(look, run_state, active, stream, tree.index(xs, part))
+        seconds = time.perf_counter() - began
+        run_state = run_state._replace(seconds=run_state.seconds + seconds)
+        run_state = contiguous(run_state)
+        yield Stage("review", run_state, phase)
+    return run_state
+
+
 def _unlearned(trainer: Trainer, run_state: RunState, event: Event) -> RunState:
     """The run state after each run has forgotten what its request says, with a snapshot."""
     unlearn = trainer.algorithm.unlearn
@@ -206,15 +233,51 @@ def steps_of(scenario: Scenario, batch_size: int) -> list[int]:
 def make_step(algorithm: Algorithm, scenario: Scenario, runs: int | None) -> Step:
     """One step on a list of entries. The carry holds the examples and the task's view, untouched.
 
-    Two steps that are made of equal functions and settings are equal, and share programs. The
-    members of a sweep differ in numbers only, so the first one speaks for all.
+    Two steps that are made of equal functions and settings are equal, and share programs.
+    """
+    view, mixed = scenario.view, scenario.mixed
+    what = identity(_of_first_member(algorithm), algorithm.step, view, mixed, runs)
+    return _step(algorithm.step, view, mixed, runs, what)
+
+
+def make_review(algorithm: Algorithm, scenario: Scenario, runs: int | None) -> Step | None:
+    """A step of a review on entries and their weights, with the carry of `make_step`.
+
+    None where the algorithm makes no review.
+    """
+    if algorithm.review is None:
+        return None
+    look, view, mixed = algorithm.review, scenario.view, scenario.mixed
+    what = identity(_of_first_member(algorithm), look, view, mixed, runs)
+    return _review(look, view, mixed, runs, what)
+
+
+def _of_first_member(algorithm: Algorithm) -> Settings:
+    """The settings of an algorithm. Members of a sweep differ in numbers only, so the first one
+    speaks for all.
     """
     settings = algorithm.settings
     if members(algorithm):
         settings = settings | {"members": settings["members"][:1]}
-    view, mixed = scenario.view, scenario.mixed
-    what = identity(settings, algorithm.step, view, mixed, runs)
-    return _step(algorithm.step, view, mixed, runs, what)
+    return settings
+
+
+@functools.lru_cache(maxsize=8)
+def _review(
+    look: Callable[..., State],
+    view: Callable[..., Any],
+    mixed: bool,
+    runs: int | None,
+    what: Identity,
+) -> Step:
+    batch = over_runs(functools.partial(make_batch, view, mixed), runs, (None, 0, 0, 0))
+
+    def step(carry: Any, xs: tuple[Tensor, Tensor]) -> tuple[Any, Metrics]:
+        params, state, data, stream = carry
+        state = look(params, state, batch(data, stream, *xs))
+        return (params, state, data, stream), {}
+
+    return Step(step, what)
 
 
 @functools.lru_cache(maxsize=8)

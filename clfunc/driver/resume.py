@@ -44,7 +44,7 @@ def find_checkpoint(
 
     def check(description: Description) -> None:
         _refuse_other_run(out, description, config, free)
-        refuse_unsound(description, events, schedule.options.epochs, max(schedule.steps))
+        refuse_unsound(description, events, *schedule.longest)
         if description.get("plan"):
             engines.check_engine(description["plan"][0], device)
 

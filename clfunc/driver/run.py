@@ -16,7 +16,14 @@ from clfunc.driver import loop
 from clfunc.driver.algorithm_record import AlgorithmRecord, read_algorithm
 from clfunc.driver.checkpoint import Description
 from clfunc.driver.config import run_config
-from clfunc.driver.loop import Stage, Trainer, make_step, start_and_order, steps_of
+from clfunc.driver.loop import (
+    Stage,
+    Trainer,
+    make_review,
+    make_step,
+    start_and_order,
+    steps_of,
+)
 from clfunc.driver.options import RunOptions
 from clfunc.driver.progress import Progress
 from clfunc.driver.refusals import refuse_impossible as refuse_impossible
@@ -152,6 +159,7 @@ def run_with(
         options=options,
         steps=steps_of(scenario, options.batch_size),
         timeline=events,
+        review_size=record.review_size(options.batch_size),
     )
     many = _for_runs(algorithm, record, runs)
     run_state, trainer = _train(many, schedule, key, config, folder, resume, began)
@@ -187,9 +195,17 @@ def make_trainer(algorithm: Algorithm, schedule: Schedule, bar: Progress) -> Tra
         data=schedule.scenario.data,
         engine=schedule.options.engine,
         all_steps=schedule.all_steps,
+        review_steps=schedule.all_review_steps,
         say=bar.say,
     )
-    return Trainer(algorithm=algorithm, schedule=schedule, stepper=stepper, note=bar.note)
+    review = make_review(algorithm, schedule.scenario, schedule.runs)
+    return Trainer(
+        algorithm=algorithm,
+        schedule=schedule,
+        stepper=stepper,
+        review=review,
+        note=bar.note,
+    )
 
 
 def resumed(trainer: Trainer, start: Keys, saved: Saved) -> RunState:

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from clfunc.driver.evaluate import over_runs, with_runs
@@ -21,11 +22,29 @@ class Schedule(NamedTuple):
     options: RunOptions
     steps: list[int]  # how many steps an epoch of each phase has
     timeline: Timeline
+    review_size: int = 0  # examples in a batch of the review of a task; 0 for no review
 
     @property
     def all_steps(self) -> int:
         """How many steps a run takes that skips nothing."""
         return self.options.epochs * sum(self.steps)
+
+    def review_steps(self, phase: int) -> int:
+        """How many batches the review of a phase has."""
+        if not self.review_size:
+            return 0
+        return -(-self.scenario.train(phase).train.shape[-1] // self.review_size)
+
+    @property
+    def all_review_steps(self) -> int:
+        """How many batches of reviews a run has that skips nothing."""
+        return sum(self.review_steps(phase) for phase in range(len(self.steps)))
+
+    @property
+    def longest(self) -> tuple[int, int]:
+        """The most epochs of a task, its review counted as one, and the most steps of an epoch."""
+        reviews = [self.review_steps(phase) for phase in range(len(self.steps))]
+        return self.options.epochs + (max(reviews) > 0), max(*self.steps, *reviews)
 
     @property
     def accuracy_shape(self) -> tuple[int, ...]:
@@ -66,8 +85,25 @@ class Schedule(NamedTuple):
 
         Each epoch has its own key, so that it can be drawn again.
         """
-        steps, batch_size = self.steps[phase], self.options.batch_size
+        shape = self.steps[phase], self.options.batch_size
+        return self._drawn(order, phase, epoch, stream, *shape)
 
+    def review_entries(self, order: Keys, phase: int, stream: Stream) -> tuple[Tensor, Tensor]:
+        """The entries of a review and their weights, `[steps, *runs, batch]` each.
+
+        Every example of the task comes once with weight 1; what fills the batches up has weight 0.
+        The order is that of one more epoch.
+        """
+        shape = self.review_steps(phase), self.review_size
+        entries = self._drawn(order, phase, self.options.epochs, stream, *shape)
+        place = torch.arange(shape[0] * shape[1], device=entries.device)
+        place = place.reshape(shape[0], *[1] * (entries.ndim - 2), shape[1])
+        counts = (place < stream.sizes[..., 0, None]).expand(entries.shape)
+        return entries, counts.to(torch.get_default_dtype()).contiguous()
+
+    def _drawn(
+        self, order: Keys, phase: int, epoch: int, stream: Stream, steps: int, batch_size: int
+    ) -> Tensor:
         def draw(key: Key, stream: Stream) -> Tensor:
             drawn = epoch_entries(fold_in(key, phase, epoch), stream, steps * batch_size)
             return drawn.reshape(steps, batch_size)

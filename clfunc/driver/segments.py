@@ -35,8 +35,9 @@ class Stepper:
         step: One step of all runs, `(carry, entries) -> (carry, metrics)`.
         data: The examples of the scenario, on the run's device.
         engine: The engine as the user named it; `auto` chooses one.
-        all_steps: How many steps the run takes in all, >= 1. It decides what `auto` chooses, and
-            how many steps one point of the training curve is the mean of.
+        all_steps: How many steps the run takes in all, >= 1. It decides how many steps one point of
+            the training curve is the mean of and, with the review steps, what `auto` chooses.
+        review_steps: How many batches its reviews have in all.
         say: Prints a line.
     """
 
@@ -46,12 +47,14 @@ class Stepper:
         data: Examples,
         engine: str,
         all_steps: int,
+        review_steps: int,
         say: Callable[[str], None],
     ) -> None:
         self.step = step
         self.data = data
         self.engine = engine
         self.all_steps = all_steps
+        self.review_steps = review_steps
         self.say = say
         self.plan: engines.EnginePlan | None = None
 
@@ -67,7 +70,8 @@ class Stepper:
         if self.plan is not None:
             return None
         carry = self._carry(run_state, stream)
-        self.set_plan(engines.plan(self.engine, self.step, carry, entries[0], self.all_steps))
+        steps = self.all_steps + self.review_steps
+        self.set_plan(engines.plan(self.engine, self.step, carry, entries[0], steps))
         return self.plan
 
     @property
@@ -130,6 +134,28 @@ class Stepper:
             step=run_state.step + steps,
             done=run_state.done + steps,
         )
+
+    def review(
+        self,
+        look: engines.StepFunction,
+        run_state: RunState,
+        active: Tensor,
+        stream: Stream,
+        xs: Any,
+    ) -> RunState:
+        """The run state after some batches of a review, `xs: [steps, *runs, batch]`.
+
+        A review sees params and changes the state alone.
+        """
+        engine = "eager" if self.plan is None else self.plan.engine
+        carry, _ = engines.scan(look, self._carry(run_state, stream), xs, engine=engine)
+        state = select(active, carry[1], run_state.state)
+        return run_state._replace(state=state, step=run_state.step + len(tree.leaves(xs)[0]))
+
+    def review_end(self, run_state: RunState, entries: Tensor) -> int:
+        """The batch of the review at which the next segment ends."""
+        most = max(1, _SEGMENT_EXAMPLES // entries[0].numel())
+        return min(run_state.step + min(_SEGMENT_STEPS, most), len(entries))
 
     def _last_finite(
         self, run_state: RunState, stream: Stream, entries: Tensor, lost: Tensor

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import torch
 
 from clfunc import tree
+from clfunc.driver.algorithm_record import read_algorithm
 from clfunc.driver.evaluate import AT_ONCE, bare, score, with_runs
-from clfunc.driver.loop import make_step, steps_of
+from clfunc.driver.loop import make_review, make_step, steps_of
 from clfunc.engine import scan as engines
 from clfunc.engine.sweep import members, part, sweep
 from clfunc.experiments import device_memory
@@ -95,6 +96,8 @@ def choose(
     """The engine that `auto` chooses for these runs on this machine."""
     trial = _begin(algorithm, scenario.to(key.device), key, len(key))
     steps = epochs * sum(steps_of(scenario, batch_size))
+    size = read_algorithm(algorithm).review_size(batch_size)
+    steps += sum(steps_of(scenario, size)) if size else 0
     entries = trial.stream.train[:, :1].expand(-1, batch_size)
     with torch.no_grad():
         return engines.plan("auto", trial.step, trial.carry, entries, steps).engine
@@ -133,8 +136,8 @@ def _held(trial: _Trial) -> int:
 
 
 def _train(trial: _Trial, batch_size: int) -> None:
-    """Take two steps as `run` does, with the entries of an epoch drawn, and the first params and
-    state still held.
+    """Take two steps as `run` does, and one of a review, with the entries of an epoch drawn, and the
+    first params and state still held.
     """
     carry = trial.carry
     with torch.no_grad():
@@ -143,6 +146,11 @@ def _train(trial: _Trial, batch_size: int) -> None:
         entries = epoch[:, positions]
         for _ in range(2):
             carry, _ = trial.step(carry, entries)
+        look = make_review(trial.algorithm, trial.scenario, trial.runs)
+        if look is not None:
+            size = read_algorithm(trial.algorithm).review_size(batch_size)
+            shown = entries[:, :size]
+            look(carry, (shown, torch.ones(shown.shape, device=shown.device)))
 
 
 def _test(trial: _Trial) -> None:

@@ -261,7 +261,9 @@ def check_gates(
             "gate_position='pre_act' leaves a shut unit at sigmoid(0) = 0.5: use post_act"
         )
     shared = [
-        wire.path for wire in model.wires if wire.reset == "one" and wire.path[0] not in head.per_task
+        wire.path
+        for wire in model.wires
+        if wire.reset == "one" and wire.path[0] not in head.per_task
     ]
     if shared:
         raise ValueError(

@@ -25,12 +25,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from clfunc import tree
 from clfunc.bank import in_fields
-from clfunc.compose import Network, Parts, bound, forget_groups
+from clfunc.compose import Network, Parts, bound
 from clfunc.hard_attention import gates as attention
 from clfunc.hard_attention import rates as adjustment
 from clfunc.hard_attention.embeddings import Embeddings, EmbeddingsState, gated
@@ -110,32 +109,21 @@ def hard_attention(
     def begin_task(params: Params, state: HATState, task: Task) -> tuple[Params, HATState]:
         params, head = model.head.bank.begin_task(params, state.head, task.id)
         params, attend = embeddings.begin_task(params, state.attention, task)
-        opt = inner.begin_task(state.opt, params)
-        opt = forget_groups(inner, opt, ("embedding", *model.head.owns))
-        own = parts.begin_task(state.parts, params, task)
-        return params, state._replace(opt=opt, head=head, attention=attend, parts=own)
-
-    def review(params: Params, state: HATState, batch: Batch) -> HATState:
-        def masked(params: Params, batch: Batch, key: Key | None) -> Output:
-            return forward(params, state, batch.x, batch.task)
-
-        network = training.network(params, state, batch)._replace(forward=masked)
-        opt, own = parts.review(params, state.opt, state.parts, batch, network)
-        return state._replace(opt=opt, parts=own)
+        return params, parts.begin_task(params, state._replace(head=head, attention=attend), task)
 
     def end_task(params: Params, state: HATState) -> tuple[Params, HATState]:
-        opt, own = parts.end_task(params, state.opt, state.parts)
+        state = parts.end_task(params, state)
         params, head = model.head.bank.end_task(params, state.head)
         params, attend = embeddings.end_task(params, state.attention)
-        return params, state._replace(opt=opt, head=head, attention=attend, parts=own)
+        return params, state._replace(head=head, attention=attend)
 
     settings = (
         of_part(inner, inner.update)
+        | parts.settings
         | embeddings.settings
         | {
             "name": "hat",
             "freezes": True,
-            "model": of_part(model, model.apply),
             "mask_sparsity_reg_mode": regulariser,
             "mask_sparsity_reg_factor": factor,
             "gate_position": gate_position,
@@ -147,10 +135,10 @@ def hard_attention(
         step=_step(model, parts, training),
         predict=predict,
         begin_task=begin_task,
-        review=review if parts.reviews else None,
+        review=_review(parts, training, forward) if parts.reviews else None,
         end_task=end_task,
         probe=_probe(model, inner, embeddings),
-        settings=settings | parts.settings,
+        settings=settings,
         features=features,
         bank=in_fields({"head": model.head.bank, "attention": embeddings.bank} | parts.banks),
     )
@@ -260,16 +248,29 @@ def _step(
         key, noise = split(state.key) if model.stochastic else (state.key, None)
 
         network = training.network(params, state, batch)
-        after, opt, own, metrics = parts.step(
-            params, state.opt, state.parts, batch, network, noise
-        )
+        after, state, metrics = parts.step(params, state, batch, network, noise)
 
         attend = state.attention
         metrics |= training.embeddings.metrics(params["embedding"], attend)
         attend = attend._replace(step=attend.step + 1)
-        return after, state._replace(opt=opt, key=key, attention=attend, parts=own), metrics
+        return after, state._replace(key=key, attention=attend), metrics
 
     return step
+
+
+def _review(
+    parts: Parts, training: _Training, forward: Callable[..., Output]
+) -> Callable[[Params, HATState, Batch], HATState]:
+    """The review of hard attention, behind the masks of `predict`."""
+
+    def review(params: Params, state: HATState, batch: Batch) -> HATState:
+        def masked(params: Params, batch: Batch, key: Key | None) -> Output:
+            return forward(params, state, batch.x, batch.task)
+
+        network = training.network(params, state, batch)._replace(forward=masked)
+        return parts.review(params, state, batch, network)
+
+    return review
 
 
 def _probe(

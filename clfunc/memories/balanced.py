@@ -39,8 +39,9 @@ def balanced(capacity: int) -> Memory:
     base = reservoir(capacity)
 
     def add(s: ReservoirState, batch: Batch) -> ReservoirState:
-        batch = slots.numbered(batch, s.seen)
-        new = slots.priorities(s.key, batch)
+        number = slots.rows_of(batch, s.seen)
+        batch = batch._replace(rows=number)
+        new = slots.priorities(s.key, batch.task, number)
         counts = slots.is_new(batch, new, s.priority[:capacity])
 
         stored = slots.held(s.rows)
@@ -80,5 +81,7 @@ def _first(count: int, rank: Tensor, priority: Tensor, is_there: Tensor) -> Tens
     rank = torch.where(is_there, rank, len(rank))
     by_priority = torch.argsort(priority)
     order = by_priority[torch.argsort(rank[by_priority], stable=True)]
-    place = torch.zeros_like(order).index_put((order,), torch.arange(len(order), device=rank.device))
+    place = torch.zeros_like(order).index_put(
+        (order,), torch.arange(len(order), device=rank.device)
+    )
     return is_there & (place < count)

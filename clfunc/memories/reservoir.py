@@ -52,8 +52,9 @@ def reservoir(capacity: int) -> Memory:
         )
 
     def add(s: ReservoirState, batch: Batch) -> ReservoirState:
-        batch = slots.numbered(batch, s.seen)
-        new = slots.priorities(s.key, batch)
+        number = slots.rows_of(batch, s.seen)
+        batch = batch._replace(rows=number)
+        new = slots.priorities(s.key, batch.task, number)
         stored = s.priority[:capacity]
         counts = slots.is_new(batch, new, stored)
 

@@ -17,7 +17,7 @@ from clfunc.types import Batch, Key, Memory
 
 
 class RingState(NamedTuple):
-    count: Tensor  # [tasks]: examples of each task written so far
+    written: Tensor  # [tasks]: examples of each task so far
     rows: Batch  # [capacity + 1, ...], see `slots`
     seen: Tensor  # examples met, 0-d
 
@@ -48,38 +48,39 @@ def ring(capacity: int, *, num_tasks: int) -> Memory:
     def init(key: Key, blank: Batch) -> RingState:
         zero = torch.zeros((), dtype=torch.int64, device=key.device)
         return RingState(
-            count=zero.expand(num_tasks).clone(),
+            written=zero.expand(num_tasks).clone(),
             rows=slots.empty(blank, share * num_tasks),
             seen=zero,
         )
 
     def add(s: RingState, batch: Batch) -> RingState:
-        batch = slots.numbered(batch, s.seen)
+        number = slots.rows_of(batch, s.seen)
+        batch = batch._replace(rows=number)
         stored = slots.held(s.rows)
-        is_it = (batch.task[:, None] == stored.task) & (batch.rows[:, None] == stored.rows)
-        place = torch.arange(len(batch.rows), device=batch.rows.device)
+        is_it = (batch.task[:, None] == stored.task) & (number[:, None] == stored.rows)
+        place = torch.arange(len(number), device=number.device)
         same_task = batch.task[:, None] == batch.task
-        twice = same_task & (batch.rows[:, None] == batch.rows) & (place[:, None] > place)
+        twice = same_task & (number[:, None] == number) & (place[:, None] > place)
         again = (is_it & (stored.weight > 0)).any(1) | twice.any(1)
         counts = (batch.weight > 0) & ~again
 
         # the place of an example among those of its task, and how many of them come after it
         order = (same_task & counts & (place < place[:, None])).sum(1)
         after = (same_task & counts & (place > place[:, None])).sum(1)
-        slot = batch.task * share + (tree.take(s.count, batch.task) + order) % share
+        slot = batch.task * share + (tree.take(s.written, batch.task) + order) % share
         kept = counts & (after < share)
 
         member = batch.task[:, None] == torch.arange(num_tasks, device=place.device)
-        count = s.count + (member & counts[:, None]).sum(0)
+        written = s.written + (member & counts[:, None]).sum(0)
         rows = slots.write(s.rows, slot, batch, kept)
-        return RingState(count=count, rows=rows, seen=s.seen + len(place))
+        return RingState(written=written, rows=rows, seen=s.seen + len(place))
 
     def rows(s: RingState) -> Batch:
         return slots.held(s.rows)
 
     def forget(s: RingState, forgotten: Tensor) -> RingState:
         rows, _ = slots.without_tasks(s.rows, forgotten)
-        return s._replace(rows=rows, count=torch.where(forgotten[:num_tasks], 0, s.count))
+        return s._replace(rows=rows, written=torch.where(forgotten[:num_tasks], 0, s.written))
 
     settings = {"name": "ring", "capacity": share * num_tasks, "num_tasks": num_tasks}
     return Memory(init=init, add=add, rows=rows, forget=forget, settings=settings)

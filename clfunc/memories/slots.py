@@ -55,21 +55,21 @@ def write(stored: Any, slot: Tensor, batch: Any, kept: Tensor) -> Any:
     return tree.map(put, stored, batch)
 
 
-def numbered(batch: Batch, seen: Tensor) -> Batch:
-    """The batch with a row for each example: those of the data set, or a count of all examples."""
+def rows_of(batch: Batch, seen: Tensor) -> Tensor:
+    """A row for each example: those of the data set, or else a count of all examples met."""
     if isinstance(batch.rows, Tensor):
-        return batch
-    return batch._replace(rows=seen + torch.arange(len(batch.weight), device=seen.device))
+        return batch.rows
+    return seen + torch.arange(len(batch.weight), device=seen.device)
 
 
-def priorities(key: Key, batch: Batch) -> Tensor:
+def priorities(key: Key, task: Tensor, rows: Tensor) -> Tensor:
     """A random number of 63 bits for each example, which depends on its task and row alone."""
 
     def one(at: Tensor) -> Tensor:
         high, low = bits(key, (2,), at=at).unbind()
         return (high >> 1) * 2**32 + low
 
-    return vmap(one)(batch.task * _TASK + batch.rows)
+    return vmap(one)(task * _TASK + rows)
 
 
 def no_priorities(capacity: int, device: torch.device) -> Tensor:

@@ -205,9 +205,7 @@ def _wires(shapes: dict[str, tuple[int, ...]], head: Head, spread: int) -> tuple
         # `hidden1` multiplies pooled features, which are not those of its `pre`
         after_flatten = name == "hidden1"
         linear = len(shape) == 2 and not after_flatten
-        wires += layer_wires(
-            name, pre, name, shape, spread if after_flatten else 1, linear=linear
-        )
+        wires += layer_wires(name, pre, name, shape, spread if after_flatten else 1, linear=linear)
         pre = name
         width = shape[0]
     return (*wires, head_wire(head, str(pre), width))

@@ -167,9 +167,9 @@ def mtl(num_tasks: int, classes: int | Sequence[int]) -> Head:
 
     def apply(head: Params, features: Tensor, task: TaskId) -> Logits:
         # all heads as one layer, so that a member of a sweep has the bits that it has alone
-        weight = rearrange(head["weight"], "task class unit -> (task class) unit")
-        joined = linear(features, weight, rearrange(head["bias"], "task class -> (task class)"))
-        every = rearrange(joined, "batch (task class) -> batch task class", task=num_tasks)
+        weight = rearrange(head["weight"], "task label unit -> (task label) unit")
+        joined = linear(features, weight, rearrange(head["bias"], "task label -> (task label)"))
+        every = rearrange(joined, "batch (task label) -> batch task label", task=num_tasks)
         # [batch, tasks], or [1, tasks] where one task has the whole batch
         member = task.reshape(-1, 1) == torch.arange(num_tasks, device=task.device)
         return torch.where(member[:, :, None], every, 0.0).sum(1)
@@ -228,7 +228,8 @@ def with_own(head: Head, groups: Sequence[str] = ("norm",)) -> Head:
         groups: Top-level names in `params`, such as a model's `norm`.
 
     Raises:
-        ValueError: A head of a single task, or a group that each task already has for itself.
+        ValueError: A head of a single task, a group that each task already has for itself, or
+            another group than `norm` under a head for batches that mix tasks.
 
     >>> with_own(til(3, classes=2), ("norm",)).owns
     ('head', 'norm')
@@ -243,6 +244,11 @@ def with_own(head: Head, groups: Sequence[str] = ("norm",)) -> Head:
             raise ValueError(f"{group} is a task's own already, given {', '.join(groups)}")
     settings = head.settings | {"own": list(groups)}
     if head.spec.together:
+        if tuple(groups) != ("norm",):
+            raise ValueError(
+                "under a head for batches that mix tasks a network keeps only norm by task, given"
+                f" {', '.join(groups)}"
+            )
         spec = head.spec._replace(rows=(*head.spec.rows, *groups))
         return head._replace(spec=spec, settings=settings)
 

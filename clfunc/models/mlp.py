@@ -99,7 +99,8 @@ def mlp(
     return Model(
         init=drawing(shapes, norm, head, spread * hidden[-1], dtype, gain),
         apply=_forward(units, head, act, products, dropout_rate),
-        wires=_wires(shapes, head, spread, gain) + norm_wires(norm, {name: name for name in units}, head),
+        wires=_wires(shapes, head, spread, gain)
+        + norm_wires(norm, {name: name for name in units}, head),
         units=units,
         head=head,
         stochastic=dropout_rate > 0,

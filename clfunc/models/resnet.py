@@ -201,7 +201,11 @@ def _wires(
         linear = layer.pre is not None and layer.pre.startswith("hidden")
         wires += layer_wires(name, *layer, linear=linear)
     posts = {name: layer.post for name, layer in layers.items()}
-    return (*wires, head_wire(head, last, width, linear=last.startswith("hidden")), *norm_wires(norm, posts, head))
+    return (
+        *wires,
+        head_wire(head, last, width, linear=last.startswith("hidden")),
+        *norm_wires(norm, posts, head),
+    )
 
 
 def _blocks(stages: int, blocks: int) -> list[tuple[str, str]]:

@@ -21,9 +21,11 @@ import torch
 from torch import Tensor
 
 from clfunc import tree
-from clfunc.terms.by_task import filed, keeping, without
+from clfunc.terms.by_task import learning, no_lessons
 from clfunc.terms.fisher import FISHERS, fisher_of
-from clfunc.types import Context, Key, Model, Number, Params, Scalar, State, Task, Term, choice, scalar
+from clfunc.types import Context, Key, Model, Number, Params, Scalar, State, Term, choice, scalar
+
+Lesson = tuple[Params, Params]  # F_t and params_t
 
 
 class EWCState(NamedTuple):
@@ -31,8 +33,8 @@ class EWCState(NamedTuple):
     importance: Params  # sum_t F_t
     mean: Params  # sum_t F_t params_t / sum_t F_t
     fisher: Params  # of the task under review, a sum over its examples
-    count: Scalar  # examples in that sum
-    kept: State  # each task's F_t and params_t, as `Kept`; () where none can be forgotten
+    examples: Scalar  # the weight of those in that sum
+    lessons: State  # each task's F_t and params_t; () where none can be forgotten
 
 
 def ewc(
@@ -69,36 +71,17 @@ def ewc(
     def init(key: Key, params: Params, model: Model) -> EWCState:
         zero = tree.zeros_like(params)
         none = torch.zeros((), dtype=torch.float64, device=key.device)
-        kept = keeping((zero, params), num_tasks)
-        return EWCState(number, zero, params, fisher=zero, count=none, kept=kept)
+        lessons = no_lessons((zero, params), num_tasks)
+        return EWCState(number, zero, params, fisher=zero, examples=none, lessons=lessons)
 
     def penalty(s: EWCState, params: Params) -> Scalar:
         drift = tree.sub(params, s.mean)
         return s.strength / 2 * tree.vdot(s.importance, tree.mul(drift, drift))
 
-    def begin_task(s: EWCState, params: Params, task: Task) -> EWCState:
-        return s if num_tasks is None else s._replace(kept=s.kept._replace(task=task.id))
-
     def review(s: EWCState, params: Params, context: Context) -> EWCState:
         more = fisher_of(params, context, fisher)
-        count = s.count + context.batch.weight.sum()
-        return s._replace(fisher=tree.add(s.fisher, more), count=count)
-
-    def end_task(s: EWCState, params: Params) -> EWCState:
-        # without a review, as in a loop that makes none, the task has no importance
-        mean = tree.scale(s.fisher, 1 / torch.where(s.count > 0, s.count, 1.0))
-        kept = s.kept if num_tasks is None else filed(s.kept, (mean, params))
-        s = s._replace(kept=kept, fisher=tree.zeros_like(mean), count=torch.zeros_like(s.count))
-        return _with(s, mean, params)
-
-    def forget(s: EWCState, forgotten: Tensor) -> EWCState:
-        kept = without(s.kept, forgotten)
-        fishers, ends = kept.rows
-        zero = tree.zeros_like(s.importance)
-        s = s._replace(importance=zero, kept=kept)
-        for task in range(kept.count):
-            s = _with(s, tree.index(fishers, task), tree.index(ends, task))
-        return s
+        examples = s.examples + context.batch.weight.sum()
+        return s._replace(fisher=tree.add(s.fisher, more), examples=examples)
 
     settings = {
         "strength": number,
@@ -111,16 +94,19 @@ def ewc(
         name=name,
         init=init,
         penalty=penalty,
-        begin_task=begin_task,
         review=review,
-        end_task=end_task,
-        forget=None if num_tasks is None else forget,
         settings=settings,
+        **learning(_lesson, _learn, _nothing, num_tasks),
     )
 
 
-def _with(s: EWCState, fisher: Params, params: Params) -> EWCState:
-    """The state with one more task, with this Fisher at these params."""
+def _lesson(s: EWCState, params: Params) -> Lesson:
+    """The mean Fisher of the task and its params; without a review it is of no importance."""
+    return tree.scale(s.fisher, 1 / torch.where(s.examples > 0, s.examples, 1.0)), params
+
+
+def _learn(s: EWCState, lesson: Lesson) -> EWCState:
+    fisher, params = lesson
 
     def mean(a: Tensor, m: Tensor, f: Tensor, p: Tensor) -> Tensor:
         total = a + f
@@ -129,4 +115,10 @@ def _with(s: EWCState, fisher: Params, params: Params) -> EWCState:
     return s._replace(
         importance=tree.add(s.importance, fisher),
         mean=tree.map(mean, s.importance, s.mean, fisher, params),
+        fisher=tree.zeros_like(s.fisher),
+        examples=torch.zeros_like(s.examples),
     )
+
+
+def _nothing(s: EWCState) -> EWCState:
+    return s._replace(importance=tree.zeros_like(s.importance))

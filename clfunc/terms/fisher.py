@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.func import jacrev, vmap
 
 from clfunc import tree
-from clfunc.types import Batch, Context, Params
+from clfunc.types import Context, Params
 
 FISHERS = ("exact", "predicted", "empirical")
 
@@ -32,10 +32,11 @@ def fisher_of(params: Params, context: Context, kind: str = "exact") -> Params:
         A tree like `params`, >= 0: a sum over examples, each by its weight.
     """
     batch = context.batch
-    assert isinstance(batch, Batch)
     linear = [wire for wire in context.wires if wire.linear and wire.path[0] in params]
     apart = {wire.path[0] for wire in linear}
-    small = {name: _without_weight(part) if name in apart else part for name, part in params.items()}
+    small = {
+        name: _without_weight(part) if name in apart else part for name, part in params.items()
+    }
 
     def scores(some: Params, x: Tensor, y: Tensor, task: Tensor) -> Tensor:
         """sqrt(q_c) log p_c of one example, `[classes]`."""

@@ -17,7 +17,6 @@ from typing import NamedTuple
 import torch
 
 from clfunc.types import (
-    Batch,
     Context,
     Key,
     Model,
@@ -72,7 +71,6 @@ def replay(
         old = context.loss(params, drawn)
         if mean == "sum":
             return s.strength * old
-        assert isinstance(context.batch, Batch)
         more = s.strength * drawn.weight.sum()
         share = more / (more + context.batch.weight.sum()).clamp(min=1e-30)
         if mean == "by_task":

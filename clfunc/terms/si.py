@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from clfunc import tree
-from clfunc.terms.by_task import Kept, filed, keeping, latest, without
-from clfunc.types import Context, Key, Model, Number, Params, Scalar, State, Task, Term, choice, scalar
+from clfunc.terms.by_task import learning, no_lessons
+from clfunc.types import Context, Key, Model, Number, Params, Scalar, State, Term, choice, scalar
 
+Lesson = tuple[Params, Params]  # a task's share of the importance, and its params
 _CLIPS = ("total", "task", "none")
 
 
@@ -31,7 +32,7 @@ class SIState(NamedTuple):
     path: Params
     importance: Params
     anchor: Params
-    kept: State  # each task's share and anchor, as `Kept`; () where none can be forgotten
+    lessons: State  # of each task; () where none can be forgotten
 
 
 def si(
@@ -49,7 +50,7 @@ def si(
         damping: Keeps the importance of a weight finite that did not move, > 0; the paper's is 0.1
             on permuted MNIST and 0.001 on split MNIST.
         clip: `total`, `task` or `none`.
-        num_tasks: Keep the share and the anchor of each of so many tasks, so that a task can be
+        num_tasks: Keep the share and the params of each of so many tasks, so that a task can be
             forgotten: two copies of the params a task. None keeps their sum alone.
         name: Of the term.
 
@@ -66,15 +67,12 @@ def si(
 
     def init(key: Key, params: Params, model: Model) -> SIState:
         zero = tree.zeros_like(params)
-        kept = keeping((zero, params), num_tasks)
-        return SIState(number, xi, path=zero, importance=zero, anchor=params, kept=kept)
+        lessons = no_lessons((zero, params), num_tasks)
+        return SIState(number, xi, path=zero, importance=zero, anchor=params, lessons=lessons)
 
     def penalty(s: SIState, params: Params) -> Scalar:
         drift = tree.sub(params, s.anchor)
         return s.strength * tree.vdot(s.importance, tree.mul(drift, drift))
-
-    def begin_task(s: SIState, params: Params, task: Task) -> SIState:
-        return s if num_tasks is None else s._replace(kept=s.kept._replace(task=task.id))
 
     def after_step(
         s: SIState, before: Params, after: Params, gradient: Params, context: Context
@@ -84,24 +82,19 @@ def si(
 
         return s._replace(path=tree.map(further, s.path, gradient, after, before))
 
-    def end_task(s: SIState, params: Params) -> SIState:
+    def lesson(s: SIState, params: Params) -> Lesson:
         def share(path: Tensor, p: Tensor, a: Tensor) -> Tensor:
-            found = path / ((p - a) ** 2 + s.damping).to(path.dtype)
+            found = path / ((p - a) ** 2 + s.damping.to(p.dtype))
             return torch.relu(found) if clip == "task" else found
 
-        shares = tree.map(share, s.path, params, s.anchor)
-        kept = s.kept if num_tasks is None else filed(s.kept, (shares, params))
-        importance = _grown(s.importance, shares, clip)
-        zero = tree.zeros_like(s.path)
-        return s._replace(path=zero, importance=importance, anchor=params, kept=kept)
+        return tree.map(share, s.path, params, s.anchor), params
 
-    def forget(s: SIState, forgotten: Tensor) -> SIState:
-        kept: Kept = without(s.kept, forgotten)
-        shares, anchors = kept.rows
-        importance = tree.zeros_like(s.importance)
-        for task in range(kept.count):
-            importance = _grown(importance, tree.index(shares, task), clip)
-        return s._replace(importance=importance, anchor=latest(kept, anchors, s.anchor), kept=kept)
+    def learn(s: SIState, lesson: Lesson) -> SIState:
+        shares, params = lesson
+        importance = tree.add(s.importance, shares)
+        if clip == "total":
+            importance = tree.map(torch.relu, importance)
+        return s._replace(path=tree.zeros_like(s.path), importance=importance, anchor=params)
 
     settings = {
         "strength": number,
@@ -114,14 +107,11 @@ def si(
         name=name,
         init=init,
         penalty=penalty,
-        begin_task=begin_task,
         after_step=after_step,
-        end_task=end_task,
-        forget=None if num_tasks is None else forget,
         settings=settings,
+        **learning(lesson, learn, _nothing, num_tasks),
     )
 
 
-def _grown(importance: Params, shares: Params, clip: str) -> Params:
-    total = tree.add(importance, shares)
-    return tree.map(torch.relu, total) if clip == "total" else total
+def _nothing(s: SIState) -> SIState:
+    return s._replace(importance=tree.zeros_like(s.importance))

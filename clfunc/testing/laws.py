@@ -72,7 +72,8 @@ def leaves_are_tensors_of_constant_shape(case: Case) -> None:
                 _assert_is_plain_tensor(name, leaf, start.device)
             if name == "predict":
                 return result
-            carry = {n: (leaf.shape, leaf.dtype) for n, leaf in tree.items(result[:2])}
+            both = (arguments[0], result) if name == "review" else result[:2]
+            carry = {n: (leaf.shape, leaf.dtype) for n, leaf in tree.items(both)}
             assert seen.setdefault("carry", carry) == carry, f"{name} changed the carry's shapes"
             if name == "step":
                 metrics = {n: (leaf.shape, leaf.dtype) for n, leaf in result[2].items()}

@@ -87,7 +87,7 @@ def play(
     """Train on every phase of a scenario for a few steps, and make every call through a hook.
 
     The calls of a phase are `begin_task`, then `step` and `end_epoch` for every epoch, `predict`,
-    `end_task` and `predict` again. At the end, an algorithm that can unlearn forgets task 0, which
+    `review` if there is one, `end_task` and `predict` again. At the end, an algorithm that can unlearn forgets task 0, which
     the result of this function does not show.
 
     Args:
@@ -128,6 +128,8 @@ def play(
             validation = {"loss": loss, "accuracy": torch.zeros_like(loss)}
             params, state = call("end_epoch", algorithm.end_epoch, params, state, validation)
         call("predict", algorithm.predict, params, state, batch.x, stream.task)
+        if algorithm.review is not None:
+            state = call("review", algorithm.review, params, state, _half(batch))
         params, state = call("end_task", algorithm.end_task, params, state)
         call("predict", algorithm.predict, params, state, batch.x, stream.task)
     if algorithm.unlearn is not None:
@@ -136,6 +138,13 @@ def play(
             forgotten = forgotten.expand(runs, -1)
         call("unlearn", algorithm.unlearn, params, state, forgotten)
     return params, state
+
+
+def _half(batch: Batch) -> Batch:
+    """The batch with weight 0 for its second half, as padding has."""
+    size = batch.weight.shape[-1]
+    counts = torch.arange(size, device=batch.weight.device) < size // 2
+    return batch._replace(weight=torch.where(counts, batch.weight, 0.0))
 
 
 def _epoch_keys(keys: Keys, phase: int, epoch: int) -> Keys:

@@ -1,5 +1,8 @@
 """Transforms made of transforms: `chain` one after the other, `carry` across tasks."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from clfunc.random import split
 from clfunc.settings import declares, of_part
 from clfunc.types import (
@@ -56,6 +59,25 @@ def chain(*transforms: Transform) -> Transform:
             states.append(new)
         return updates, tuple(states)
 
+    def per_element() -> Transform:
+        return chain(*[by_element(tx) for tx in transforms])
+
+    settings: Settings = {
+        "name": "chain",
+        "of": [of_part(tx, tx.update) for tx in transforms],
+    }
+    return Transform(
+        init=init,
+        update=update,
+        settings=settings,
+        per_element=per_element,
+        **_hooks(transforms),
+    )
+
+
+def _hooks(transforms: Sequence[Transform]) -> dict[str, Any]:
+    """The hooks of a chain, which are those of all its transforms."""
+
     def begin_task(state: State, params: Params) -> State:
         return tuple(tx.begin_task(old, params) for tx, old in zip(transforms, state, strict=True))
 
@@ -74,27 +96,16 @@ def chain(*transforms: Transform) -> Transform:
             found |= tx.metrics(own)
         return found
 
-    def per_element() -> Transform:
-        return chain(*[by_element(tx) for tx in transforms])
-
     def follows(state: State) -> State:
         return tuple(tx.follows(part) for tx, part in zip(transforms, state, strict=True))
 
-    settings: Settings = {
-        "name": "chain",
-        "of": [of_part(tx, tx.update) for tx in transforms],
+    return {
+        "begin_task": begin_task,
+        "review": review if any(tx.review for tx in transforms) else None,
+        "end_task": end_task,
+        "metrics": metrics,
+        "follows": follows,
     }
-    return Transform(
-        init=init,
-        update=update,
-        begin_task=begin_task,
-        settings=settings,
-        per_element=per_element,
-        follows=follows,
-        review=review if any(tx.review for tx in transforms) else None,
-        end_task=end_task,
-        metrics=metrics,
-    )
 
 
 def carry(tx: Transform) -> Transform:

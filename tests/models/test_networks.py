@@ -41,7 +41,7 @@ def test_the_wires_name_every_weight_once_and_fit_it(name, head):
         }
         assert start[wire.reset] and (wire.bound > 0) == (wire.reset == "draw")
     assert {wire.post for wire in model.wires} == {*model.units, None}
-    output = model.apply(params, images(1, dtype=torch.float32), TASK.expand(4))
+    output = model.apply(params, images(1, dtype=torch.float32), TASK)
     assert {group: feature.shape[1] for group, feature in output.features.items()} == model.units
     assert list(output.features) == list(model.units)
 
