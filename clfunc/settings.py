@@ -195,6 +195,8 @@ def shown(value: Any) -> str:
     """A setting as a message shows it."""
     if isinstance(value, Tensor):
         return f"{float(value):g}"
+    if isinstance(value, list | tuple):
+        return f"({', '.join(map(shown, value))})"
     if callable(value):
         return str(getattr(value, "name", None) or getattr(value, "__qualname__", repr(value)))
     return repr(value)

@@ -160,11 +160,11 @@ def test_a_part_without_settings_is_known_by_its_function():
     assert algorithm.settings["model"] == {"function": own.apply}
 
 
-def mean_of_squares(logits, y, weight):
+def mean_of_squares(logits, batch):
     return logits.square().mean()
 
 
-def other_mean(logits, y, weight):
+def other_mean(logits, batch):
     return logits.square().mean() / 2
 
 

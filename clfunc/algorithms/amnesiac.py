@@ -30,8 +30,8 @@ import torch
 from torch import Tensor
 
 from clfunc import tree
-from clfunc.compose import bank_of, optimizer_of, with_optimizer
-from clfunc.settings import declares, find, of_part
+from clfunc.compose import bank_of, check_forgettable, optimizer_of, with_optimizer
+from clfunc.settings import find, of_part
 from clfunc.types import Algorithm, Key, Params, Settings, State, choice
 from clfunc.unlearning import records
 from clfunc.unlearning.forget_sets import ForgetSet, declared, filled, tasks_of
@@ -132,17 +132,7 @@ def _head(inner: Algorithm, num_tasks: int) -> Settings | None:
     """The settings of the head, None where no model has any. Raise ValueError for a bad `inner`."""
     if not isinstance(num_tasks, int) or num_tasks < 1:
         raise ValueError(f"num_tasks must be a whole number of at least 1, given {num_tasks!r}")
-    mixing = declares(inner.settings, "mixes")
-    if mixing is not None:
-        raise ValueError(
-            f"amnesiac records updates by task, and {mixing} mixes tasks in a batch: wrap another"
-        )
-    remembering = declares(inner.settings, "remembers")
-    if remembering is not None:
-        raise ValueError(
-            f"amnesiac takes updates off, and {remembering} of {inner.settings.get('name')} would"
-            " pull them back: wrap one without, or one that forgets a task (num_tasks=...)"
-        )
+    check_forgettable(inner.settings)
     if inner.unlearn is not None:
         raise ValueError(
             f"amnesiac wraps what cannot unlearn yet, given {inner.settings.get('name')}, which can"

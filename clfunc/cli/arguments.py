@@ -41,6 +41,11 @@ class Run:
     """Give all runs the tasks of this seed. If not given, each run draws its tasks by its seed."""
     set: Repeated = ()
     """NAME=VALUE: any setting that `clfunc list` prints. May be repeated."""
+    term: Repeated = ()
+    """NAME or NAME=VALUE: a term to minimise beside the loss, such as ewc=1000 or replay=32. The
+    value is that of its first setting. May be repeated."""
+    memory: str | None = None
+    """NAME=VALUE: a memory that terms draw examples from, such as reservoir=500 for one of 500."""
     wrap: Repeated = ()
     """A wrapper around the algorithm, such as reduce_on_plateau. May be repeated, the outermost
     last."""
@@ -154,8 +159,11 @@ class Diff:
 
 @dataclasses.dataclass(frozen=True)
 class List:
-    """Print algorithms, wrappers, optimizers, models, scenarios and data sets, with their settings
-    and papers."""
+    """Print algorithms, wrappers, terms, memories, optimizers, models, scenarios and data sets, with
+    their settings and papers."""
+
+    name: Annotated[str | None, tyro.conf.Positional] = None
+    """Print only what has this name, in full."""
 
 
 _KINDS: dict[str, type[Run]] = {"Run": Run, "Sweep": Sweep, "Unlearn": Unlearn}
@@ -180,8 +188,7 @@ def from_json(words: dict[str, Any]) -> Run:
     >>> from_json(to_json(Run(tasks=2, hidden=(8,)))) == Run(tasks=2, hidden=(8,))
     True
     """
-    guess = "Sweep" if "grid" in words else "Run"
-    kind = _KINDS[words.get("command", guess)]
+    kind = _KINDS[words.get("command", _command_of(words))]
     fields: dict[str, Any] = {}
     for name, value in words.items():
         if name == "command":
@@ -190,3 +197,10 @@ def from_json(words: dict[str, Any]) -> Run:
             value = Path(value)
         fields[name] = tuple(value) if isinstance(value, list) else value
     return kind(**fields)
+
+
+def _command_of(words: dict[str, Any]) -> str:
+    """The class that has these fields."""
+    if "request" in words:
+        return "Unlearn"
+    return "Sweep" if "grid" in words else "Run"

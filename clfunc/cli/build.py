@@ -2,7 +2,7 @@
 anything runs."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any, TypedDict
@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 import torch
 
 from clfunc import datasets
-from clfunc.cli import memory, registry
+from clfunc.cli import memory, parts, registry
 from clfunc.cli.arguments import Run, Sweep, Unlearn, to_json
 from clfunc.cli.requests import Forgetting, declaring, forgetting
 from clfunc.driver.options import RunOptions
@@ -72,7 +72,10 @@ def job(args: Run) -> Job:
     """
     _refuse_counts(args)
     factories = _factories(args)
-    settings, grid = _settings(args)
+    given = parts.given(args)
+    factories |= parts.factories(given)
+    settings, grid = _settings(args, given)
+    parts.refuse_unset(given, [*settings, *grid])
     scenario_settings = registry.route(settings, factories)["scenario"]
     _refuse_grid_of_scenarios(grid, factories)
     _refuse_folder(args)
@@ -88,7 +91,7 @@ def job(args: Run) -> Job:
     configurations = []
     for point in points:
         routed = registry.route(settings | point, factories)
-        configurations.append(_algorithm(args, scenario, factories, routed))
+        configurations.append(_algorithm(args, scenario, given, factories, routed))
     forgets = None
     if isinstance(args, Unlearn):
         forgets = wanted_forgetting(args, scenario)
@@ -175,7 +178,7 @@ def _refuse_counts(args: Run) -> None:
             raise ValueError(f"{flag} must be at most {_LARGEST_COUNT}, given {count}")
 
 
-def _factories(args: Run) -> Factories:
+def _factories(args: Run) -> dict[str, registry.Factory]:
     """The factories that the arguments name. A setting goes to the first that takes it."""
     named = registry.named
     factories = {"algorithm": named("algorithm", args.algorithm, registry.ALGORITHMS)}
@@ -187,9 +190,10 @@ def _factories(args: Run) -> Factories:
     return factories
 
 
-def _settings(args: Run) -> tuple[Settings, Grid]:
+def _settings(args: Run, given: Sequence[parts.Part]) -> tuple[Settings, Grid]:
     """The settings of all runs, and the values of those that a grid varies."""
-    pairs = [registry.parsed(pair, "--set") for pair in args.set]
+    of_parts = parts.settings(given)
+    pairs = of_parts + [registry.parsed(pair, "--set") for pair in args.set]
     grids = []
     if isinstance(args, Sweep):
         grids = [_grid_values(pair) for pair in args.grid]
@@ -197,7 +201,10 @@ def _settings(args: Run) -> tuple[Settings, Grid]:
     for name in names:
         times = names.count(name)
         if times > 1:
-            raise ValueError(f"{name} is set {times} times: give it once, by --set or by --grid")
+            ways = "--term, --memory, --set or --grid"
+            if name not in dict(of_parts):
+                ways = "--set or by --grid"
+            raise ValueError(f"{name} is set {times} times: give it once, by {ways}")
     settings = {name: registry.literal(text) for name, text in pairs}
     return settings, dict(grids)
 
@@ -288,26 +295,43 @@ def _scenario(args: Run, settings: Settings, keys: Keys) -> Scenario:
 
 
 def _algorithm(
-    args: Run, scenario: Scenario, factories: Factories, settings: Mapping[str, Settings]
+    args: Run,
+    scenario: Scenario,
+    given: Sequence[parts.Part],
+    factories: Factories,
+    settings: Mapping[str, Settings],
 ) -> Algorithm:
-    """The algorithm of one configuration, in its wrappers."""
-    head = scenario.head()
+    """The algorithm of one configuration, with its terms and its memory, in its wrappers."""
+    head = scenario.head(together=_mixes_tasks(args, factories["algorithm"]))
     model = factories["model"](scenario.inputs, args.hidden, head, **settings["model"])
     tx = factories["optimizer"](**settings["optimizer"])
     if args.carry:
         tx = carry(tx)
 
-    def made(name: str, *parts: Any) -> Algorithm:
-        factory = factories[name]
-        given = settings[name]
-        if "num_tasks" in factory.__annotations__:
-            given = given | {"num_tasks": scenario.num_tasks}
-        return factory(*parts, **given)
+    tasks = scenario.num_tasks
+    can_forget = _can_forget(args)
 
-    algorithm = made("algorithm", model, tx)
+    def made(name: str, *inner: Any, **keywords: Any) -> Algorithm:
+        own = registry.with_tasks(factories[name], settings[name], tasks, can_forget)
+        return factories[name](*inner, **own, **keywords)
+
+    of_parts = parts.made(given, settings, tasks, can_forget=can_forget)
+    algorithm = made("algorithm", model, tx, **of_parts)
     for name in args.wrap:
         algorithm = made(f"wrap {name}", algorithm)
     return algorithm
+
+
+def _mixes_tasks(args: Run, algorithm: registry.Factory) -> bool:
+    """Whether a step may hold examples of several tasks: with a memory, which an algorithm with a
+    capacity makes for itself.
+    """
+    return args.memory is not None or registry.has_parameter(algorithm, "capacity")
+
+
+def _can_forget(args: Run) -> bool:
+    """Whether tasks may have to be forgotten: an audit wraps in `amnesiac` what cannot forget."""
+    return "amnesiac" in args.wrap or isinstance(args, Unlearn)
 
 
 def _fewest_at_once(args: Run, runs: int) -> int:

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from clfunc.cli import arguments, build, many, replay, tables, unlearn
+from clfunc.cli import arguments, build, listing, many, replay, tables, unlearn
 from clfunc.driver.checkpoint import Interrupted, Refused
 from clfunc.experiments import diff
 from clfunc.results.files import check_writable
@@ -111,7 +111,7 @@ def _prepare(command: Given) -> Work:
     """
     console = Console(width=None if sys.stdout.isatty() else 120)
     if isinstance(command, arguments.List):
-        return lambda: tables.list_all(console)
+        return listing.prepare(command.name, console)
     if isinstance(command, arguments.Report):
         return _report(command, console)
     if isinstance(command, arguments.Diff):

@@ -38,6 +38,9 @@ def check_fits(
     `algorithm` is the algorithm of one run. Its tensors are made on the device `meta`, where they
     take no memory.
     """
+    stored = _memory_bytes(algorithm, scenario)
+    # a memory alone may be too large for torch to compute its size on `meta`
+    _refuse_more_than_there_is(runs * stored, device, f"{runs} run(s) with a memory of examples")
     lists = _INDEX_BYTES * len(scenario.data.y)
     example = _INDEX_BYTES + _NUMBER_BYTES * math.prod(scenario.inputs)
     examples = lists + batch_size * example
@@ -50,8 +53,8 @@ def check_fits(
 
 
 def _upper_bound(algorithm: Algorithm, scenario: Scenario) -> int:
-    """More bytes than params and state take: eight copies a task of a network in which a kernel
-    leads from each unit to each.
+    """More bytes than params and state take: eight copies a task, and as many again for each term,
+    of a network in which a kernel leads from each unit to each; and twice what a memory stores.
 
     Where even these fit, nothing needs to be computed on `meta`, for which torch 2.13 imports
     modules for two seconds.
@@ -61,7 +64,19 @@ def _upper_bound(algorithm: Algorithm, scenario: Scenario) -> int:
     inputs = math.prod(scenario.inputs)
     units = inputs + sum(scenario.classes) + sum(model["hidden"]) + channels
     kernel = max(3, model.get("kernel", 3)) ** 2
-    return 8 * _NUMBER_BYTES * scenario.num_tasks * kernel * units**2
+    copies = 8 * (1 + len(find(algorithm.settings, "terms") or {}))
+    network = copies * _NUMBER_BYTES * scenario.num_tasks * kernel * units**2
+    return network + 2 * _memory_bytes(algorithm, scenario, noted=sum(scenario.classes))
+
+
+def _memory_bytes(algorithm: Algorithm, scenario: Scenario, noted: int = 0) -> int:
+    """The bytes of the examples that a memory stores, each with its label, task, row and weight and
+    `noted` other numbers; 0 without a memory.
+    """
+    memory = find(algorithm.settings, "memory") or {}
+    numbers = math.prod(scenario.inputs) + 1 + noted
+    example = _NUMBER_BYTES * numbers + 3 * _INDEX_BYTES
+    return memory.get("capacity", 0) * example
 
 
 def _refuse_more_than_there_is(size: int, device: torch.device, asked: str) -> None:

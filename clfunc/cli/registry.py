@@ -3,16 +3,18 @@ algorithm here.
 
 The first parameter of a factory says what the factory makes: `model` an algorithm, `inner` a
 wrapper, `inputs` a network. Of a scenario it says which data the scenario takes: `dataset` one data
-set, `datasets` several, `num_tasks` none. The other parameters are what `--set` sets.
+set, `datasets` several, `num_tasks` none. The other parameters are what `--set` sets. Every public
+function of `terms` makes a term, and every one of `memories` makes a memory.
 """
 
 import ast
 import inspect
+import re
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args, get_origin
 
-from clfunc import algorithms, datasets, models, scenarios, transforms
+from clfunc import algorithms, datasets, memories, models, scenarios, terms, transforms
 from clfunc.scenarios import Scenario
 from clfunc.types import choice
 
@@ -30,10 +32,13 @@ _NOT_SETTINGS = {
     "inputs",
     "key",
     "loss",
+    "memory",
     "model",
+    "name",
     "num_tasks",
     "paradigm",
     "forget_sets",
+    "terms",
     "tx",
     "valid",
 }
@@ -49,13 +54,30 @@ def first_parameter(factory: Factory) -> str:
     return next(iter(inspect.signature(factory).parameters))
 
 
+def has_parameter(factory: Factory, name: str) -> bool:
+    """Whether a factory has a parameter of this name.
+
+    >>> has_parameter(ALGORITHMS["finetuning"], "terms")
+    True
+    """
+    return name in inspect.signature(factory).parameters
+
+
+def _public(module: Any) -> dict[str, Factory]:
+    """The public functions of a module, in alphabetic order."""
+    found = {}
+    for name, value in sorted(vars(module).items()):
+        if inspect.isfunction(value) and not name.startswith("_"):
+            found[name] = value
+    return found
+
+
 def _factories(module: Any, first: str) -> dict[str, Factory]:
     """The public functions of a module whose first parameter has this name, in alphabetic order."""
     found = {}
-    for name, value in sorted(vars(module).items()):
-        public = inspect.isfunction(value) and not name.startswith("_")
-        if public and first_parameter(value) == first:
-            found[name] = value
+    for name, factory in _public(module).items():
+        if first_parameter(factory) == first:
+            found[name] = factory
     return found
 
 
@@ -71,6 +93,8 @@ def _pick_task(scenario: Scenario, task: int) -> Scenario:
 
 ALGORITHMS = _factories(algorithms, "model")
 WRAPPERS = _factories(algorithms, "inner")
+TERMS = _public(terms)
+MEMORIES = _public(memories)
 OPTIMIZERS = {name: getattr(transforms, name) for name in ("sgd", "adam", "adamw", "upgd")}
 MODELS = _factories(models, "inputs")
 _STREAMS = ("permuted", "split", "rotated", "combined", "slowly_changing_regression")
@@ -103,6 +127,39 @@ def options(factory: Factory) -> dict[str, Any]:
     return {name: parameter.default for name, (_, parameter) in settings.items()}
 
 
+def has_default(default: Any) -> bool:
+    """Whether what `options` says of a setting is a default; some settings have none.
+
+    >>> has_default(options(TERMS["replay"])["batch"])
+    False
+    """
+    return default is not inspect.Parameter.empty
+
+
+def spelled(owner: str, option: str) -> str:
+    """The name of a setting for `--set`. That of a term or a memory begins with its owner.
+
+    >>> spelled("terms.ewc", "strength"), spelled("optimizer", "lr")
+    ('terms.ewc.strength', 'lr')
+    """
+    is_part = owner == "memory" or owner.startswith("terms.")
+    return f"{owner}.{option}" if is_part else option
+
+
+def with_tasks(
+    factory: Factory, settings: Mapping[str, Any], num_tasks: int, can_forget: bool
+) -> dict[str, Any]:
+    """The settings of a factory, and the number of tasks where it takes one.
+
+    A factory that takes it with a default (`terms.ewc`) keeps something for each task only if tasks
+    may have to be forgotten.
+    """
+    parameter = inspect.signature(factory).parameters.get("num_tasks")
+    if parameter is None or (has_default(parameter.default) and not can_forget):
+        return dict(settings)
+    return {**settings, "num_tasks": num_tasks}
+
+
 def _parameters(factory: Factory) -> dict[str, tuple[str, inspect.Parameter]]:
     """Each setting of a factory: the argument that has it, and how it is declared.
 
@@ -127,28 +184,32 @@ def route(
 ) -> dict[str, dict[str, Any]]:
     """Give each setting to the first factory that takes it.
 
+    Args:
+        settings: The settings, as `spelled` names them.
+        factories: The factories by their owners: `algorithm`, `model`, `terms.ewc`, ...
+
     Raises:
         ValueError: No factory takes a setting, and the message lists what can be set; or the value
             of a setting is of the wrong kind.
     """
-    takers: dict[str, str] = {}
+    takers: dict[str, tuple[str, str]] = {}
     for name, factory in factories.items():
         for option in options(factory):
-            takers.setdefault(option, name)
+            takers.setdefault(spelled(name, option), (name, option))
     routed: dict[str, dict[str, Any]] = {name: {} for name in factories}
     for setting, value in settings.items():
         if setting not in takers:
             known = ", ".join(sorted(takers))
             raise ValueError(f"cannot set {setting!r} here: one of {known}")
-        taker = takers[setting]
-        argument, parameter = _parameters(factories[taker])[setting]
-        _check_value(value, parameter)
-        if argument == setting:
-            routed[taker][setting] = value
+        taker, option = takers[setting]
+        argument, parameter = _parameters(factories[taker])[option]
+        _check_value(value, setting, parameter)
+        if argument == option:
+            routed[taker][option] = value
         else:
             default = inspect.signature(factories[taker]).parameters[argument].default
-            part = routed[taker].get(argument, default)
-            routed[taker][argument] = part._replace(**{setting: value})
+            fields = routed[taker].get(argument, default)
+            routed[taker][argument] = fields._replace(**{option: value})
     return routed
 
 
@@ -162,7 +223,7 @@ _KINDS: dict[type, tuple[str, Any]] = {
 _NUMBER = ("a number", (int, float))
 
 
-def _check_value(value: Any, setting: inspect.Parameter) -> None:
+def _check_value(value: Any, name: str, setting: inspect.Parameter) -> None:
     """Raise ValueError unless a value is of its setting's kind and no number in it is too large."""
     annotation = setting.annotation
     optional = setting.default is None
@@ -171,16 +232,19 @@ def _check_value(value: Any, setting: inspect.Parameter) -> None:
     entry_kind = int if get_args(annotation) == (int,) else (int, float)
     fits = _is(value, kind) and all(_is(entry, entry_kind) for entry in entries)
     if not fits and not (optional and value is None):
-        raise ValueError(f"{setting.name} must be {wanted}, given {value!r}")
+        raise ValueError(f"{name} must be {wanted}, given {value!r}")
     if get_origin(annotation) is Literal:
-        choice(value, setting.name, get_args(annotation))
+        choice(value, name, get_args(annotation))
     for number in entries or [value]:
         if isinstance(number, int) and abs(number) > _LARGEST:
-            raise ValueError(f"{setting.name} must be below {_LARGEST:.0e}, given {number}")
+            raise ValueError(f"{name} must be below {_LARGEST:.0e}, given {number}")
 
 
 def _default_type(setting: inspect.Parameter) -> type:
-    """The type of a setting's default; where the default is None, the first type of its union."""
+    """The type of a setting's default. Where there is none, it is the declared one; where the
+    default is None, it is the first of the declared ones."""
+    if not has_default(setting.default):
+        return setting.annotation
     if setting.default is None:
         return next(iter(get_args(setting.annotation)), float)
     found = type(setting.default)
@@ -226,11 +290,50 @@ def literal(text: str) -> Any:
 
 
 def about(factory: Factory) -> tuple[str, str]:
-    """The first sentence of the factory's file, and the papers that the file cites."""
+    """The first paragraph of the factory's file, and the papers that the file cites.
+
+    >>> about(SCENARIOS["split"])[1]
+    'The scenario is from Zenke et al. 2017, arXiv:1703.04200.'
+    """
     text = inspect.getdoc(sys.modules[factory.__module__]) or ""
-    sentence = " ".join(text.split("\n\n")[0].split())
+    first, *others = [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
     papers = []
-    for line in map(str.strip, text.splitlines()):
-        if ("arXiv:" in line or line.startswith("[")) and line not in sentence:
-            papers.append(line)
-    return sentence, " ".join(papers)
+    for paragraph in others:
+        cites = re.match(r".*arXiv:\S+", paragraph)
+        if paragraph.startswith("["):
+            papers.append(paragraph)
+        elif cites is not None:
+            papers.append(cites.group())
+    return first, " ".join(papers)
+
+
+def meanings(factory: Factory) -> dict[str, str]:
+    """What the docstring of a factory says of its settings. Some have no such text.
+
+    >>> meanings(TERMS["replay"])["batch"]
+    'Examples to draw at each step, >= 1.'
+    """
+    found = {}
+    for option, (argument, _) in _parameters(factory).items():
+        owner: Any = factory
+        if argument != option:
+            owner = type(inspect.signature(factory).parameters[argument].default)
+        text = _documented(owner).get(option)
+        if text is not None:
+            found[option] = text
+    return found
+
+
+def _documented(owner: Any) -> dict[str, str]:
+    """The entries below `Args:` in a docstring, each as one line of text."""
+    found: dict[str, str] = {}
+    _, _, listed = (inspect.getdoc(owner) or "").partition("\nArgs:\n")
+    name = ""
+    for line in listed.split("\n\n")[0].splitlines():
+        entry = re.match(r" {4}(\w+): +(.*)", line)
+        if entry is not None:
+            name = entry.group(1)
+            found[name] = entry.group(2)
+        elif name:
+            found[name] += " " + line.strip()
+    return found

@@ -1,10 +1,10 @@
-"""What the command line prints: tables of results, and the list of everything that has a name."""
+"""What the command line prints of results: tables, and in what two runs differ."""
 
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 
 from clfunc import metrics
-from clfunc.cli import registry
 from clfunc.results import plots, store
 
 if TYPE_CHECKING:
@@ -231,36 +230,3 @@ def differences(settings: list[str], values: list[str]) -> int:
         print(line)
     print("results differ" if values else "no difference in results")
     return 1 if values else 0
-
-
-def list_all(console: Console) -> None:
-    """Print everything that has a name, with its settings and papers."""
-    kinds = {
-        "algorithms": registry.ALGORITHMS,
-        "wrappers (--wrap)": registry.WRAPPERS,
-        "optimizers": registry.OPTIMIZERS,
-        "models": registry.MODELS,
-        "scenarios": registry.SCENARIOS,
-    }
-    for kind, table in kinds.items():
-        console.print(f"[bold]{kind}[/bold]")
-        for name, factory in table.items():
-            _list_one(console, name, factory)
-    console.print("[bold]datasets[/bold]")
-    console.print("  " + ", ".join(registry.DATASETS), highlight=False)
-
-
-def _list_one(console: Console, name: str, factory: registry.Factory) -> None:
-    sentence, papers = registry.about(factory)
-    console.print(f"  [bold cyan]{name}[/bold cyan]  {sentence}", highlight=False)
-    for option, default in registry.options(factory).items():
-        value = _shown_default(default)
-        console.print(f"      --set {option}{value}", highlight=False, markup=False)
-    if papers:
-        console.print(f"      {papers}", highlight=False, markup=False, style="dim")
-
-
-def _shown_default(default: Any) -> str:
-    """`=0.1`; nothing for a setting that has no default."""
-    no_default = default is default.__class__ or repr(default).startswith("<class")
-    return "" if no_default else f"={default}"

@@ -9,6 +9,7 @@ from clfunc.compose.kernel import Parts as Parts
 from clfunc.compose.kernel import PartsState as PartsState
 from clfunc.compose.refusals import bound as bound
 from clfunc.compose.refusals import check_batch as check_batch
+from clfunc.compose.refusals import check_forgettable as check_forgettable
 from clfunc.compose.wrapping import bank_of as bank_of
 from clfunc.compose.wrapping import forget_groups as forget_groups
 from clfunc.compose.wrapping import lift as lift

@@ -11,6 +11,7 @@ own (HAT's equation 4 and its clamp). Terms see only the groups of params that t
 """
 
 import math
+import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -69,8 +70,9 @@ class Parts(NamedTuple):
         if not self.terms and self.memory is None:
             return ()
         terms = {}
-        for i, term in enumerate(self.terms):
-            terms[term.name] = term.init(fold_in(key, _TERMS, i), self.shared(params), self.model)
+        for term in self.terms:
+            own = fold_in(key, _TERMS, _number(term))
+            terms[term.name] = term.init(own, self.shared(params), self.model)
         memory: State = ()
         if self.memory is not None:
             memory = self.memory.init(fold_in(key, _MEMORY), self._blank(params))
@@ -214,7 +216,7 @@ class Parts(NamedTuple):
         self, params: Params, state: State, batch: Batch, network: Network, noise: Key | None
     ) -> tuple[Params, tuple[Output, Tensor, Metrics]]:
         """The gradient of all but the penalties; the output, the batch's own loss, the metrics."""
-        losses = [(i, term) for i, term in enumerate(self.terms, 1) if term.loss is not None]
+        losses = [term for term in self.terms if term.loss is not None]
 
         def objective(params: Params) -> tuple[Tensor, tuple[Output, Tensor, Metrics]]:
             output = network.forward(params, batch, noise)
@@ -226,8 +228,8 @@ class Parts(NamedTuple):
                 more, named = network.extra(output)
                 total = value + more
                 metrics = metrics | named
-            for i, term in losses:
-                own = None if noise is None else fold_in(noise, i)
+            for term in losses:
+                own = None if noise is None else fold_in(noise, _number(term))
                 live = self._context(params, state, batch, network, own)
                 live = live._replace(output=output, value=value)
                 assert term.loss is not None
@@ -339,6 +341,11 @@ def of_term(term: Term) -> Settings:
         if callable(field):
             functions[name] = field
     return functions
+
+
+def _number(term: Term) -> int:
+    """A number that tells a term's draws from those of others, wherever it stands."""
+    return zlib.crc32(term.name.encode())
 
 
 def _tasks_of(batch: Batch, count: int) -> Tensor:

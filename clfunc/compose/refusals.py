@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from clfunc.compose.kernel import Parts, of_term
-from clfunc.settings import declared, of_part
-from clfunc.types import Batch, Head, Logits, Memory, Model, Term, Transform
+from clfunc.settings import declared, declares, of_part
+from clfunc.types import Batch, Head, Logits, Memory, Model, Settings, Term, Transform
 
 
 def bound(
@@ -101,6 +101,25 @@ def check_batch(head: Head, batch: Batch) -> Batch:
                 f" {label} in row {row}"
             )
     return batch
+
+
+def check_forgettable(settings: Settings) -> None:
+    """Raise ValueError for an algorithm whose updates cannot be taken off task by task.
+
+    Args:
+        settings: Of the algorithm.
+    """
+    mixing = declares(settings, "mixes")
+    if mixing is not None:
+        raise ValueError(
+            f"amnesiac records updates by task, and {mixing} mixes tasks in a step: wrap another"
+        )
+    remembering = declares(settings, "remembers")
+    if remembering is not None:
+        raise ValueError(
+            f"amnesiac takes updates off, and {remembering} of {settings.get('name')} would pull"
+            " them back: wrap one without, or one that forgets a task (num_tasks=...)"
+        )
 
 
 def _refuse_others(terms: tuple[Term, ...], memory: Memory | None) -> None:

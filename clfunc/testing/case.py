@@ -29,12 +29,13 @@ class Case(NamedTuple):
         vary: The same with other numbers, which give another member of the same program.
         arrange: What the algorithm trains on, made of a scenario: for example `scenarios.joint`.
         is_finetuning: Whether the algorithm is finetuning by definition, at any strength.
+        together: Whether its steps mix tasks, as they do with a memory.
         learns: Whether the algorithm learns more than its head.
 
     >>> import clfunc as cl
     >>> from clfunc.testing import Case, laws
     >>> case = Case("finetuning", cl.finetuning, is_finetuning=True)
-    >>> for law in laws[:2]:
+    >>> for law in laws.algorithm_laws[:2]:
     ...     law(case)
     """
 
@@ -44,6 +45,7 @@ class Case(NamedTuple):
     vary: Make | None = None
     arrange: Callable[[Scenario], Scenario] = as_it_is
     is_finetuning: bool = False
+    together: bool = False
     learns: bool = True
 
     def scenario(self, paradigm: str = "til", keys: Keys | None = None) -> Scenario:
@@ -71,7 +73,8 @@ class Case(NamedTuple):
             paradigm: `til`, `cil` or `dil`.
         """
         scenario = self.scenario(paradigm)
-        model = mlp(scenario.inputs, (8, 6), scenario.head(), dtype=dtype)
+        head = scenario.head(together=self.together)
+        model = mlp(scenario.inputs, (8, 6), head, dtype=dtype)
         return make(model, tx)
 
     def members(

@@ -42,7 +42,7 @@ WRONG = {
     "--request 2:a,b --forget-classes a=1:3,4 --forget-classes b=1:4": "both hold 4: declare one set",
     "--request 2:a --forget-classes a=1:0-9": "hold all examples that it trains on: forget the task instead",
     "--request 2:a --forget-classes a=1:3 --wrap amnesiac": "leave out --wrap amnesiac",
-    "--request 1:1 --algorithm joint": "joint mixes tasks in a batch",
+    "--request 1:1 --algorithm joint": "joint mixes tasks in a step",
     "--request 1:1 --wrap amnesiac --set record=False": "given one that keeps no records: leave out record=False",
     "--request 1:1 --wrap amnesiac --wrap amnesiac": "amnesiac wraps what cannot unlearn yet, given amnesiac, which can",
     "--request 1:1 --wrap amnesiac --wrap shrink_and_perturb": "amnesiac would have no record of: wrap amnesiac around",

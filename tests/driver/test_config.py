@@ -19,16 +19,16 @@ QUIET = {"engine": "eager", "progress": False, "batch_size": 16}
 pytestmark = pytest.mark.usefixtures("no_figures")
 
 
-def small_loss(logits, y, weight):
+def small_loss(logits, batch):
     return 0.5 * logits.square().mean()
 
 
-def large_loss(logits, y, weight):
+def large_loss(logits, batch):
     return 2.0 * logits.square().mean()
 
 
 def scaled_loss(scale):
-    def loss(logits, y, weight):
+    def loss(logits, batch):
         return scale * logits.square().mean()
 
     return loss

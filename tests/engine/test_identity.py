@@ -65,7 +65,7 @@ def test_all_parts_of_one_size_of_a_sweep_have_one_step():
     assert steps[0] == steps[1] == steps[2]
 
 
-def simple_loss(logits, y, weight):
+def simple_loss(logits, batch):
     return logits.square().mean()
 
 

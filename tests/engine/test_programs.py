@@ -24,7 +24,7 @@ def trained(engine="eager", lr=0.1, runs=None, mask=None, loss=None):
     return cl.run(algorithm, scenario, keys, batch_size=8, engine=engine, progress=False)
 
 
-def square(logits, y, weight):
+def square(logits, batch):
     return logits.square().mean()
 
 

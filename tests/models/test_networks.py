@@ -10,7 +10,7 @@ from support.nets import NETS, TASK, cases, compiled_cases, images, noise_like
 
 from clfunc import mtl, til, tree
 from clfunc.random import key, split
-from clfunc.testing import compiled_laws, laws
+from clfunc.testing import laws
 from clfunc.testing.laws import TOLERANCE, distance, identical
 from clfunc.testing.strategies import unit_masks
 from clfunc.units.masks import along, of_weights
@@ -18,7 +18,7 @@ from clfunc.units.masks import along, of_weights
 pytestmark = pytest.mark.usefixtures("no_figures")
 names = st.sampled_from(sorted(NETS))
 fitting = [
-    law for law in laws if law.__name__ != "learns_two_real_tasks"
+    law for law in laws.algorithm_laws if law.__name__ != "learns_two_real_tasks"
 ]  # permuted images are not for convolutions
 
 
@@ -181,7 +181,7 @@ def test_finetuning_of_every_network_obeys(case, law):
 
 
 @pytest.mark.compiled
-@pytest.mark.parametrize("law", compiled_laws, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("law", laws.compiled_laws, ids=lambda law: law.__name__)
 @pytest.mark.parametrize("case", compiled_cases)
 def test_finetuning_of_every_network_compiled_obeys(case, law):
     law(case)

@@ -4,7 +4,7 @@ import pytest
 from support.rows import some_at_length
 from support.zoo import cases, compiled_cases
 
-from clfunc.testing import compiled_laws, laws, long_laws
+from clfunc.testing import laws
 from clfunc.testing.laws import (
     a_resumed_compiled_run_is_the_run_never_stopped,
     leaves_are_tensors_of_constant_shape,
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("no_figures")
 by_case = pytest.mark.parametrize("case", cases, ids=lambda case: case.name)
 CASES = {case.name: case for case in cases}
 # The law that makes every call in every paradigm is tried with type checks, the others without.
-others = [law for law in laws if law is not leaves_are_tensors_of_constant_shape]
+others = [law for law in laws.algorithm_laws if law is not leaves_are_tensors_of_constant_shape]
 # These are compiled in every way where scripts/test --all is not run, too.
 in_every_way = some_at_length(cases, lambda case: case.name not in ("finetuning", "hat"))
 
@@ -33,7 +33,7 @@ def test_every_algorithm_obeys(case, law):
 
 
 @pytest.mark.compiled
-@pytest.mark.parametrize("law", compiled_laws, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("law", laws.compiled_laws, ids=lambda law: law.__name__)
 @pytest.mark.parametrize("case", compiled_cases)
 def test_every_algorithm_compiled_obeys(case, law):
     law(case)
@@ -54,7 +54,7 @@ def test_a_compiled_run_resumed_is_the_run_never_stopped(name):
 
 @pytest.mark.compiled
 @pytest.mark.long
-@pytest.mark.parametrize("law", long_laws, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("law", laws.long_laws, ids=lambda law: law.__name__)
 @pytest.mark.parametrize("case", in_every_way)
 def test_every_algorithm_compiled_obeys_in_every_way(case, law):
     law(case)

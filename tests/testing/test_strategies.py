@@ -118,7 +118,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("law", laws, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("law", laws.algorithm_laws, ids=lambda law: law.__name__)
 def test_every_law_fails_for_an_algorithm_that_breaks_it(law):
     with pytest.raises(AssertionError):
         law(Case("faulty", FAULTS[law.__name__]))
@@ -150,10 +150,10 @@ def keeps_metrics_attached(model, tx):
 @pytest.mark.parametrize("fault", [tracks_gradients, keeps_metrics_attached])
 def test_leaves_that_require_a_gradient_break_the_first_law(fault):
     with pytest.raises(AssertionError, match="requires a gradient"):
-        laws[0](Case("faulty", fault))
+        laws.algorithm_laws[0](Case("faulty", fault))
 
 
 def test_purity_also_fails_for_draws_from_torchs_own_generator():
-    law = next(law for law in laws if law.__name__ == "calls_are_pure")
+    law = next(law for law in laws.algorithm_laws if law.__name__ == "calls_are_pure")
     with pytest.raises(AssertionError, match="global random numbers"):
         law(Case("faulty", draws_globally))

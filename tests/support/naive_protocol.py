@@ -1,0 +1,431 @@
+"""The methods of `clfunc.terms`, `clfunc.memories` and A-GEM as their papers write them: Python loops
+over examples, classes and parameters, in float64, on a network of one hidden relu layer.
+
+A parameter is one number. The parameters are a dict from the name of a number, such as
+`("hidden1.weight", 0, 2)`, to a float. PyTorch differentiates the loss, and nothing else.
+"""
+
+import itertools
+import math
+from typing import NamedTuple
+
+import torch
+
+from clfunc import tree
+from clfunc.random import bits
+
+INPUTS, UNITS = 3, 4
+WEIGHT, BIAS = "hidden1.weight", "hidden1.bias"
+
+
+def entries(params):
+    """The numbers of a tree of tensors, by name."""
+    found = {}
+    for name, leaf in tree.items(params):
+        for index in itertools.product(*map(range, leaf.shape)):
+            found[(name, *index)] = float(leaf[index])
+    return found
+
+
+def leaves(w):
+    """The parameters as tensors that PyTorch can differentiate by."""
+    return {name: torch.tensor(v, dtype=torch.float64).requires_grad_() for name, v in w.items()}
+
+
+def gradient_of(value, w, keep=False):
+    """The derivative of `value` by every parameter; 0 where it does not depend on one."""
+    if not isinstance(value, torch.Tensor) or not value.requires_grad:
+        return dict.fromkeys(w, 0.0)
+    found = torch.autograd.grad(value, list(w.values()), retain_graph=keep, allow_unused=True)
+    return {name: 0.0 if g is None else g.item() for name, g in zip(w, found, strict=True)}
+
+
+class Example(NamedTuple):
+    x: tuple
+    y: int
+    task: int
+    weight: float
+    row: int
+    logits: tuple = ()  # what the network said when a memory met the example
+
+
+class Network:
+    """The network under the head of a paradigm.
+
+    Args:
+        paradigm: `til` (every task has a head), `cil` (one head, global labels) or `dil`.
+        counts: Number of classes of each task.
+    """
+
+    def __init__(self, paradigm, counts):
+        self.paradigm = paradigm
+        self.counts = counts
+        self.begun = set()
+
+    def labels(self, task):
+        """The labels that count for an example of this task."""
+        if self.paradigm == "til":
+            return list(range(self.counts[task]))
+        if self.paradigm == "dil":
+            return list(range(max(self.counts)))
+        seen = []
+        for earlier in sorted(self.begun):
+            first = sum(self.counts[:earlier])
+            seen += range(first, first + self.counts[earlier])
+        return seen
+
+    def logits(self, w, example, gates=None):
+        """The logits of one example, of all classes."""
+        hidden = []
+        for i in range(UNITS):
+            total = w[BIAS, i]
+            for j in range(INPUTS):
+                total = total + w[WEIGHT, i, j] * example.x[j]
+            unit = torch.relu(total)
+            hidden.append(unit if gates is None else unit * gates[i])
+        own = (example.task,) if self.paradigm == "til" else ()
+        width = sum(self.counts) if self.paradigm == "cil" else max(self.counts)
+        found = []
+        for label in range(width):
+            total = w["head.bias", *own, label]
+            for i, unit in enumerate(hidden):
+                total = total + w["head.weight", *own, label, i] * unit
+            found.append(total)
+        return found
+
+    def log_p(self, w, example, gates=None):
+        """The log probability of every label that counts."""
+        logits = self.logits(w, example, gates)
+        labels = self.labels(example.task)
+        whole = torch.log(sum(torch.exp(logits[label]) for label in labels))
+        return {label: logits[label] - whole for label in labels}
+
+
+class Part:
+    """What a method adds to finetuning. A subclass says what; `name` is that of the library's term."""
+
+    def begin_task(self, run): ...
+
+    def objective(self, run, w, batch, value):
+        """What is minimised, given what would be without this part."""
+        return value
+
+    def pull(self, name, value):
+        """The derivative of the penalty by one parameter."""
+        return 0.0
+
+    def projected(self, run, gradient):
+        return gradient
+
+    def after_step(self, before, after, gradient):
+        """`gradient` is that of everything but the penalties."""
+
+    def review(self, run, batch): ...
+
+    def end_task(self, run): ...
+
+    def state(self):
+        """Fields of the library's state, each as numbers by name."""
+        return {}
+
+
+class L2Init(Part):
+    """penalty = strength * sum_i (w_i - w0_i)^2."""
+
+    name = "l2_init"
+
+    def __init__(self, strength, w):
+        self.strength = strength
+        self.initial = dict(w)
+
+    def pull(self, name, value):
+        return 2 * self.strength * (value - self.initial[name])
+
+    def state(self):
+        return {"initial": self.initial}
+
+
+class EWC(Part):
+    """Kirkpatrick et al. 2017, eq. 3, with one penalty for each task that has ended:
+    strength / 2 * sum_t sum_i F_t,i (w_i - w_t,i)^2.
+    """
+
+    name = "ewc"
+
+    def __init__(self, strength, kind, w):
+        self.strength = strength
+        self.kind = kind
+        self.tasks = []  # the mean Fisher and the parameters of each task
+        self.sum = dict.fromkeys(w, 0.0)
+        self.count = 0.0
+
+    def pull(self, name, value):
+        return sum(self.strength * fisher[name] * (value - at[name]) for fisher, at in self.tasks)
+
+    def shares(self, log_p, example):
+        """How much each class counts in the Fisher of an example."""
+        if self.kind == "exact":
+            return {label: math.exp(log_p[label].item()) for label in log_p}
+        if self.kind == "empirical":
+            return {example.y: 1.0}
+        return {max(log_p, key=lambda label: log_p[label].item()): 1.0}
+
+    def review(self, run, batch):
+        for example in batch:
+            if example.weight == 0:
+                continue
+            w = leaves(run.w)
+            log_p = run.network.log_p(w, example, run.gates(w, example.task))
+            for label, share in self.shares(log_p, example).items():
+                for name, g in gradient_of(log_p[label], w, keep=True).items():
+                    self.sum[name] += example.weight * share * g * g
+            self.count += example.weight
+
+    def end_task(self, run):
+        fisher = {name: total / self.count for name, total in self.sum.items()}
+        self.tasks.append((fisher, dict(run.w)))
+        self.sum = dict.fromkeys(run.w, 0.0)
+        self.count = 0.0
+
+    def state(self):
+        importance = {}
+        mean = {}
+        for name in self.sum:
+            importance[name] = sum(fisher[name] for fisher, _ in self.tasks)
+            if importance[name] > 0:
+                moment = sum(fisher[name] * at[name] for fisher, at in self.tasks)
+                mean[name] = moment / importance[name]
+        met = {("",): self.count}
+        return {"importance": importance, "mean": mean, "fisher": self.sum, "examples": met}
+
+
+class SI(Part):
+    """Zenke et al. 2017, eq. 4 and 5; `clip` says where a negative importance is cut."""
+
+    name = "si"
+
+    def __init__(self, strength, damping, clip, w):
+        self.strength, self.damping, self.clip = strength, damping, clip
+        self.path = dict.fromkeys(w, 0.0)
+        self.importance = dict.fromkeys(w, 0.0)
+        self.anchor = dict(w)
+
+    def pull(self, name, value):
+        return 2 * self.strength * self.importance[name] * (value - self.anchor[name])
+
+    def after_step(self, before, after, gradient):
+        for name in self.path:
+            self.path[name] -= gradient[name] * (after[name] - before[name])
+
+    def end_task(self, run):
+        for name, now in run.w.items():
+            share = self.path[name] / ((now - self.anchor[name]) ** 2 + self.damping)
+            if self.clip == "task":
+                share = max(share, 0.0)
+            self.importance[name] += share
+            if self.clip == "total":
+                self.importance[name] = max(self.importance[name], 0.0)
+        self.anchor = dict(run.w)
+        self.path = dict.fromkeys(self.path, 0.0)
+
+    def state(self):
+        return {"path": self.path, "importance": self.importance, "anchor": self.anchor}
+
+
+class ER(Part):
+    """Replay: one mean over the batch and the examples drawn (Chaudhry et al. 2019), the sum of
+    both losses, or the mean by tasks of van de Ven et al. 2020.
+    """
+
+    name = "replay"
+
+    def __init__(self, key, count, strength, mean="union"):
+        self.key, self.count, self.strength, self.mean = key, count, strength, mean
+        self.begun = 0
+
+    def begin_task(self, run):
+        self.begun += 1
+
+    def objective(self, run, w, batch, value):
+        earlier = self.mean == "by_task"
+        drawn = run.memory.draw(self.key, self.count, run.steps, run.task if earlier else None)
+        if not drawn:
+            return value
+        if self.mean == "union":
+            weaker = [e._replace(weight=self.strength * e.weight) for e in drawn]
+            return run.mean_loss(w, batch + weaker)
+        old = run.mean_loss(w, drawn)
+        if self.mean == "sum":
+            return value + self.strength * old
+        share = self.strength * (1 - 1 / self.begun)
+        return (1 - share) * value + share * old
+
+    def state(self):
+        return {"tasks": {("",): float(self.begun)}}
+
+
+class DER(Part):
+    """Buzzega et al. 2020, eq. 6: the squared distance to the logits that the memory holds, a mean
+    over examples and classes.
+    """
+
+    name = "distil_logits"
+
+    def __init__(self, key, count, strength):
+        self.key, self.count, self.strength = key, count, strength
+
+    def objective(self, run, w, batch, value):
+        total = 0.0
+        weights = 0.0
+        for example in run.memory.draw(self.key, self.count, run.steps):
+            logits = run.network.logits(w, example, run.gates(w, example.task))
+            apart = [(z - noted) ** 2 for z, noted in zip(logits, example.logits, strict=True)]
+            total = total + example.weight * sum(apart) / len(apart)
+            weights += example.weight
+        return value + self.strength * total / weights if weights else value
+
+
+class AGEM(Part):
+    """Chaudhry et al. 2019, eq. 11: g - (g.r / r.r) r where g.r < 0."""
+
+    def __init__(self, key, count):
+        self.key, self.count = key, count
+        self.was_projected = []
+
+    def projected(self, run, gradient):
+        drawn = run.memory.draw(self.key, self.count, run.steps, run.task)
+        w = leaves(run.w)
+        reference = gradient_of(run.mean_loss(w, drawn), w)
+        along = sum(gradient[name] * r for name, r in reference.items())
+        size = sum(r * r for r in reference.values())
+        self.was_projected.append(along < 0)
+        if along >= 0:
+            return gradient
+        return {name: g - along / size * reference[name] for name, g in gradient.items()}
+
+
+class Reservoir:
+    """The `capacity` examples of smallest priority, each in a slot that it keeps."""
+
+    def __init__(self, key, capacity):
+        self.key = key
+        self.slots = [None] * capacity
+
+    def priority(self, example):
+        """The random number of 63 bits of a row of a task."""
+        high, low = bits(self.key, (2,), at=example.task * 2**40 + example.row).tolist()
+        return (high // 2) * 2**32 + low
+
+    def add(self, batch):
+        stored = [(e.task, e.row) for e in self.slots if e is not None]
+        new = []
+        for example in batch:
+            if example.weight > 0 and (example.task, example.row) not in stored:
+                stored.append((example.task, example.row))
+                new.append(example)
+        everything = [e for e in self.slots if e is not None] + new
+        kept = sorted(everything, key=self.priority)[: len(self.slots)]
+        entering = [e for e in new if e in kept]
+        # empty slots first, from the lowest, then the largest priorities
+        order = [i for i, e in enumerate(self.slots) if e is None]
+        full = [i for i, e in enumerate(self.slots) if e is not None]
+        order += sorted(full, key=lambda i: -self.priority(self.slots[i]))
+        for example, slot in zip(entering, order, strict=False):
+            self.slots[slot] = example
+
+    def draw(self, key, count, step, without=None):
+        """`count` examples in the order of random words, none of the task `without`."""
+        words = bits(key, (len(self.slots),), at=step).tolist()
+        there = [i for i, e in enumerate(self.slots) if e is not None and e.task != without]
+        return [self.slots[i] for i in sorted(there, key=lambda i: words[i])[:count]]
+
+
+class Run:
+    """Finetuning by SGD with momentum, and what the parts add to it.
+
+    Args:
+        network: The network.
+        w: The initial parameters.
+        lr: Learning rate.
+        momentum: In [0, 1).
+        parts: What is added, in order.
+        memory: What parts draw from, or None.
+    """
+
+    def __init__(self, network, w, lr, momentum, parts=(), memory=None):
+        self.network, self.w, self.lr, self.momentum = network, dict(w), lr, momentum
+        self.parts, self.memory, self.steps = parts, memory, 0
+
+    def gates(self, w, task):
+        """What the hidden units are multiplied by; None for nothing."""
+        return None
+
+    def mean_loss(self, w, examples):
+        """The weighted mean of the cross-entropy."""
+        total = 0.0
+        for e in examples:
+            total = total - e.weight * self.network.log_p(w, e, self.gates(w, e.task))[e.y]
+        return total / sum(e.weight for e in examples) if examples else total
+
+    def regularised(self, w, value):
+        return value
+
+    def pushed(self, gradient):
+        return gradient
+
+    def rate(self, name):
+        """How far a parameter moves of what the optimiser says."""
+        if self.network.paradigm == "til" and name[0].startswith("head"):
+            return 1.0 if name[1] in self.present else 0.0
+        return 1.0
+
+    def held(self, name, value):
+        return value
+
+    def begin_task(self, task):
+        self.task = task
+        self.network.begun.add(task)
+        self.trace = dict.fromkeys(self.w, 0.0)
+        for part in self.parts:
+            part.begin_task(self)
+
+    def step(self, batch):
+        remembered = [] if self.memory is None else [e for e in self.memory.slots if e is not None]
+        self.present = {e.task for e in batch if e.weight > 0} | {e.task for e in remembered}
+        w = leaves(self.w)
+        self.loss = self.mean_loss(w, batch)
+        value = self.loss
+        for part in self.parts:
+            value = part.objective(self, w, batch, value)
+        data = gradient_of(self.regularised(w, value), w)
+        said = [tuple(float(z) for z in self.said(w, e)) for e in batch]
+
+        gradient = {}
+        for name, g in data.items():
+            gradient[name] = g + sum(part.pull(name, self.w[name]) for part in self.parts)
+        gradient = self.pushed(gradient)
+        for part in self.parts:
+            gradient = part.projected(self, gradient)
+
+        before = dict(self.w)
+        for name, g in gradient.items():
+            self.trace[name] = self.momentum * self.trace[name] + g
+            moved = before[name] - self.lr * self.trace[name] * self.rate(name)
+            self.w[name] = self.held(name, moved)
+        for part in self.parts:
+            part.after_step(before, self.w, data)
+        if self.memory is not None:
+            noted = [e._replace(logits=z) for e, z in zip(batch, said, strict=True)]
+            self.memory.add(noted)
+        self.steps += 1
+
+    def said(self, w, example):
+        return self.network.logits(w, example, self.gates(w, example.task))
+
+    def review(self, batch):
+        for part in self.parts:
+            part.review(self, batch)
+
+    def end_task(self):
+        for part in self.parts:
+            part.end_task(self)
