@@ -80,6 +80,9 @@ def _words(key: Key, count: int, at: "int | Tensor", use: int) -> Int[Tensor, " 
         return key.new_empty(count)
     # philox gives four words a block
     block = torch.arange((count + 3) // 4, dtype=torch.int64, device=key.device)
+    # made to depend on data: of an arange Inductor makes an index expression, in which Triton
+    # refuses the constants of the cipher
+    block = block + (key[0] & 0)
     zero = torch.zeros_like(block)
     position = zero + at
     low = position & _WORD

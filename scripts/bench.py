@@ -25,7 +25,15 @@ import tyro
 
 Row = dict[str, Any]
 OWN = ("clfunc", "eager", "trace", "cudagraph")  # clfunc by its engines; `clfunc` is compiled
-OTHERS = ("torch", "loader", "jax", "limit")
+OTHERS = ("torch", "loader", "jax", "finetuning", "joined", "limit")
+UNCHECKED = ("finetuning", "joined", "limit")  # they train something else
+RATIOS = {
+    "/ torch": "torch",
+    "/ jax": "jax",
+    "/ finetuning": "finetuning",
+    "/ joined": "joined",
+    "/ limit": "limit",
+}
 TIMED = (*OWN, *OTHERS)
 
 
@@ -34,7 +42,8 @@ class Setting:
     """What to measure."""
 
     case: tuple[str, ...] = ()
-    """finetuning, hat, cbp, tiny, tiny_cbp, online, convnet, startup, job; all if not given."""
+    """finetuning, hat, cbp, tiny, tiny_cbp, online, convnet, er, ewc, a_gem, derpp, startup, job;
+    all if not given."""
     runs: tuple[int, ...] = ()
     """Numbers of runs; each case has its own if not given."""
     json: Path | None = None
@@ -48,7 +57,8 @@ class Setting:
     threads: int = len(os.sched_getaffinity(0))
     """Cores that every contender may use."""
     without: tuple[str, ...] = ()
-    """Contenders to leave out: eager, trace, cudagraph, torch, loader, jax, limit."""
+    """Contenders to leave out: eager, trace, cudagraph, torch, loader, jax, finetuning, joined,
+    limit."""
     keep_cache: bool = False
     """Use the present compile cache; otherwise compiles are cold."""
     device: str = "cpu"
@@ -108,7 +118,7 @@ def _measured(setting: Setting, case: Any, runs: int) -> Row:
             others.append(contender)
     others += _others(setting, job)
 
-    trained = [each for each in (eager, compiled, *others) if each.name != "limit"]
+    trained = [each for each in (eager, compiled, *others) if each.name not in UNCHECKED]
     differences = measure.check(job, trained)
     del differences["eager"]
     kept = [each for each in (compiled, eager, *others) if each.name not in setting.without]
@@ -135,10 +145,20 @@ def _first_call(compiled: Any, job: Any, unroll: int) -> float:
 
 def _others(setting: Setting, job: Any) -> list[Any]:
     """The contenders other than clfunc that are installed and not left out."""
+    from benchmarks.cases import OPENED
+    from benchmarks.contender import finetuned
     from benchmarks.limits import limit
     from benchmarks.loader import loader
     from benchmarks.plain import plain
 
+    more = OPENED.get(job.case.method)
+    if more is not None:
+        makers = {
+            "finetuning": lambda job: finetuned(job, "finetuning"),
+            "joined": lambda job: finetuned(job, "joined", more),
+            "limit": limit,
+        }
+        return [make(job) for name, make in makers.items() if name not in setting.without]
     makers = {"torch": plain, "loader": loader, "limit": limit}
     if importlib.util.find_spec("jax"):
         from benchmarks.in_jax import in_jax
@@ -210,13 +230,13 @@ def _show(rows: list[Row]) -> None:
 
     table = Table(title="ms per run and step (spread), and clfunc's ratio to the others")
     shown = [name for name in TIMED if any(row.get(f"{name}_ms") for row in rows)]
-    for name in ("case", "runs", *shown, "/ torch", "/ jax", "/ limit", "compile s"):
+    for name in ("case", "runs", *shown, *RATIOS, "compile s"):
         table.add_column(name, justify="left" if name == "case" else "right")
     for row in rows:
         if row["case"] in WHOLE:
             continue
         times = [_cell(row[f"{name}_ms"], row["spread"].get(name)) for name in shown]
-        ratios = [_cell(row[f"ratio_{name}"]) for name in ("torch", "jax", "limit")]
+        ratios = [_cell(row[f"ratio_{name}"]) for name in RATIOS.values()]
         seconds = f"{row['compile_seconds']:.1f}"
         table.add_row(row["case"], str(row["runs"]), *times, *ratios, seconds)
     console = Console(width=150)

@@ -78,7 +78,7 @@ def amnesiac(
     """
     choice(optimizer_state, "optimizer_state", ("keep", "reset"))
     choice(precision, "precision", records.PRECISIONS)
-    head = _head(inner, num_tasks)
+    head = _head(inner, num_tasks, len(forget_sets) > 0)
     settings: Settings = {
         "name": "amnesiac",
         "inner": of_part(inner, inner.step),
@@ -128,11 +128,11 @@ def amnesiac(
     return recording._replace(init=init, unlearn=unlearn, settings=settings)
 
 
-def _head(inner: Algorithm, num_tasks: int) -> Settings | None:
+def _head(inner: Algorithm, num_tasks: int, in_part: bool) -> Settings | None:
     """The settings of the head, None where no model has any. Raise ValueError for a bad `inner`."""
     if not isinstance(num_tasks, int) or num_tasks < 1:
         raise ValueError(f"num_tasks must be a whole number of at least 1, given {num_tasks!r}")
-    check_forgettable(inner.settings)
+    check_forgettable(inner.settings, in_part=in_part)
     if inner.unlearn is not None:
         raise ValueError(
             f"amnesiac wraps what cannot unlearn yet, given {inner.settings.get('name')}, which can"

@@ -13,7 +13,12 @@ from clfunc.types import Algorithm, Model, Number, Transform
 
 
 def ewc(
-    model: Model, tx: Transform, *, strength: Number = 100.0, fisher: str = "exact"
+    model: Model,
+    tx: Transform,
+    *,
+    strength: Number = 100.0,
+    fisher: str = "exact",
+    num_tasks: int | None = None,
 ) -> Algorithm:
     """Finetuning with a pull towards the weights of earlier tasks.
 
@@ -22,12 +27,15 @@ def ewc(
         tx: The optimiser.
         strength: Of the pull, >= 0; 0 is finetuning. What is good spans 1 to 1e10 by the protocol.
         fisher: `exact`, `predicted` or `empirical`.
+        num_tasks: Keep what it learns from each of so many tasks apart, so that `amnesiac` can
+            forget one; None for no such task.
 
     Raises:
-        ValueError: A strength below 0, or an unknown Fisher.
+        ValueError: A number out of its range, or an unknown Fisher.
 
     >>> from clfunc import ewc, mlp, sgd, til
     >>> algorithm = ewc(mlp(64, (16,), til(5, classes=10)), sgd(0.1), strength=1000.0)
     """
-    inner = finetuning(model, tx, terms=(terms.ewc(strength, fisher=fisher),))
+    term = terms.ewc(strength, fisher=fisher, num_tasks=num_tasks)
+    inner = finetuning(model, tx, terms=(term,))
     return inner._replace(settings=inner.settings | {"name": "ewc"})

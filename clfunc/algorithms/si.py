@@ -20,6 +20,7 @@ def si(
     strength: Number = 1.0,
     damping: Number = 0.1,
     clip: str = "total",
+    num_tasks: int | None = None,
 ) -> Algorithm:
     """Finetuning with a pull towards the last task's weights, by the path that training took.
 
@@ -29,6 +30,8 @@ def si(
         strength: Of the pull, >= 0; 0 is finetuning.
         damping: Keeps the importance of a weight finite that did not move, > 0.
         clip: `total`, `task` or `none`; see `terms.si`.
+        num_tasks: Keep what it learns from each of so many tasks apart, so that `amnesiac` can
+            forget one; None for no such task.
 
     Raises:
         ValueError: A number out of its range, or an unknown `clip`.
@@ -36,5 +39,6 @@ def si(
     >>> from clfunc import mlp, sgd, si, til
     >>> algorithm = si(mlp(64, (16,), til(5, classes=10)), sgd(0.1), strength=0.5)
     """
-    inner = finetuning(model, tx, terms=(terms.si(strength, damping, clip=clip),))
+    term = terms.si(strength, damping, clip=clip, num_tasks=num_tasks)
+    inner = finetuning(model, tx, terms=(term,))
     return inner._replace(settings=inner.settings | {"name": "si"})

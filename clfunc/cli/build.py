@@ -302,7 +302,9 @@ def _algorithm(
     settings: Mapping[str, Settings],
 ) -> Algorithm:
     """The algorithm of one configuration, with its terms and its memory, in its wrappers."""
-    head = scenario.head(together=_mixes_tasks(args, factories["algorithm"]))
+    # a memory mixes tasks in a step
+    mixes_tasks = args.memory is not None or registry.has_own_memory(factories["algorithm"])
+    head = scenario.head(together=mixes_tasks)
     model = factories["model"](scenario.inputs, args.hidden, head, **settings["model"])
     tx = factories["optimizer"](**settings["optimizer"])
     if args.carry:
@@ -320,13 +322,6 @@ def _algorithm(
     for name in args.wrap:
         algorithm = made(f"wrap {name}", algorithm)
     return algorithm
-
-
-def _mixes_tasks(args: Run, algorithm: registry.Factory) -> bool:
-    """Whether a step may hold examples of several tasks: with a memory, which an algorithm with a
-    capacity makes for itself.
-    """
-    return args.memory is not None or registry.has_parameter(algorithm, "capacity")
 
 
 def _can_forget(args: Run) -> bool:

@@ -113,8 +113,11 @@ def _print_in_full(console: Console, kind: Kind, name: str) -> None:
             say(meanings[option], 8)
     if papers:
         say(papers, 2, style="dim")
-    for line in _explained(kind, factory):
-        console.print(f"  {line}", highlight=False, markup=False)
+    explained = _explained(kind, factory)
+    if explained:
+        say("what it is made of, on a small network:", 2)
+    for line in explained:
+        console.print(f"    {line}", highlight=False, markup=False)
 
 
 def _settings(kind: Kind, name: str) -> dict[str, str]:

@@ -149,11 +149,16 @@ def _refuse_algorithm_without(algorithm: str, argument: str) -> None:
     for name, factory in registry.ALGORITHMS.items():
         if registry.has_parameter(factory, argument):
             takers.append(name)
-    if algorithm not in takers:
+    if algorithm in takers:
+        return
+    if argument == "memory" and registry.has_own_memory(registry.ALGORITHMS[algorithm]):
         raise ValueError(
-            f"--algorithm {algorithm} takes no {argument}: give one that does,"
-            f" {' or '.join(takers)}"
+            f"--algorithm {algorithm} has a memory of its own:"
+            " leave out --memory, and give --set capacity=VALUE"
         )
+    raise ValueError(
+        f"--algorithm {algorithm} takes no {argument}: give one that does, {' or '.join(takers)}"
+    )
 
 
 def _refuse_unread(parts: Sequence[Part], terms: Mapping[str, Any]) -> None:

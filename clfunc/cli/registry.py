@@ -63,9 +63,18 @@ def has_parameter(factory: Factory, name: str) -> bool:
     return name in inspect.signature(factory).parameters
 
 
+def has_own_memory(factory: Factory) -> bool:
+    """Whether an algorithm's factory makes a memory: it then has a parameter for the capacity.
+
+    >>> has_own_memory(ALGORITHMS["er"])
+    True
+    """
+    return has_parameter(factory, "capacity")
+
+
 def _public(module: Any) -> dict[str, Factory]:
     """The public functions of a module, in alphabetic order."""
-    found = {}
+    found: dict[str, Factory] = {}
     for name, value in sorted(vars(module).items()):
         if inspect.isfunction(value) and not name.startswith("_"):
             found[name] = value

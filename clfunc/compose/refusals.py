@@ -6,6 +6,7 @@ that a user gets, when an algorithm is built.
 | `draws`     | a part that reads the memory: how many examples it draws at once                |
 | `notes`     | a term: what the memory is to note beside each example                          |
 | `remembers` | a part whose state holds what tasks taught, and that cannot forget a task       |
+| `forgets`   | `tasks`: a part whose state holds what tasks taught, and that forgets whole tasks |
 | `mixes`     | an algorithm with steps that hold several tasks                                 |
 | `at_once`   | a part that reviews: the most examples that it can take at once                 |
 | `place`     | `last`: a transform that nothing may follow                                     |
@@ -103,11 +104,12 @@ def check_batch(head: Head, batch: Batch) -> Batch:
     return batch
 
 
-def check_forgettable(settings: Settings) -> None:
+def check_forgettable(settings: Settings, *, in_part: bool = False) -> None:
     """Raise ValueError for an algorithm whose updates cannot be taken off task by task.
 
     Args:
         settings: Of the algorithm.
+        in_part: Whether a part of a task can be forgotten without the rest.
     """
     mixing = declares(settings, "mixes")
     if mixing is not None:
@@ -119,6 +121,12 @@ def check_forgettable(settings: Settings) -> None:
         raise ValueError(
             f"amnesiac takes updates off, and {remembering} of {settings.get('name')} would pull"
             " them back: wrap one without, or one that forgets a task (num_tasks=...)"
+        )
+    whole = declares(settings, "forgets", "tasks")
+    if in_part and whole is not None:
+        raise ValueError(
+            f"forget sets are parts of a task, and {whole} of {settings.get('name')} forgets whole"
+            " tasks: leave forget_sets out, or the term"
         )
 
 

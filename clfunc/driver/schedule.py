@@ -22,7 +22,7 @@ class Schedule(NamedTuple):
     options: RunOptions
     steps: list[int]  # how many steps an epoch of each phase has
     timeline: Timeline
-    review_size: int = 0  # examples in a batch of the review of a task; 0 for no review
+    review_size: int  # examples in a batch of the review of a task; 0 for no review
 
     @property
     def all_steps(self) -> int:

@@ -89,6 +89,7 @@ def ewc(
         "at_once": at_once,
         "num_tasks": num_tasks,
         "remembers": num_tasks is None,
+        "forgets": None if num_tasks is None else "tasks",
     }
     return Term(
         name=name,

@@ -102,6 +102,7 @@ def si(
         "clip": clip,
         "num_tasks": num_tasks,
         "remembers": num_tasks is None,
+        "forgets": None if num_tasks is None else "tasks",
     }
     return Term(
         name=name,

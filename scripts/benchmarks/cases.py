@@ -23,7 +23,7 @@ class Case(NamedTuple):
 
     Fields:
         name: Name of the case.
-        method: `finetuning`, `hat` or `cbp`.
+        method: `finetuning`, `hat`, `cbp`, or one of `OPENED`.
         hidden: Units of each hidden layer.
         batch: Examples of a step.
         runs: The numbers of runs that are measured unless others are asked for.
@@ -62,6 +62,10 @@ TINY: dict[str, Any] = {
     "data": "bits",
     "init": "kaiming",
 }
+REPLAYED = 32  # examples that a term or a projection draws at each step
+# Methods of terms, memories and projections, and how many examples each adds to a step.
+OPENED = {"er": REPLAYED, "ewc": 0, "a_gem": REPLAYED, "derpp": 2 * REPLAYED}
+OPENED_RUNS = (1, 16, 64)
 _ROWS = (
     Case("finetuning", "finetuning", **WIDE),
     Case("hat", "hat", **WIDE),
@@ -70,6 +74,7 @@ _ROWS = (
     Case("tiny_cbp", "cbp", **TINY),
     Case("online", "finetuning", (100, 100), 1, (32,), 256, 0.01, init="kaiming"),
     Case("convnet", "finetuning", (128,), 64, (8,), 4, 0.05, channels=(32, 64)),
+    *[Case(name, name, **(WIDE | {"runs": OPENED_RUNS})) for name in OPENED],
 )
 CASES = {case.name: case for case in _ROWS}
 
@@ -157,7 +162,8 @@ def _scenario(case: Case, key: Tensor, tasks: int) -> Scenario:
     x = torch.randint(256, (IMAGES, 1, 28, 28), dtype=torch.uint8, generator=draw)
     y = torch.randint(10, (IMAGES,), generator=draw)
     data = cl.datasets.Dataset("synthetic", x, y, IMAGES, 10, 127.5, 73.9)
-    return cl.scenarios.permuted(data, tasks, key)
+    paradigm = "dil" if case.method in OPENED else "til"
+    return cl.scenarios.permuted(data, tasks, key, paradigm=paradigm)
 
 
 def _model(case: Case, scenario: Scenario, **more: Any) -> Model:
@@ -174,4 +180,12 @@ def _algorithm(case: Case, model: Model, tasks: int) -> Algorithm:
         return cl.hat(model, tx, num_tasks=tasks)
     if case.method == "cbp":
         return cl.cbp(model, tx, slots=1)
+    if case.method == "er":
+        return cl.er(model, tx, capacity=500, batch=REPLAYED)
+    if case.method == "ewc":
+        return cl.ewc(model, tx, strength=10.0)
+    if case.method == "a_gem":
+        return cl.a_gem(model, tx, capacity=500, batch=REPLAYED)
+    if case.method == "derpp":
+        return cl.derpp(model, tx, capacity=500, batch=REPLAYED)
     return cl.finetuning(model, tx)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 import clfunc as cl
@@ -82,3 +83,27 @@ def own(job: Job, engine: str, unroll: int | None = None) -> tuple[Contender, en
         share=EAGER_SHARE if engine == "eager" else 1,
     )
     return contender, plan
+
+
+def finetuned(job: Job, name: str, more: int = 0) -> Contender:
+    """Compiled finetuning of the job's network, with so many more examples in each step.
+
+    It is the least that a method takes which adds them to the batch, in one pass over all.
+    """
+    algorithm = cl.finetuning(job.model, cl.sgd(job.case.lr))
+    runs = None if job.runs == 1 else job.runs
+    if runs is not None:
+        algorithm = cl.sweep([algorithm] * runs)
+    step = make_step(algorithm, job.scenario, runs)
+    key = cl.random.key(0) if runs is None else cl.random.split(cl.random.key(0), runs)
+    params, state = cl.tree.to(algorithm.init(key), job.stream.train.device)
+
+    def start(*_: Any) -> Any:
+        return params, state, job.scenario.data, bare(job.stream)
+
+    def advance(carry: Any, entries: Tensor) -> Any:
+        longer = torch.cat([entries, entries[..., :more]], -1)
+        carry, _ = cl.scan(step, carry, longer, engine="compile")
+        return carry
+
+    return Contender(name, job.runs, start, advance, weights=lambda _: {})

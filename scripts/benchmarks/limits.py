@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import clfunc as cl
-from benchmarks.cases import Job
+from benchmarks.cases import OPENED, Job
 from benchmarks.contender import Contender
 
 _SMALLEST = 2**18  # bytes; below this, calls take the time, and not memory
@@ -66,7 +66,7 @@ def _sizes(job: Job) -> list[tuple[int, int, int]]:
         if name == "embedding":
             continue
         weight = layer["weight"]
-        rows = job.case.batch
+        rows = job.case.batch + OPENED.get(job.case.method, 0)
         if weight.ndim == 4:  # a convolution, before which its maps have `side` rows and columns
             rows *= side * side
             side //= 2

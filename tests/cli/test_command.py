@@ -44,7 +44,7 @@ def run_in(tmp_path, *arguments):
 
 BAD = {
     "--algorithm nonsense": (
-        "--algorithm must be one of adahat, amnesiac_hat, cbp, cbp_arxiv2023, cbp_lop_conv, "
+        "--algorithm must be one of a_gem, adahat, amnesiac_hat, cbp, cbp_arxiv2023, cbp_lop_conv, "
     ),
     "--nonsense 3": "Unrecognized options: --nonsense",
     "--tasks zero": "--tasks",
@@ -89,8 +89,8 @@ BAD = {
     "--model resnet --set per_task_norm=true": (
         "per_task_norm needs a norm: give norm=layer or group"
     ),
-    "--model resnet --set norm=layer --set per_task_norm=true --algorithm joint": (
-        "only a til, cil or dil head can keep norm"
+    "--model resnet --set norm=layer --set per_task_norm=true --algorithm single": (
+        "only a til, cil, dil or mtl head can keep norm"
     ),
     "--model convnet --set channels=[]": (
         "channels must hold at least one width of at least 1, given []"

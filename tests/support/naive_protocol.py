@@ -22,8 +22,9 @@ def entries(params):
     """The numbers of a tree of tensors, by name."""
     found = {}
     for name, leaf in tree.items(params):
-        for index in itertools.product(*map(range, leaf.shape)):
-            found[(name, *index)] = float(leaf[index])
+        places = itertools.product(*map(range, leaf.shape))
+        for place, number in zip(places, leaf.flatten().tolist(), strict=True):
+            found[(name, *place)] = number
     return found
 
 
@@ -50,17 +51,11 @@ class Example(NamedTuple):
 
 
 class Network:
-    """The network under the head of a paradigm.
-
-    Args:
-        paradigm: `til` (every task has a head), `cil` (one head, global labels) or `dil`.
-        counts: Number of classes of each task.
-    """
+    """The network under a head: `til` (each task has its own), `cil` (global labels) or `dil`."""
 
     def __init__(self, paradigm, counts):
-        self.paradigm = paradigm
-        self.counts = counts
-        self.begun = set()
+        self.paradigm, self.counts = paradigm, counts
+        self.begun = set()  # tasks
 
     def labels(self, task):
         """The labels that count for an example of this task."""
@@ -105,6 +100,8 @@ class Part:
     """What a method adds to finetuning. A subclass says what; `name` is that of the library's term."""
 
     def begin_task(self, run): ...
+    def review(self, run, batch): ...
+    def end_task(self, run): ...
 
     def objective(self, run, w, batch, value):
         """What is minimised, given what would be without this part."""
@@ -120,10 +117,6 @@ class Part:
     def after_step(self, before, after, gradient):
         """`gradient` is that of everything but the penalties."""
 
-    def review(self, run, batch): ...
-
-    def end_task(self, run): ...
-
     def state(self):
         """Fields of the library's state, each as numbers by name."""
         return {}
@@ -135,8 +128,7 @@ class L2Init(Part):
     name = "l2_init"
 
     def __init__(self, strength, w):
-        self.strength = strength
-        self.initial = dict(w)
+        self.strength, self.initial = strength, dict(w)
 
     def pull(self, name, value):
         return 2 * self.strength * (value - self.initial[name])
@@ -153,11 +145,9 @@ class EWC(Part):
     name = "ewc"
 
     def __init__(self, strength, kind, w):
-        self.strength = strength
-        self.kind = kind
+        self.strength, self.kind = strength, kind
         self.tasks = []  # the mean Fisher and the parameters of each task
-        self.sum = dict.fromkeys(w, 0.0)
-        self.count = 0.0
+        self.sum, self.count = dict.fromkeys(w, 0.0), 0.0
 
     def pull(self, name, value):
         return sum(self.strength * fisher[name] * (value - at[name]) for fisher, at in self.tasks)
@@ -171,9 +161,7 @@ class EWC(Part):
         return {max(log_p, key=lambda label: log_p[label].item()): 1.0}
 
     def review(self, run, batch):
-        for example in batch:
-            if example.weight == 0:
-                continue
+        for example in [e for e in batch if e.weight > 0]:
             w = leaves(run.w)
             log_p = run.network.log_p(w, example, run.gates(w, example.task))
             for label, share in self.shares(log_p, example).items():
@@ -184,19 +172,17 @@ class EWC(Part):
     def end_task(self, run):
         fisher = {name: total / self.count for name, total in self.sum.items()}
         self.tasks.append((fisher, dict(run.w)))
-        self.sum = dict.fromkeys(run.w, 0.0)
-        self.count = 0.0
+        self.sum, self.count = dict.fromkeys(run.w, 0.0), 0.0
 
     def state(self):
-        importance = {}
-        mean = {}
+        importance, mean = {}, {}
         for name in self.sum:
             importance[name] = sum(fisher[name] for fisher, _ in self.tasks)
             if importance[name] > 0:
                 moment = sum(fisher[name] * at[name] for fisher, at in self.tasks)
                 mean[name] = moment / importance[name]
-        met = {("",): self.count}
-        return {"importance": importance, "mean": mean, "fisher": self.sum, "examples": met}
+        now = {"fisher": self.sum, "examples": {("",): self.count}}
+        return now | {"importance": importance, "mean": mean}
 
 
 class SI(Part):
@@ -209,6 +195,7 @@ class SI(Part):
         self.path = dict.fromkeys(w, 0.0)
         self.importance = dict.fromkeys(w, 0.0)
         self.anchor = dict(w)
+        self.negative = 0  # shares
 
     def pull(self, name, value):
         return 2 * self.strength * self.importance[name] * (value - self.anchor[name])
@@ -220,6 +207,7 @@ class SI(Part):
     def end_task(self, run):
         for name, now in run.w.items():
             share = self.path[name] / ((now - self.anchor[name]) ** 2 + self.damping)
+            self.negative += share < 0
             if self.clip == "task":
                 share = max(share, 0.0)
             self.importance[name] += share
@@ -233,9 +221,7 @@ class SI(Part):
 
 
 class ER(Part):
-    """Replay: one mean over the batch and the examples drawn (Chaudhry et al. 2019), the sum of
-    both losses, or the mean by tasks of van de Ven et al. 2020.
-    """
+    """One mean over batch and replay (Chaudhry et al. 2019), their sum, or van de Ven's by tasks."""
 
     name = "replay"
 
@@ -265,9 +251,7 @@ class ER(Part):
 
 
 class DER(Part):
-    """Buzzega et al. 2020, eq. 6: the squared distance to the logits that the memory holds, a mean
-    over examples and classes.
-    """
+    """Buzzega et al. 2020, eq. 6; the distance is a mean over examples and classes."""
 
     name = "distil_logits"
 
@@ -275,8 +259,7 @@ class DER(Part):
         self.key, self.count, self.strength = key, count, strength
 
     def objective(self, run, w, batch, value):
-        total = 0.0
-        weights = 0.0
+        total, weights = 0.0, 0.0
         for example in run.memory.draw(self.key, self.count, run.steps):
             logits = run.network.logits(w, example, run.gates(w, example.task))
             apart = [(z - noted) ** 2 for z, noted in zip(logits, example.logits, strict=True)]
@@ -293,8 +276,8 @@ class AGEM(Part):
         self.was_projected = []
 
     def projected(self, run, gradient):
-        drawn = run.memory.draw(self.key, self.count, run.steps, run.task)
         w = leaves(run.w)
+        drawn = run.memory.draw(self.key, self.count, run.steps, run.task)
         reference = gradient_of(run.mean_loss(w, drawn), w)
         along = sum(gradient[name] * r for name, r in reference.items())
         size = sum(r * r for r in reference.values())
@@ -308,28 +291,27 @@ class Reservoir:
     """The `capacity` examples of smallest priority, each in a slot that it keeps."""
 
     def __init__(self, key, capacity):
-        self.key = key
-        self.slots = [None] * capacity
+        self.key, self.slots, self.priorities = key, [None] * capacity, {}
 
     def priority(self, example):
-        """The random number of 63 bits of a row of a task."""
-        high, low = bits(self.key, (2,), at=example.task * 2**40 + example.row).tolist()
-        return (high // 2) * 2**32 + low
+        """The random number of 63 bits of a row of a task; an empty slot is after all of them."""
+        if example is None:
+            return math.inf
+        place = example.task * 2**40 + example.row
+        if place not in self.priorities:
+            high, low = bits(self.key, (2,), at=place).tolist()
+            self.priorities[place] = (high // 2) * 2**32 + low
+        return self.priorities[place]
 
     def add(self, batch):
-        stored = [(e.task, e.row) for e in self.slots if e is not None]
-        new = []
+        stored, new = [(e.task, e.row) for e in self.slots if e is not None], []
         for example in batch:
             if example.weight > 0 and (example.task, example.row) not in stored:
                 stored.append((example.task, example.row))
                 new.append(example)
-        everything = [e for e in self.slots if e is not None] + new
-        kept = sorted(everything, key=self.priority)[: len(self.slots)]
-        entering = [e for e in new if e in kept]
-        # empty slots first, from the lowest, then the largest priorities
-        order = [i for i, e in enumerate(self.slots) if e is None]
-        full = [i for i, e in enumerate(self.slots) if e is not None]
-        order += sorted(full, key=lambda i: -self.priority(self.slots[i]))
+        kept = sorted(self.slots + new, key=self.priority)[: len(self.slots)]
+        entering = [example for example in new if example in kept]
+        order = sorted(range(len(self.slots)), key=lambda i: -self.priority(self.slots[i]))
         for example, slot in zip(entering, order, strict=False):
             self.slots[slot] = example
 
@@ -341,20 +323,12 @@ class Reservoir:
 
 
 class Run:
-    """Finetuning by SGD with momentum, and what the parts add to it.
+    """Finetuning by SGD with momentum and weight decay, and what the parts add to it in order."""
 
-    Args:
-        network: The network.
-        w: The initial parameters.
-        lr: Learning rate.
-        momentum: In [0, 1).
-        parts: What is added, in order.
-        memory: What parts draw from, or None.
-    """
-
-    def __init__(self, network, w, lr, momentum, parts=(), memory=None):
-        self.network, self.w, self.lr, self.momentum = network, dict(w), lr, momentum
-        self.parts, self.memory, self.steps = parts, memory, 0
+    def __init__(self, network, w, sgd, parts=(), memory=None):
+        self.network, self.w, self.parts, self.memory = network, dict(w), parts, memory
+        self.lr, self.momentum, self.decay = sgd
+        self.steps = 0
 
     def gates(self, w, task):
         """What the hidden units are multiplied by; None for nothing."""
@@ -390,41 +364,35 @@ class Run:
             part.begin_task(self)
 
     def step(self, batch):
-        remembered = [] if self.memory is None else [e for e in self.memory.slots if e is not None]
-        self.present = {e.task for e in batch if e.weight > 0} | {e.task for e in remembered}
+        slots = [] if self.memory is None else self.memory.slots
+        self.present = {e.task for e in batch + slots if e is not None and e.weight > 0}
         w = leaves(self.w)
         self.loss = self.mean_loss(w, batch)
         value = self.loss
         for part in self.parts:
             value = part.objective(self, w, batch, value)
         data = gradient_of(self.regularised(w, value), w)
-        said = [tuple(float(z) for z in self.said(w, e)) for e in batch]
 
-        gradient = {}
-        for name, g in data.items():
-            gradient[name] = g + sum(part.pull(name, self.w[name]) for part in self.parts)
-        gradient = self.pushed(gradient)
+        pulls = {name: sum(part.pull(name, v) for part in self.parts) for name, v in self.w.items()}
+        gradient = self.pushed({name: g + pulls[name] for name, g in data.items()})
         for part in self.parts:
             gradient = part.projected(self, gradient)
 
         before = dict(self.w)
         for name, g in gradient.items():
-            self.trace[name] = self.momentum * self.trace[name] + g
+            self.trace[name] = self.momentum * self.trace[name] + g + self.decay * before[name]
             moved = before[name] - self.lr * self.trace[name] * self.rate(name)
             self.w[name] = self.held(name, moved)
         for part in self.parts:
             part.after_step(before, self.w, data)
         if self.memory is not None:
-            noted = [e._replace(logits=z) for e, z in zip(batch, said, strict=True)]
-            self.memory.add(noted)
+            self.memory.add([self.noted(w, e) for e in batch])
         self.steps += 1
 
-    def said(self, w, example):
-        return self.network.logits(w, example, self.gates(w, example.task))
-
-    def review(self, batch):
-        for part in self.parts:
-            part.review(self, batch)
+    def noted(self, w, example):
+        """The example with its logits."""
+        logits = self.network.logits(w, example, self.gates(w, example.task))
+        return example._replace(logits=tuple(z.item() for z in logits))
 
     def end_task(self):
         for part in self.parts:

@@ -15,13 +15,15 @@ from clfunc.driver.timeline import timeline
 def played(algorithm, scenario, **how):
     """The trainer, the key of the order, and all stages of a run in eager mode."""
     options = RunOptions(engine="eager", batch_size=16, progress=False).changed(**how)
-    events = timeline(scenario, read_algorithm(algorithm), None, options.requests, options.skip)
+    record = read_algorithm(algorithm)
+    events = timeline(scenario, record, None, options.requests, options.skip)
     schedule = Schedule(
         scenario=scenario,
         runs=None,
         options=options,
         steps=steps_of(scenario, options.batch_size),
         timeline=events,
+        review_size=record.review_size(options.batch_size),
     )
     trainer = make_trainer(algorithm, schedule, Progress(False, 0, 0, 0))
     start, order = start_and_order(cl.random.key(0))

@@ -4,7 +4,7 @@ import torch
 from support.hats import parts_of
 from support.rows import some_at_length
 
-from clfunc import algorithms, mlp, scenarios, upgd
+from clfunc import algorithms, memories, mlp, scenarios, terms, upgd
 from clfunc.testing import Case
 from clfunc.transforms import adam, carry
 
@@ -65,6 +65,23 @@ def reduce_on_plateau(model, tx, factor, **settings):
     return algorithms.reduce_on_plateau(algorithms.finetuning(model, tx), factor, **settings)
 
 
+def three_terms(model, tx, strength):
+    """EWC, replay from a balanced memory, and L2-init in one step."""
+    parts = (
+        terms.ewc(10 * strength),
+        terms.replay(4, strength, mean="by_task"),
+        terms.l2_init(0.1 * strength),
+    )
+    return algorithms.finetuning(model, tx, terms=parts, memory=memories.balanced(12))
+
+
+def hat_with_parts(model, tx):
+    """HAT with EWC, and replay from a ring."""
+    parts = (terms.replay(4), terms.ewc(1.0, fisher="empirical"))
+    memory = memories.ring(12, num_tasks=max(3, model.head.num_tasks))
+    return hat(model, tx, terms=parts, memory=memory)
+
+
 cases = (
     Case("finetuning", algorithms.finetuning, is_finetuning=True),
     Case("finetuning with dropout", with_dropout),
@@ -94,6 +111,41 @@ cases = (
         "adahat",
         lambda m, tx: hat(m, carry(tx), make=algorithms.adahat, alpha=0.1),
         vary=lambda m, tx: hat(m, carry(tx), make=algorithms.adahat, alpha=0.01, epsilon=0.5),
+    ),
+    Case(
+        "er",
+        using(algorithms.er, capacity=12, batch=4),
+        neutral=using(algorithms.er, capacity=12, batch=4, strength=0.0),
+        vary=using(algorithms.er, capacity=12, batch=4, strength=0.5),
+        together=True,
+    ),
+    Case(
+        "derpp",
+        using(algorithms.derpp, capacity=12, batch=4),
+        neutral=using(algorithms.derpp, capacity=12, batch=4, alpha=0.0, beta=0.0),
+        vary=using(algorithms.derpp, capacity=12, batch=4, alpha=0.1, beta=1.0),
+        together=True,
+    ),
+    Case("a_gem", using(algorithms.a_gem, capacity=12, batch=4), together=True),
+    Case(
+        "si",
+        using(algorithms.si, strength=5.0),
+        neutral=using(algorithms.si, strength=0.0),
+        vary=using(algorithms.si, strength=1.0, damping=0.01),
+    ),
+    Case(
+        "ewc er l2_init",
+        using(three_terms, strength=1.0),
+        neutral=using(three_terms, strength=0.0),
+        vary=using(three_terms, strength=0.3),
+        together=True,
+    ),
+    Case("hat er ewc", hat_with_parts, together=True),
+    Case(
+        "amnesiac ewc",
+        lambda m, tx: amnesiac(
+            m, algorithms.ewc(m, tx, strength=10.0, num_tasks=m.head.num_tasks)
+        ),
     ),
     Case(
         "l2_init",
@@ -215,5 +267,8 @@ SIMILAR = {
     "amnesiac cbp",
     "amnesiac hat",
     "amnesiac_hat",
+    "amnesiac ewc",
+    "er",
+    "si",
 }
 compiled_cases = some_at_length(cases, lambda case: case.name in SIMILAR)
