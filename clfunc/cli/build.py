@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 
 import torch
 
-from clfunc import datasets
+from clfunc import datasets, memories
 from clfunc.cli import memory, parts, registry
 from clfunc.cli.arguments import Run, Sweep, Unlearn, to_json
 from clfunc.cli.requests import Forgetting, declaring, forgetting
@@ -318,6 +318,8 @@ def _algorithm(
         return factories[name](*inner, **own, **keywords)
 
     of_parts = parts.made(given, settings, tasks, can_forget=can_forget)
+    if "memory" in of_parts and scenario.pixels is not None:
+        of_parts["memory"] = memories.pixels(of_parts["memory"], *scenario.pixels)
     algorithm = made("algorithm", model, tx, **of_parts)
     for name in args.wrap:
         algorithm = made(f"wrap {name}", algorithm)

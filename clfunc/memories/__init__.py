@@ -2,5 +2,6 @@
 them."""
 
 from clfunc.memories.balanced import balanced as balanced
+from clfunc.memories.pixels import pixels as pixels
 from clfunc.memories.reservoir import reservoir as reservoir
 from clfunc.memories.ring import ring as ring

@@ -72,6 +72,9 @@ class Scenario(NamedTuple):
         mixed: Whether a phase mixes tasks; its lists then hold `task * rows + row`.
         runs: Number of runs, if every tensor of a stream has a first axis of runs.
         settings: The name and the numbers that the scenario is made of.
+        pixels: Mean and standard deviation of the pixels, where every example is one of whole
+            numbers from 0 to 255 that are standardised by them; None where it is not. See
+            `clfunc.memories.pixels`.
     """
 
     name: str
@@ -88,6 +91,7 @@ class Scenario(NamedTuple):
     mixed: bool = False
     runs: int | None = None
     settings: Settings = {}
+    pixels: tuple[float, float] | None = None
 
     def head(self, *, together: bool = False) -> Head:
         """The head that fits the scenario.
@@ -272,6 +276,11 @@ def common_tables(dataset: Dataset, labels: Tensor) -> ViewTables:
         "mean": torch.tensor(dataset.mean, dtype=torch.float64, device=device),
         "std": torch.tensor(dataset.std, dtype=torch.float64, device=device),
     }
+
+
+def pixels_of(dataset: Dataset) -> tuple[float, float] | None:
+    """Mean and standard deviation of a data set of bytes; None for another."""
+    return (dataset.mean, dataset.std) if dataset.x.dtype == torch.uint8 else None
 
 
 class Rows(NamedTuple):

@@ -16,6 +16,7 @@ from clfunc.scenarios.base import (
     ViewTables,
     common_tables,
     label_table,
+    pixels_of,
     require_possible,
     split_rows,
     standardised,
@@ -91,4 +92,5 @@ def permuted(
         phases=tuple(range(1, num_tasks + 1)),
         runs=runs,
         settings=settings,
+        pixels=pixels_of(dataset),
     )

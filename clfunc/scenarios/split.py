@@ -18,6 +18,7 @@ from clfunc.scenarios.base import (
     Stream,
     ViewTables,
     common_tables,
+    pixels_of,
     require_possible,
     split_rows,
     standardised,
@@ -113,6 +114,7 @@ def split(
         phases=tuple(range(1, num_tasks + 1)),
         runs=runs,
         settings={"name": "split", "shuffle_classes": shuffle_classes, "valid": valid},
+        pixels=pixels_of(dataset),
     )
 
 

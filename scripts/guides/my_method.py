@@ -68,7 +68,9 @@ def mas(strength: Number = 1.0) -> cl.Term:
         return MASState(s.strength, total, params, none, torch.zeros_like(s.examples))
 
     settings = {"strength": number, "remembers": True}
-    return cl.Term("mas", init, penalty=penalty, review=review, end_task=end_task, settings=settings)
+    return cl.Term(
+        "mas", init, penalty=penalty, review=review, end_task=end_task, settings=settings
+    )
 
 
 # 2. A memory: the first examples of each task, a share for each.

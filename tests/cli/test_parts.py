@@ -48,7 +48,7 @@ def settings_of(*flags, kind=arguments.Run, **fields):
 def test_every_public_factory_of_a_term_or_a_memory_has_a_name_here():
     for table, module in ((registry.TERMS, clfunc.terms), (registry.MEMORIES, clfunc.memories)):
         exported = {name for name, value in vars(module).items() if inspect.isfunction(value)}
-        assert set(table) == exported
+        assert set(table) == exported - {"pixels"}  # which stands around a memory
         assert all(table[name] is getattr(module, name) for name in table)
     assert {"ewc", "replay"} <= set(registry.TERMS) and "fisher" not in registry.TERMS
     assert {"reservoir", "ring"} <= set(registry.MEMORIES) and "slots" not in registry.MEMORIES
@@ -58,7 +58,9 @@ def test_the_value_of_a_term_or_a_memory_is_its_first_setting():
     found = settings_of("--term", "ewc=1000", "--term", "replay=32", "--memory", "reservoir=500")
     assert list(found["terms"]) == ["ewc", "replay"]
     assert found["terms"]["ewc"]["strength"] == 1000 and found["terms"]["replay"]["batch"] == 32
-    assert found["memory"] == {"name": "reservoir", "capacity": 500}
+    memory = found["memory"]
+    assert (memory["name"], memory["capacity"]) == ("reservoir", 500)
+    assert len(memory["pixels"]) == 2, "digits are kept as bytes"
 
 
 def test_a_name_alone_takes_the_defaults():
@@ -99,7 +101,7 @@ def test_heads_lie_side_by_side_where_a_memory_mixes_tasks(flags, algorithm, hea
 
 def test_a_ring_has_room_for_each_task_of_the_scenario():
     found = settings_of("--term", "replay=8", "--memory", "ring=30")["memory"]
-    assert found == {"name": "ring", "capacity": 30, "num_tasks": 3}
+    assert (found["name"], found["capacity"], found["num_tasks"]) == ("ring", 30, 3)
 
 
 @pytest.mark.parametrize("term", ["ewc", "si"])
@@ -209,7 +211,6 @@ BAD = {
         "--algorithm er has a memory of its own: leave out --memory, and give --set capacity=VALUE"
     ),
     "--algorithm ewc --set strength=-1": "strength must be a number in [0, inf), given -1",
-    "--algorithm ewc --wrap amnesiac": "would pull them back",
     "--algorithm er --wrap amnesiac": "amnesiac records updates by task",
 }
 

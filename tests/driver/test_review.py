@@ -1,5 +1,6 @@
 """The review of a finished task: every example once, whatever the batches, the runs and the stops."""
 
+import itertools
 import signal
 
 import pytest
@@ -64,9 +65,7 @@ def expected(scenario, rows):
 def test_runs_of_unequal_tasks_see_every_example_once(batch_size):
     """Also where lists are padded, examples are held out and the sweep has an order for each run."""
     keys = cl.random.split(cl.random.key(0), 3)
-    scenario = cl.scenarios.split(
-        UNEQUAL, 3, keys, paradigm="cil", shuffle_classes=True, valid=0.2
-    )
+    scenario = cl.scenarios.split(UNEQUAL, 3, keys, paradigm="cil", shuffle_classes=True, valid=0.2)
     sizes = torch.stack([scenario.train(task).sizes[:, 0] for task in range(3)])
     assert len(sizes.unique()) > 3, "the tasks are to be of unequal sizes"
     rows = len(UNEQUAL.y)
@@ -101,7 +100,7 @@ def test_the_review_stands_between_the_last_epoch_and_the_end_of_the_task():
     names = [stage.name for stage in stages]
     task = ["begin_task", "steps", "end_epoch", "steps", "end_epoch", "review", "end_task"]
     assert names == [*task, "end_event", *task, "end_event"]
-    for before, after in zip(stages, stages[1:], strict=False):
+    for before, after in itertools.pairwise(stages):
         if after.name == "review":
             assert identical(before.run_state.params, after.run_state.params)
 

@@ -47,7 +47,7 @@ def hat(model, tx, make=algorithms.hat, **settings):
 
     A head that tasks share is frozen after two tasks.
     """
-    is_shared = model.head.paradigm not in ("til", "stl")
+    is_shared = model.head.paradigm not in ("til", "stl", "mtl")
     defaults = {"s_max": 50.0}
     if is_shared:
         defaults["freeze_head_after"] = 2
@@ -143,9 +143,7 @@ cases = (
     Case("hat er ewc", hat_with_parts, together=True),
     Case(
         "amnesiac ewc",
-        lambda m, tx: amnesiac(
-            m, algorithms.ewc(m, tx, strength=10.0, num_tasks=m.head.num_tasks)
-        ),
+        lambda m, tx: amnesiac(m, algorithms.ewc(m, tx, strength=10.0, num_tasks=m.head.num_tasks)),
     ),
     Case(
         "l2_init",
