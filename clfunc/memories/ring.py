@@ -60,9 +60,10 @@ def ring(capacity: int, *, num_tasks: int) -> Memory:
         is_it = (batch.task[:, None] == stored.task) & (number[:, None] == stored.rows)
         place = torch.arange(len(number), device=number.device)
         same_task = batch.task[:, None] == batch.task
-        twice = same_task & (number[:, None] == number) & (place[:, None] > place)
-        again = (is_it & (stored.weight > 0)).any(1) | twice.any(1)
-        counts = (batch.weight > 0) & ~again
+        given = batch.weight > 0
+        again = (is_it & (stored.weight > 0)).any(1)
+        twice = slots.is_repeated(same_task & (number[:, None] == number), given)
+        counts = given & ~again & ~twice
 
         # the place of an example among those of its task, and how many of them come after it
         order = (same_task & counts & (place < place[:, None])).sum(1)

@@ -80,10 +80,20 @@ def no_priorities(capacity: int, device: torch.device) -> Tensor:
 
 def is_new(batch: Batch, new: Tensor, stored: Tensor) -> Tensor:
     """Which examples count and are neither stored nor earlier in the batch, by their priorities."""
-    place = torch.arange(len(new), device=new.device)
+    counts = batch.weight > 0
     again = (new[:, None] == stored).any(1)
-    twice = ((new[:, None] == new) & (place[:, None] > place)).any(1)
-    return (batch.weight > 0) & ~again & ~twice
+    return counts & ~again & ~is_repeated(new[:, None] == new, counts)
+
+
+def is_repeated(same: Tensor, counts: Tensor) -> Tensor:
+    """Which examples stand earlier in the batch, in a row that counts.
+
+    Args:
+        same: `[batch, batch]`: whether two rows are one example.
+        counts: `[batch]`: whether a row counts.
+    """
+    place = torch.arange(len(counts), device=counts.device)
+    return (same & counts & (place[:, None] > place)).any(1)
 
 
 def without_tasks(rows: Batch, forgotten: Tensor) -> tuple[Batch, Tensor]:

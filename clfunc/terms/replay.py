@@ -74,7 +74,8 @@ def replay(
         more = s.strength * drawn.weight.sum()
         share = more / (more + context.batch.weight.sum()).clamp(min=1e-30)
         if mean == "by_task":
-            share = torch.where(more > 0, s.strength * (1 - 1 / s.tasks.clamp(min=1)), 0.0)
+            begun = s.tasks.clamp(min=1).to(torch.float64)
+            share = torch.where(more > 0, s.strength * (1 - 1 / begun), 0.0)
         return share * (old - context.value)
 
     def begin_task(s: ReplayState, params: Params, task: Task) -> ReplayState:

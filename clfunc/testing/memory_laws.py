@@ -31,6 +31,7 @@ def memory(make: Callable[[int], Memory], *, uniform: bool = False, ordered: boo
         does_not_depend_on_how_the_stream_is_cut(make(capacity), ordered)
         empty_slots_weigh_nothing(make(capacity))
         rows_of_weight_zero_change_no_bit(make(capacity))
+        a_batch_with_an_example_twice_adds_it_once(make(capacity))
         members_equal_themselves_alone(make(capacity))
         forgets_whole_tasks(make(capacity))
     if uniform:
@@ -102,6 +103,8 @@ def holds_what_it_met_and_nothing_twice(part: Memory) -> None:
     assert part.rows(s).weight.shape[0] == capacity, "it has other rows than its capacity"
     found = held(part, s)
     assert found, "it holds nothing"
+    met = {(number // EACH, number % EACH) for number in range(TASKS * EACH)}
+    assert found <= met, "it holds an example that it did not meet"
     if capacity >= TASKS * EACH:
         assert len(found) == TASKS * EACH, "it has room for all, and does not hold all"
     rows = part.rows(s)
@@ -146,6 +149,17 @@ def rows_of_weight_zero_change_no_bit(part: Memory) -> None:
     other = other._replace(weight=weight, task=batch.task)
     s = filled(part, stream(1), key(0))
     assert identical(part.add(s, batch), part.add(s, other)), "a row of weight 0 is looked at"
+
+
+def a_batch_with_an_example_twice_adds_it_once(part: Memory) -> None:
+    """An example that comes twice in a batch is kept once, also behind a row of weight 0."""
+    examples = stream()
+    places = torch.tensor([0, 0, 21, 0, 21])
+    batch = tree.index(examples, places)
+    batch = batch._replace(weight=torch.tensor([0.0, 1.0, 1.0, 1.0, 1.0]))
+    blank = tree.map(lambda leaf: torch.zeros_like(leaf[:1]), examples)
+    found = held(part, part.add(part.init(key(0), blank), batch))
+    assert found == {(0, 0), (1, 1)}, f"it holds {found}"
 
 
 def members_equal_themselves_alone(part: Memory) -> None:

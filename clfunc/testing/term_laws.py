@@ -162,8 +162,9 @@ def penalty_pulls_nowhere_at_its_anchor(
 
 
 def mixed(make: Callable[[Any], Any]) -> None:
-    """The laws of batches that mix tasks, for a network: the gradient of a mixed batch is the
-    weighted sum of its parts', and a head without an example keeps its bits under any optimiser.
+    """The laws of batches that mix tasks, for a network: each example has its own task's head, the
+    gradient of a mixed batch is the weighted sum of its parts', and a head without an example keeps
+    its bits under any optimiser.
 
     Args:
         make: `(head) -> Model` on images of 4x4 pixels, in float64.
@@ -179,12 +180,15 @@ def mixed(make: Callable[[Any], Any]) -> None:
         parts.append(part._replace(task=part.task.expand(count), x=part.x.double()))
     both: Batch = tree.map(lambda *leaves: torch.cat(leaves), *parts)
 
+    params = model.init(key(0))
+    _each_example_has_its_own_head(model, params, both)
+
     def gradient(batch: Batch) -> Params:
         def loss(params: Params) -> Tensor:
             logits = model.apply(params, batch.x, batch.task).logits
             return heads.cross_entropy(logits, batch.y, batch.weight)
 
-        return grad(loss)(model.init(key(0)))
+        return grad(loss)(params)
 
     first, second = (gradient(part) for part in parts)
     expected = tree.add(tree.scale(first, 5 / 8), tree.scale(second, 3 / 8))
@@ -193,6 +197,16 @@ def mixed(make: Callable[[Any], Any]) -> None:
     )
     for tx in (sgd(0.1, 0.9, weight_decay=0.1), adam(0.1)):
         _absent_heads_keep_their_bits(finetuning(model, tx), both, key(1))
+
+
+def _each_example_has_its_own_head(model: Model, params: Params, batch: Batch) -> None:
+    """Assert that an example's logits are those of its task, and that tasks differ."""
+    logits = model.apply(params, batch.x, batch.task).logits
+    for row, task in enumerate(batch.task):
+        alone = model.apply(params, batch.x[row, None], task).logits[0]
+        assert distance(logits[row], alone) < ROUNDING, "an example has not its own task's head"
+    other = model.apply(params, batch.x, 2 - batch.task).logits
+    assert distance(logits, other) > ROUNDING, "two tasks have one head"
 
 
 def _absent_heads_keep_their_bits(algorithm: Algorithm, batch: Batch, start: Key) -> None:

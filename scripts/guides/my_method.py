@@ -92,8 +92,9 @@ def first(capacity: int, *, num_tasks: int) -> cl.Memory:
         rows = slots.rows_of(batch, s.met.sum())
         known = (batch.task[:, None] == stored.task) & (rows[:, None] == stored.rows)
         counts = (batch.weight > 0) & ~(known & (stored.weight > 0)).any(1)
-
         same = batch.task[:, None] == batch.task
+        counts = counts & ~slots.is_repeated(same & (rows[:, None] == rows), counts)
+
         order = (same & counts).tril(-1).sum(1)  # before it, of its task, in this batch
         place = tree.take(s.met, batch.task) + order
         kept = counts & (place < share)

@@ -210,7 +210,6 @@ def test_a_row_of_weight_0_is_never_held(make):
     assert examples_in(memory, s) == {(0, 1)}
 
 
-@pytest.mark.xfail(strict=True, reason="slots.is_new and ring.add count a row of weight 0 as met")
 @every_memory
 def test_a_row_of_weight_0_does_not_hide_the_same_row_behind_it(make):
     memory = make(CAPACITY)

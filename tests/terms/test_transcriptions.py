@@ -268,19 +268,7 @@ def finetuned(paradigm):
     return run.w
 
 
-NOT_YET = pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="terms.replay divides integers, so `1 - 1/t` has the digits of float32",
-)
-
-
-def every_case():
-    for name in CASES:
-        yield pytest.param(name, marks=NOT_YET if name == "er by_task" else ())
-
-
-@pytest.mark.parametrize("case", every_case())
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("paradigm", HEADS)
 def test_a_method_is_its_papers_equations(paradigm, case):
     algorithm = CASES[case].make(network(paradigm), optimiser())
