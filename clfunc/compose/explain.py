@@ -10,7 +10,18 @@ from clfunc.settings import declares, find, shown
 from clfunc.types import Algorithm, Settings, State
 
 _NAMED = ("tx", "inner")  # settings under which a transform or an algorithm holds another
-_HIDDEN = ("name", "draws", "notes", "remembers", "forgets", "place", "model", "of", *_NAMED)
+_HIDDEN = (
+    "name",
+    "draws",
+    "notes",
+    "remembers",
+    "forgets",
+    "needs",
+    "place",
+    "model",
+    "of",
+    *_NAMED,
+)
 
 Lines = list[tuple[str, str]]  # a word for the left, and what it says
 

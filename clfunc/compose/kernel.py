@@ -234,7 +234,7 @@ class Parts(NamedTuple):
                 live = live._replace(output=output, value=value)
                 assert term.loss is not None
                 one = term.loss(state.terms[term.name], self.shared(params), live)
-                total = total + one
+                total = total + _one_number(one, term, "loss")
                 metrics[term.name] = one
             if total is not value:
                 metrics["objective"] = total
@@ -255,7 +255,8 @@ class Parts(NamedTuple):
             each = {}
             for term in penalties:
                 assert term.penalty is not None
-                each[term.name] = term.penalty(state.terms[term.name], params)
+                one = term.penalty(state.terms[term.name], params)
+                each[term.name] = _one_number(one, term, "penalty")
             return torch.stack(list(each.values())).sum(), each
 
         pull, (total, each) = grad_and_value(sum_of, has_aux=True)(self.shared(params))
@@ -322,11 +323,12 @@ class Parts(NamedTuple):
         label = torch.zeros(1, dtype=torch.int64, device=like.device)
         of_outputs = like.new_zeros(1, head.classes)
         output = Output(logits=of_outputs, features={})
+        wide = torch.promote_types(like.dtype, torch.float32)
         return Batch(
             x=torch.zeros(1, math.prod(shape), dtype=dtype, device=like.device),
             y=of_outputs if head.paradigm == "regression" else label,
             task=label,
-            weight=torch.zeros(1, device=like.device),
+            weight=torch.zeros(1, dtype=wide, device=like.device),
             rows=label,
             notes={name: _NOTES[name](output) for name in self._notes},
         )
@@ -341,6 +343,15 @@ def of_term(term: Term) -> Settings:
         if callable(field):
             functions[name] = field
     return functions
+
+
+def _one_number(value: Tensor, term: Term, what: str) -> Tensor:
+    """The value, if it is 0-d."""
+    if value.ndim:
+        raise ValueError(
+            f"the {what} of {term.name} must be one number, given the shape {list(value.shape)}"
+        )
+    return value
 
 
 def _number(term: Term) -> int:

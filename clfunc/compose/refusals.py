@@ -9,6 +9,8 @@ that a user gets, when an algorithm is built.
 | `forgets`   | `tasks`: a part whose state holds what tasks taught, and that forgets whole tasks |
 | `mixes`     | an algorithm with steps that hold several tasks                                 |
 | `at_once`   | a part that reviews: the most examples that it can take at once                 |
+| `num_tasks` | a part with room for so many tasks                                             |
+| `needs`     | `classes`: a part that has no meaning for a head of numbers                     |
 | `place`     | `last`: a transform that nothing may follow                                     |
 """
 
@@ -43,8 +45,11 @@ def bound(
     Raises:
         ValueError: Parts that do not go together, in one line.
     """
+    if isinstance(terms, Term):
+        raise ValueError(f"terms must be a tuple of terms, given one: write ({terms.name}(...),)")
     terms = tuple(terms)
     _refuse_others(terms, memory)
+    _refuse_unfit(model.head, terms, memory)
     names = [term.name for term in terms]
     for name in names:
         if names.count(name) > 1:
@@ -133,12 +138,32 @@ def check_forgettable(settings: Settings, *, in_part: bool = False) -> None:
 def _refuse_others(terms: tuple[Term, ...], memory: Memory | None) -> None:
     """Raise ValueError for what is neither a term nor a memory."""
     for term in terms:
+        if callable(term) and not isinstance(term, Term):
+            name = getattr(term, "__name__", "it")
+            raise ValueError(
+                f"terms must be terms, given the function {name}: call it, {name}(...)"
+            )
         if not isinstance(term, Term):
             raise ValueError(f"terms must be terms, such as terms.ewc(1.0), given {term!r:.60}")
     if memory is not None and not isinstance(memory, Memory):
         raise ValueError(
             f"memory must be a memory, such as memories.reservoir(500), given {memory!r:.60}"
         )
+
+
+def _refuse_unfit(head: Head, terms: tuple[Term, ...], memory: Memory | None) -> None:
+    """Raise ValueError for parts that do not fit the head."""
+    settings: Settings = {term.name: of_term(term) for term in terms}
+    if memory is not None:
+        settings["memory"] = of_part(memory, memory.add)
+    for name, tasks in declared(settings, "num_tasks"):
+        if tasks < head.num_tasks:
+            raise ValueError(
+                f"num_tasks of {name} must be at least the head's {head.num_tasks}, given {tasks}"
+            )
+    for name, _ in declared(settings, "needs"):
+        if head.paradigm == "regression":
+            raise ValueError(f"{name} needs classes, and a regression head has none: leave it out")
 
 
 def _refuse_memory(model: Model, memory: Memory | None, readers: list[tuple[str, int]]) -> None:

@@ -98,5 +98,4 @@ def _nan_where_diverged(run_state: RunState, answer: Tensor) -> Tensor:
     lost = run_state.diverged >= 0
     if not lost.any():
         return answer
-    axes = [1] * (answer.ndim - lost.ndim)
-    return torch.where(lost.view(*lost.shape, *axes), torch.nan, answer)
+    return torch.where(tree.expand_last(lost, answer.ndim), torch.nan, answer)

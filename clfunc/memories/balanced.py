@@ -57,7 +57,8 @@ def balanced(capacity: int) -> Memory:
         priority, rows = slots.write((s.priority, s.rows), slot, (new, batch), enters)
         return s._replace(priority=priority, rows=rows, seen=s.seen + len(new))
 
-    return base._replace(add=add, settings={"name": "balanced", "capacity": capacity})
+    settings = {"name": "balanced", "capacity": capacity, "needs": "classes"}
+    return base._replace(add=add, settings=settings)
 
 
 def _class(batch: Batch) -> Tensor:

@@ -60,12 +60,15 @@ def learning(
 
     def end_task(s: State, params: Params) -> State:
         found = lesson(s, params)
-        if num_tasks is not None:
-            s = s._replace(lessons=_filed(s.lessons, found))
-        return learn(s, found)
+        if num_tasks is None:
+            return learn(s, found)
+        # a task that ends again replaces its lesson
+        return learn_all(s, _filed(s.lessons, found))
 
     def forget(s: State, forgotten: Tensor) -> State:
-        lessons = _without(s.lessons, forgotten[:num_tasks])
+        return learn_all(s, _without(s.lessons, forgotten[:num_tasks]))
+
+    def learn_all(s: State, lessons: Lessons) -> State:
         s = nothing(s._replace(lessons=lessons))
         for place in range(1, lessons.order.shape[0] + 1):
             is_next = lessons.order == place
@@ -81,7 +84,9 @@ def learning(
 
 
 def _filed(lessons: Lessons, lesson: Any) -> Lessons:
-    """The lessons with that of the task that ends; a task that ends again replaces its own."""
+    """The lessons with that of the task that ends, as the last one."""
+    own = torch.arange(lessons.order.shape[0], device=lessons.order.device) == lessons.task
+    lessons = _without(lessons, own)
     rows = tree.put(lessons.rows, lessons.task, lesson)
     last = lessons.order.max() + 1
     return lessons._replace(rows=rows, order=tree.put(lessons.order, lessons.task, last))

@@ -89,6 +89,7 @@ def ewc(
         "at_once": at_once,
         "num_tasks": num_tasks,
         "remembers": num_tasks is None,
+        "needs": "classes",
         "forgets": None if num_tasks is None else "tasks",
     }
     return Term(
@@ -122,4 +123,6 @@ def _learn(s: EWCState, lesson: Lesson) -> EWCState:
 
 
 def _nothing(s: EWCState) -> EWCState:
-    return s._replace(importance=tree.zeros_like(s.importance))
+    zero = tree.zeros_like(s.importance)
+    none = torch.zeros_like(s.examples)
+    return s._replace(importance=zero, fisher=zero, examples=none)

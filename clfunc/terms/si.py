@@ -33,6 +33,7 @@ class SIState(NamedTuple):
     importance: Params
     anchor: Params
     lessons: State  # of each task; () where none can be forgotten
+    start: State  # the first anchor; () likewise
 
 
 def si(
@@ -68,7 +69,8 @@ def si(
     def init(key: Key, params: Params, model: Model) -> SIState:
         zero = tree.zeros_like(params)
         lessons = no_lessons((zero, params), num_tasks)
-        return SIState(number, xi, path=zero, importance=zero, anchor=params, lessons=lessons)
+        start = () if num_tasks is None else params
+        return SIState(number, xi, zero, zero, anchor=params, lessons=lessons, start=start)
 
     def penalty(s: SIState, params: Params) -> Scalar:
         drift = tree.sub(params, s.anchor)
@@ -115,4 +117,5 @@ def si(
 
 
 def _nothing(s: SIState) -> SIState:
-    return s._replace(importance=tree.zeros_like(s.importance))
+    zero = tree.zeros_like(s.importance)
+    return s._replace(path=zero, importance=zero, anchor=s.start)

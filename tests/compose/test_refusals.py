@@ -11,6 +11,7 @@ from clfunc.testing.play import play
 DIL = cl.mlp(4, (3,), cl.dil(2, 2))
 TIL = cl.mlp(4, (3,), cl.til(2, 2))
 MTL = cl.mlp(4, (3,), cl.mtl(2, 2))
+NUMBERS = cl.mlp(4, (3,), cl.heads.regression(2))
 SGD = cl.sgd(0.1)
 STORE = memories.reservoir(10)
 
@@ -50,7 +51,23 @@ REFUSED = {
     "the model does not say what they are: give Model(inputs=InputSpec(shape, dtype))": (
         lambda: tuned(terms.replay(4), memory=STORE, model=DIL._replace(inputs=None))
     ),
-    "terms must be terms, such as terms.ewc(1.0)": lambda: tuned(terms.ewc),
+    "terms must be terms, given the function ewc: call it, ewc(...)": lambda: tuned(terms.ewc),
+    "terms must be terms, such as terms.ewc(1.0), given 3": lambda: tuned(3),
+    "terms must be a tuple of terms, given one: write (ewc(...),)": lambda: cl.finetuning(
+        DIL, SGD, terms=terms.ewc(1.0)
+    ),
+    "num_tasks of ewc must be at least the head's 2, given 1": lambda: tuned(
+        terms.ewc(1.0, num_tasks=1)
+    ),
+    "num_tasks of ring must be at least the head's 2, given 1": lambda: tuned(
+        terms.replay(4), memory=memories.ring(10, num_tasks=1)
+    ),
+    "ewc needs classes, and a regression head has none: leave it out": lambda: tuned(
+        terms.ewc(1.0), model=NUMBERS
+    ),
+    "balanced needs classes, and a regression head has none: leave it out": lambda: tuned(
+        terms.replay(4), memory=memories.balanced(10), model=NUMBERS
+    ),
     "memory must be a memory, such as memories.reservoir(500)": lambda: tuned(
         terms.replay(4), memory=500
     ),
@@ -86,6 +103,19 @@ def test_what_cannot_be_together_is_refused_in_one_line(message):
     with pytest.raises(ValueError) as error:
         REFUSED[message]()
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["loss", "penalty"])
+def test_a_term_of_more_than_one_number_is_refused_at_the_first_step(kind):
+    def many(s, params, *context):
+        return params["head"]["bias"]
+
+    term = cl.Term("many", lambda key, params, model: (), **{kind: many})
+    params, state = tuned(term).init(cl.random.key(0))
+    zero = torch.tensor(0)
+    batch = cl.Batch(x=torch.zeros(2, 4), y=zero.expand(2), task=zero, weight=torch.ones(2))
+    with pytest.raises(ValueError, match=f"the {kind} of many must be one number, given the shape"):
+        tuned(term).step(params, state, batch)
 
 
 def test_two_terms_of_a_kind_go_together_under_two_names():

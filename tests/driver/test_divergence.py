@@ -154,3 +154,11 @@ def test_tables_count_the_runs_that_have_diverged_in_regression_too(tmp_path):
     data = xarray.load_dataset(tmp_path / "results.nc", engine="h5netcdf").drop_vars("lr")
     cells = [list(column.cells) for column in tables.results_table({"a": data}).columns]
     assert "(1 diverged)" in cells[-1][0] and "nan" not in cells[-1][0]
+
+
+def test_a_run_alone_that_diverges_is_probed_with_nan():
+    scenario = toy_stream(num_tasks=2)
+    model = mlp(scenario.inputs, (6,), scenario.head())
+    result = run(finetuning(model, sgd(1e30)), scenario, key(0), engine="eager", progress=False)
+    assert int(result.diverged) >= 0
+    assert result.probes.values["gradient_norm"].isnan().any()

@@ -35,14 +35,16 @@ def label_of(pair):
 
 
 def batch_of(pairs, padding=0):
-    """The examples of these (task, row), and rows of weight 0 that look like examples."""
-    shown = list(pairs) + [(i % TASKS, 100 + i) for i in range(padding)]
+    """The examples of these (task, row), after rows of weight 0 that bear their numbers."""
+    spare = ([*pairs, (0, 100), (1, 100)] * padding)[:padding]
+    shown = spare + list(pairs)
     number = torch.tensor([100.0 * task + row for task, row in shown])
+    number[:padding] = -7.0
     return Batch(
         x=torch.stack([number, number + 0.25], 1),
         y=torch.tensor([label_of(pair) for pair in shown]),
         task=torch.tensor([task for task, _ in shown]),
-        weight=torch.tensor([0.5 + (row % 2) / 2 for _, row in pairs] + [0.0] * padding),
+        weight=torch.tensor([0.0] * padding + [0.5 + (row % 2) / 2 for _, row in pairs]),
         rows=torch.tensor([row for _, row in shown]),
         notes={"logits": torch.stack([number, -number, number / 3], 1)},
     )

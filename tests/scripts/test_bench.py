@@ -10,7 +10,9 @@ def _few_images(monkeypatch):
 
 
 @pytest.mark.parametrize("runs", [1, 2])
-@pytest.mark.parametrize("name", [name for name in cases.CASES if name != "convnet"])
+@pytest.mark.parametrize(
+    "name", [name for name in cases.CASES if name not in ("convnet", *cases.OPENED)]
+)
 def test_a_plain_loop_arrives_where_clfunc_does(name, runs):
     job = cases.job(cases.CASES[name], runs, "cpu")
     eager, _ = contender.own(job, "eager")

@@ -334,6 +334,28 @@ def test_to_forget_tasks_leaves_the_importance_of_the_others(name, gone):
     assert distance(forgetting(name, state, gone).importance, left) < ROUNDING
 
 
+@pytest.mark.parametrize("name", FORGETTING)
+def test_what_is_learned_after_forgetting_can_be_forgotten_too(name):
+    part = FORGETTING[name][0]
+    algorithm = with_terms(model_of("dil"), cl.sgd(0.1, 0.9), part)
+    params, state = after(algorithm, "dil")
+    s = forgetting(name, state, [0])
+    expected = forgetting(name, state, [0, 1]).importance
+
+    again = cl.Task(torch.tensor(0), steps_per_epoch=torch.tensor(1), epochs=torch.tensor(1))
+    s = part.begin_task(s, params, again)
+    ones = tree.map(torch.ones_like, params)
+    taught = {"path": ones}
+    if name == "ewc":
+        taught = {"fisher": ones, "examples": torch.tensor(2.0, dtype=torch.float64)}
+    s = part.end_task(s._replace(**taught), params)
+    share = tree.sub(s.importance, forgetting(name, state, [0]).importance)
+    s = part.forget(s, torch.tensor([False, True, False]))
+    assert all((leaf >= 0.4).all() for leaf in tree.leaves(share))
+    assert distance(s.importance, tree.add(expected, share)) < ROUNDING
+    assert s.lessons.order.tolist() == [2, 0, 1]
+
+
 @pytest.mark.parametrize("kind, num_tasks", itertools.product(["exact", "empirical"], [None, 3]))
 def test_without_a_review_ewc_holds_nothing_and_stays_finite(kind, num_tasks):
     part = terms.ewc(100.0, fisher=kind, num_tasks=num_tasks)
@@ -344,3 +366,25 @@ def test_without_a_review_ewc_holds_nothing_and_stays_finite(kind, num_tasks):
         assert leaf.isfinite().all()
     plain, _ = after(cl.finetuning(model_of("dil"), cl.sgd(0.1, 0.9)), "dil")
     assert identical(params, plain)
+
+
+@pytest.mark.parametrize("make", [terms.ewc, terms.si])
+def test_a_task_that_ends_again_replaces_its_lesson(make):
+    """So to forget nothing changes nothing, and to forget it leaves the other tasks' lessons."""
+    params = {"layer": {"weight": torch.ones(2, dtype=torch.float64)}}
+    term = make(1.0, num_tasks=2)
+    s = term.init(cl.random.key(0), params, None)
+    number = torch.tensor(1)
+    for place, task in enumerate((0, 1, 0)):
+        about = cl.Task(id=torch.tensor(task), steps_per_epoch=number, epochs=number)
+        s = term.begin_task(s, params, about)
+        moved = cl.tree.scale(params, 1.0 + place)
+        field = "fisher" if "fisher" in s._fields else "path"
+        s = s._replace(**{field: moved})
+        s = term.end_task(s, moved)
+        params = moved
+    assert identical(term.forget(s, torch.tensor([False, False])), s)
+    none = term.forget(s, torch.tensor([True, True]))
+    assert not tree.leaves(none.importance)[0].any()
+    if make is terms.si:
+        assert identical(none.anchor, s.start)
