@@ -67,6 +67,7 @@ def mas(strength: Number = 1.0) -> cl.Term:
         none = tree.zeros_like(s.found)
         return MASState(s.strength, total, params, none, torch.zeros_like(s.examples))
 
+    # `remembers` says that it cannot forget a task, so `amnesiac` refuses it
     settings = {"strength": number, "remembers": True}
     return cl.Term(
         "mas", init, penalty=penalty, review=review, end_task=end_task, settings=settings
@@ -176,13 +177,14 @@ def rebound(inner: cl.Algorithm, share: Number = 0.1) -> cl.Algorithm:
 def main() -> None:
     key = cl.random.key(0)
     scenario = cl.scenarios.permuted(cl.datasets.load("digits"), 5, key, paradigm="dil")
-    model = cl.mlp(scenario.inputs, hidden=(64,), head=scenario.head(together=True))
+    model = cl.mlp(scenario.inputs, hidden=(64,), head=scenario.head())
     tx = cl.sgd(0.05, momentum=0.9)
     replay = {"terms": (cl.terms.replay(16),), "memory": first(100, num_tasks=5)}
 
     strengths = (0.0, 0.001, 0.003, 0.01, 0.03)
     seeds = cl.random.split(key, 2)
     members = [cl.finetuning(model, tx, terms=(mas(value),)) for value in strengths for _ in seeds]
+    # a key for each member: run i is member i alone with key i
     swept = cl.run(cl.sweep(members), scenario, seeds.repeat(5, 1), epochs=5, progress=False)
     table = Table("method", "average accuracy (%)", title="5 permutations of digits, 2 seeds")
     for place, value in enumerate(strengths):

@@ -204,10 +204,11 @@ def test_a_compiled_review_is_the_eager_one_and_one_program():
     scenario = cl.scenarios.split(UNEQUAL, 3, keys, paradigm="cil", shuffle_classes=True)
     model = cl.mlp(scenario.inputs, (6,), scenario.head())
     algorithm = cl.sweep([cl.ewc(model, cl.sgd(0.1), strength=s) for s in (1.0, 10.0)])
-    eager = cl.run(algorithm, scenario, keys, **QUIET)
+    how = QUIET | {"batch_size": 2}  # more steps an epoch than a program has
+    eager = cl.run(algorithm, scenario, keys, **how)
     programs.clear()
     before = programs.made["compile"]
-    compiled = cl.run(algorithm, scenario, keys, **(QUIET | {"engine": "compile"}))
+    compiled = cl.run(algorithm, scenario, keys, **(how | {"engine": "compile"}))
     assert programs.made["compile"] - before == 2, "one program of steps, one of reviews"
     assert distance(compiled.params, eager.params) < 1e-5
     assert distance(tree.leaves(compiled.state), tree.leaves(eager.state)) < 1e-4
