@@ -42,6 +42,9 @@ from clfunc.types import (
     Transform,
 )
 
+# Annotations of functions inside a step are names, since Dynamo cannot subscript a type.
+_Objective = tuple[Tensor, tuple[Output, Tensor, Metrics]]
+_Sum = tuple[Tensor, Metrics]
 _TERMS, _MEMORY = 1, 2  # what the key of a run is folded with, so that no other draw moves
 # What a memory can note of an example, by name.
 _NOTES: dict[str, Callable[[Output], Tensor]] = {"logits": lambda output: output.logits}
@@ -218,7 +221,7 @@ class Parts(NamedTuple):
         """The gradient of all but the penalties; the output, the batch's own loss, the metrics."""
         losses = [term for term in self.terms if term.loss is not None]
 
-        def objective(params: Params) -> tuple[Tensor, tuple[Output, Tensor, Metrics]]:
+        def objective(params: Params) -> _Objective:
             output = network.forward(params, batch, noise)
             logits = network.mask(output.logits, batch.task)
             value = self.loss(logits, batch)
@@ -251,7 +254,7 @@ class Parts(NamedTuple):
         if not penalties:
             return gradient, metrics
 
-        def sum_of(params: Params) -> tuple[Tensor, Metrics]:
+        def sum_of(params: Params) -> _Sum:
             each = {}
             for term in penalties:
                 assert term.penalty is not None

@@ -57,6 +57,7 @@ from clfunc.types import (
     scalar,
 )
 
+_Extra = tuple[Tensor, Metrics]  # a name, since Dynamo cannot subscript a type inside a step
 Regulariser = Callable[[attention.Units, attention.Units], Tensor]
 
 
@@ -192,7 +193,7 @@ class _Training(NamedTuple):
             )
             return output._replace(gates=gates)
 
-        def extra(output: Output) -> tuple[Tensor, Metrics]:
+        def extra(output: Output) -> _Extra:
             penalty = self.regulariser(output.gates, attend.used)
             return state.mask_sparsity_reg_factor * penalty, {"regulariser": penalty}
 

@@ -267,6 +267,7 @@ SIMILAR = {
     "amnesiac_hat",
     "amnesiac ewc",
     "er",
+    "ewc er l2_init",
     "si",
 }
 compiled_cases = some_at_length(cases, lambda case: case.name in SIMILAR)
