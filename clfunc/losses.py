@@ -1,17 +1,8 @@
-"""Losses as pure functions, and `descend`: the gradient of a loss, and the updates that a transform
-makes of it."""
-
-from collections.abc import Callable
+"""Losses as pure functions of logits."""
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.func import grad_and_value
-
-from clfunc import tree
-from clfunc.types import Context, Metrics, Params, State, TaskId, Transform, Updates
-
-LossFn = Callable[[Params], tuple[Tensor, tuple[dict[str, Tensor], Metrics]]]
 
 
 def cross_entropy_each(
@@ -117,35 +108,3 @@ def task_cross_entropy(
     size = torch.where(task[:, None] == task, weight, 0.0).sum(1)
     share = weight / torch.where(size > 0, size, 1.0)
     return weighted_mean(cross_entropy_each(logits, y), share)
-
-
-def descend(
-    tx: Transform,
-    loss_fn: LossFn,
-    params: Params,
-    opt: State,
-    task: TaskId,
-) -> tuple[Updates, State, Metrics]:
-    """The updates that `tx` makes of the gradient of `loss_fn`, its new state, and the metrics.
-
-    No unit is gated, and no earlier task uses one.
-
-    Args:
-        tx: The transform.
-        loss_fn: Takes params, returns `(loss, (features, metrics))`.
-        params: The params at which the gradient is taken.
-        opt: The state of `tx`.
-        task: The task of the batch.
-    """
-    gradient, (loss, (features, metrics)) = grad_and_value(loss_fn, has_aux=True)(params)
-    features = tree.map(torch.detach, features)
-    no_unit = {name: feature.new_zeros(feature.shape[1]) for name, feature in features.items()}
-    context = Context(
-        features=features,
-        task=task,
-        used=no_unit,
-        claims=no_unit,
-        gates=tree.map(torch.ones_like, no_unit),
-    )
-    updates, opt = tx.update(gradient, opt, params, context)
-    return updates, opt, tree.map(torch.detach, {"loss": loss} | metrics)

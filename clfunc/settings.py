@@ -128,6 +128,15 @@ def values_of(settings: Any, field: str) -> list[Any]:
     return values
 
 
+def check_whole(value: Any, name: str) -> None:
+    """Raise ValueError unless this is a whole number from 1 up, such as a count that sets a shape.
+
+    >>> check_whole(3, "batch")
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, given {value!r}")
+
+
 def numbers(settings: Settings) -> dict[str, float]:
     """The settings that may differ within a sweep, by dotted name."""
     return {name: float(value) for name, value in items(settings) if isinstance(value, Tensor)}

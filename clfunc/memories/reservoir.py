@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from clfunc.memories import slots
+from clfunc.settings import check_whole
 from clfunc.types import Batch, Key, Memory
 
 
@@ -41,7 +42,7 @@ def reservoir(capacity: int) -> Memory:
     >>> memories.reservoir(500).settings
     {'name': 'reservoir', 'capacity': 500}
     """
-    slots.check_capacity(capacity)
+    check_whole(capacity, "capacity")
 
     def init(key: Key, blank: Batch) -> ReservoirState:
         return ReservoirState(

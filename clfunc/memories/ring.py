@@ -13,6 +13,7 @@ from torch import Tensor
 
 from clfunc import tree
 from clfunc.memories import slots
+from clfunc.settings import check_whole
 from clfunc.types import Batch, Key, Memory
 
 
@@ -36,7 +37,7 @@ def ring(capacity: int, *, num_tasks: int) -> Memory:
     >>> memories.ring(500, num_tasks=5).settings["capacity"]
     500
     """
-    slots.check_capacity(capacity)
+    check_whole(capacity, "capacity")
     if num_tasks < 1:
         raise ValueError(f"num_tasks must be at least 1, given {num_tasks}")
     share = capacity // num_tasks

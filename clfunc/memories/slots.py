@@ -19,12 +19,6 @@ _LAST = torch.iinfo(torch.int64).max
 _TASK = 2**40  # more rows than a data set has
 
 
-def check_capacity(capacity: int) -> None:
-    """Raise ValueError unless this is a number of examples."""
-    if not isinstance(capacity, int) or isinstance(capacity, bool) or capacity < 1:
-        raise ValueError(f"capacity must be a whole number of at least 1, given {capacity!r}")
-
-
 def empty(blank: Batch, capacity: int) -> Batch:
     """Rows that hold no example."""
     return tree.map(lambda leaf: leaf.expand(capacity + 1, *leaf.shape[1:]).clone(), blank)

@@ -10,7 +10,8 @@ example, before the step. All classes count, also those not seen yet, as in the 
 """
 
 from clfunc.losses import weighted_mean
-from clfunc.terms.replay import ReplayState, check_draws, replay
+from clfunc.settings import check_whole
+from clfunc.terms.replay import ReplayState, replay
 from clfunc.types import Context, Number, Params, Scalar, Term, scalar
 
 
@@ -32,7 +33,7 @@ def distil_logits(batch: int, strength: Number = 0.5, *, name: str = "distil_log
     ... )
     """
     number = scalar(strength, "strength", 0)
-    check_draws(batch)
+    check_whole(batch, "batch")
 
     def loss(s: ReplayState, params: Params, context: Context) -> Scalar:
         drawn = context.draw(s.key, batch)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import torch
 
+from clfunc.settings import check_whole
 from clfunc.types import (
     Context,
     Key,
@@ -60,7 +61,7 @@ def replay(
     """
     number = scalar(strength, "strength", 0)
     choice(mean, "mean", _MEANS)
-    check_draws(batch)
+    check_whole(batch, "batch")
 
     def init(key: Key, params: Params, model: Model) -> ReplayState:
         none = torch.zeros((), dtype=torch.int64, device=key.device)
@@ -83,9 +84,3 @@ def replay(
 
     settings = {"strength": number, "batch": batch, "mean": mean, "draws": batch}
     return Term(name=name, init=init, loss=loss, begin_task=begin_task, settings=settings)
-
-
-def check_draws(batch: int) -> None:
-    """Raise ValueError unless this is a number of examples to draw."""
-    if not isinstance(batch, int) or isinstance(batch, bool) or batch < 1:
-        raise ValueError(f"batch must be a whole number of at least 1, given {batch!r}")

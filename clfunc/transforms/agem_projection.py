@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from clfunc import tree
+from clfunc.settings import check_whole
 from clfunc.types import Context, Key, Metrics, Params, State, Transform, Updates
 
 
@@ -39,8 +40,7 @@ def agem_projection(batch: int) -> Transform:
     >>> model = mlp(64, (16,), dil(5, classes=10))
     >>> algorithm = finetuning(model, tx, memory=memories.reservoir(500))
     """
-    if not isinstance(batch, int) or isinstance(batch, bool) or batch < 1:
-        raise ValueError(f"batch must be a whole number of at least 1, given {batch!r}")
+    check_whole(batch, "batch")
 
     def init(key: Key, params: Params) -> State:
         return AGEMState(key=key, projected=torch.zeros((), device=key.device))
