@@ -169,6 +169,7 @@ def mixed(make: Callable[[Any], Any]) -> None:
     Args:
         make: `(head) -> Model` on images of 4x4 pixels, in float64.
 
+    >>> from clfunc import mlp
     >>> mixed(lambda head: mlp((1, 4, 4), (5,), head, dtype=torch.float64))
     """
     scenario = toy_stream()
