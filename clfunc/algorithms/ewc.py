@@ -18,6 +18,7 @@ def ewc(
     *,
     strength: Number = 100.0,
     fisher: str = "exact",
+    decay: Number | None = None,
     num_tasks: int | None = None,
 ) -> Algorithm:
     """Finetuning with a pull towards the weights of earlier tasks.
@@ -26,7 +27,9 @@ def ewc(
         model: Its head decides the paradigm.
         tx: The optimiser.
         strength: Of the pull, >= 0; 0 is finetuning. What is good spans 1 to 1e10 by the protocol.
-        fisher: `exact`, `predicted` or `empirical`.
+        fisher: `exact`, `sample`, `predicted`, `empirical` or `batched`.
+        decay: Share of the earlier Fisher that a task's end keeps, in [0, 1]: online EWC. None
+            holds each task's Fisher at its own params.
         num_tasks: Keep what it learns from each of so many tasks apart, so that `amnesiac` can
             forget one; None for no such task.
 
@@ -36,6 +39,6 @@ def ewc(
     >>> from clfunc import ewc, mlp, sgd, til
     >>> algorithm = ewc(mlp(64, (16,), til(5, classes=10)), sgd(0.1), strength=1000.0)
     """
-    term = terms.ewc(strength, fisher=fisher, num_tasks=num_tasks)
+    term = terms.ewc(strength, fisher=fisher, decay=decay, num_tasks=num_tasks)
     inner = finetuning(model, tx, terms=(term,))
     return inner._replace(settings=inner.settings | {"name": "ewc"})

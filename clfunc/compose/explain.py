@@ -17,6 +17,7 @@ _HIDDEN = (
     "remembers",
     "forgets",
     "needs",
+    "heads",
     "place",
     "model",
     "of",

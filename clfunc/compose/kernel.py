@@ -113,7 +113,7 @@ class Parts(NamedTuple):
         context = self._context(params, own, batch, network)
         context = seen(context, output, value=value)
         updates, opt = self.tx.update(network.push(everything), state.opt, params, context)
-        updates = self._without_absent_rows(updates, own, batch)
+        updates = self._without_absent_rows(updates, gradient, own, batch)
         after = network.hold(params, tree.add(params, updates))
 
         metrics = metrics | self.tx.metrics(opt)
@@ -267,9 +267,11 @@ class Parts(NamedTuple):
         objective = metrics.get("objective", metrics["loss"]) + total.detach()
         return gradient, metrics | tree.map(torch.detach, each) | {"objective": objective}
 
-    def _without_absent_rows(self, updates: Params, state: State, batch: Batch) -> Params:
+    def _without_absent_rows(
+        self, updates: Params, gradient: Params, state: State, batch: Batch
+    ) -> Params:
         """Updates with zeros for what is a task's own and lies side by side in params, where the
-        task is neither in the batch nor in the memory.
+        task is neither in the batch nor in the memory, and no term's loss depends on it.
         """
         rows = self.model.head.spec.rows
         if not rows:
@@ -278,6 +280,9 @@ class Parts(NamedTuple):
         here = _tasks_of(batch, count)
         if self.memory is not None:
             here = here | _tasks_of(self.memory.rows(state.memory), count)
+        if any(term.loss for term in self.terms):
+            for leaf in tree.leaves([gradient[group] for group in rows]):
+                here = here | leaf.flatten(1).any(1)
         still = {}
         for group in rows:
             part = updates[group]

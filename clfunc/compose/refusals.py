@@ -11,7 +11,9 @@ that a user gets, when an algorithm is built.
 | `at_once`   | a part that reviews: the most examples that it can take at once                 |
 | `num_tasks` | a part with room for so many tasks                                             |
 | `needs`     | `classes`: a part that has no meaning for a head of numbers                     |
-| `place`     | `last`: a transform that nothing may follow                                     |
+| `heads`     | `all`: a part that reads and moves the heads of all tasks                       |
+| `place`     | `last`: a transform that nothing may follow; `gradient`: one that no optimiser may precede |
+| `blocks`    | a part that needs a memory with as many tasks, each in rows of its own              |
 """
 
 from collections.abc import Callable, Sequence
@@ -59,6 +61,8 @@ def bound(
     readers = declared({term.name: of_term(term) for term in terms}, "draws")
     readers += declared(of_part(tx, tx.update), "draws")
     _refuse_memory(model, memory, readers)
+    for name, blocks in declared(of_part(tx, tx.update), "blocks"):
+        _refuse_mixed_rows(name, blocks, memory)
 
     def own_loss(logits: Logits, batch: Batch) -> Tensor:
         return model.head.loss(logits, batch.y, batch.weight)
@@ -164,6 +168,12 @@ def _refuse_unfit(head: Head, terms: tuple[Term, ...], memory: Memory | None) ->
     for name, _ in declared(settings, "needs"):
         if head.paradigm == "regression":
             raise ValueError(f"{name} needs classes, and a regression head has none: leave it out")
+    for name, _ in declared(settings, "heads"):
+        if head.owns:
+            raise ValueError(
+                f"{name} trains the heads of all tasks, and {', '.join(head.owns)} is one task's at"
+                f" a time under a {head.paradigm} head: use scenario.head(together=True)"
+            )
 
 
 def _refuse_memory(model: Model, memory: Memory | None, readers: list[tuple[str, int]]) -> None:
@@ -191,4 +201,14 @@ def _refuse_memory(model: Model, memory: Memory | None, readers: list[tuple[str,
         raise ValueError(
             "a memory stores examples, and the model does not say what they are: give"
             " Model(inputs=InputSpec(shape, dtype))"
+        )
+
+
+def _refuse_mixed_rows(name: str, blocks: int, memory: Memory | None) -> None:
+    """Raise ValueError for a memory that does not keep so many tasks in equal blocks of rows."""
+    settings = {} if memory is None else memory.settings
+    if settings.get("num_tasks") != blocks:
+        raise ValueError(
+            f"{name} needs the examples of {blocks} tasks apart, and {settings.get('name')} does not"
+            f" keep them so: give memory=memories.ring(500, num_tasks={blocks})"
         )

@@ -1,89 +1,132 @@
-"""The diagonal Fisher information of a batch, a sum over its examples.
+"""The diagonal Fisher information, by the kinds of [1].
 
-    F_i = sum_n w_n sum_c q_nc (d log p_c(x_n) / d params_i)^2
+    F_i = sum_n w_n sum_c q_nc (d log p_c(x_n) / d params_i)^2 / sum_n w_n
 
-`q` are the weights of the classes: the network's own probabilities (`exact`), one for the class of
-the largest logit (`predicted`) or for the label (`empirical`).
+`q` are the weights of the classes:
 
-The gradient of a linear layer's weight is the outer product of the gradient of its bias and of its
-input, so its square is that of their squares: such a weight costs no more than a bias. Wires that
-are `linear` say which they are. All other parameters are differentiated example by example.
+    exact       the network's own probabilities: the mean over its own labels
+    sample      one for a class drawn from them
+    predicted   one for the class of the largest logit
+    empirical   one for the example's label
+    batched     as empirical, of each batch: the mean of (d mean_n loss_n / d params_i)^2 over the
+                batches. Its size falls with that of the batch; peers print it as `Fisher` [1]
+
+[1] van de Ven 2025, arXiv:2502.11756
 """
 
 import torch
 from torch import Tensor
-from torch.func import jacrev, vmap
+from torch.func import vmap
 
 from clfunc import tree
-from clfunc.types import Context, Params
+from clfunc.random import uniform
+from clfunc.terms.sensitivity import sensitivity
+from clfunc.types import Algorithm, Batch, Context, Key, Params, Scalar, State, choice
 
-FISHERS = ("exact", "predicted", "empirical")
+FISHERS = ("exact", "sample", "predicted", "empirical", "batched")
+_TASK = 2**40  # more rows than a data set has
 
 
-def fisher_of(params: Params, context: Context, kind: str = "exact") -> Params:
-    """The diagonal Fisher information of the context's batch.
+def fisher(
+    algorithm: Algorithm,
+    params: Params,
+    state: State,
+    batch: Batch,
+    kind: str = "exact",
+    *,
+    key: Key | None = None,
+) -> Params:
+    """The diagonal Fisher information of an algorithm's predictions, the mean over a batch.
+
+    Args:
+        algorithm: Any algorithm.
+        params: Its params.
+        state: Its state.
+        batch: Examples; `weight` 0 leaves one out. For `batched` they are one batch.
+        kind: `exact`, `sample`, `predicted`, `empirical` or `batched`.
+        key: Of the classes that `sample` draws, which needs one.
+
+    Returns:
+        A tree like `params`, >= 0; 0 for what does not move the predictions of the batch's tasks.
+
+    Raises:
+        ValueError: An unknown kind, or `sample` without a key.
+
+    >>> from clfunc import datasets, finetuning, mlp, random, scenarios, sgd
+    >>> scenario = scenarios.split(datasets.load("digits"), 5)
+    >>> algorithm = finetuning(mlp(scenario.inputs, (8,), scenario.head()), sgd(0.1))
+    >>> params, state = algorithm.init(random.key(0))
+    >>> batch = scenario.batch(scenario.data, scenario.train(0), torch.arange(10))
+    >>> fisher(algorithm, params, state, batch)["hidden1"]["weight"].shape
+    torch.Size([8, 64])
+    """
+    choice(kind, "kind", FISHERS)
+    if kind == "sample" and key is None:
+        raise ValueError("the Fisher of kind sample draws classes: give key=random.key(0)")
+
+    def logits(params: Params, shown: Batch) -> Tensor:
+        return algorithm.predict(params, state, shown.x, shown.task)
+
+    context = Context(features={}, task=batch.task, used={}, batch=batch, logits=logits)
+    place = torch.arange(len(batch.weight), device=batch.weight.device)
+    total, count = fisher_of(params, context, kind, key, place)
+    return tree.scale(total, 1 / torch.where(count > 0, count, 1.0))
+
+
+def fisher_of(
+    params: Params, context: Context, kind: str, key: Key | None, place: Tensor
+) -> tuple[Params, Scalar]:
+    """The sum over the context's batch, and what its mean is taken over.
 
     Args:
         params: The groups that tasks share.
         context: Of a review.
-        kind: `exact`, `predicted` or `empirical`.
-
-    Returns:
-        A tree like `params`, >= 0: a sum over examples, each by its weight.
+        kind: One of `FISHERS`.
+        key: Of the draws of `sample`.
+        place: `[batch]`: a number for each example of a task, which its draw depends on.
     """
     batch = context.batch
-    linear = [wire for wire in context.wires if wire.linear and wire.path[0] in params]
-    apart = {wire.path[0] for wire in linear}
-    small = {
-        name: _without_weight(part) if name in apart else part for name, part in params.items()
-    }
+    if kind == "batched":
+        return _batched(params, context)
 
-    def scores(some: Params, x: Tensor, y: Tensor, task: Tensor) -> Tensor:
+    def scores(logits: Tensor, y: Tensor, chance: Tensor) -> Tensor:
         """sqrt(q_c) log p_c of one example, `[classes]`."""
-        merged = {name: params[name] | part for name, part in some.items()}
-        one = batch._replace(x=x[None], y=y[None], task=task, rows=(), notes={})
-        logits = context.logits(merged, one)[0]
         log_p = torch.log_softmax(logits, 0)
-        share = _class_weights(kind, logits, y)
+        share = _shares(kind, logits.detach(), y, chance)
         return torch.where(share > 0, log_p, 0.0) * share.sqrt()
 
-    task_axis = 0 if batch.task.ndim else None
-    each = vmap(jacrev(scores), (None, 0, 0, task_axis))(small, batch.x, batch.y, batch.task)
-    squares = tree.map(lambda j: _weighted(j * j, batch.weight), each)
-    # a sum, not a matrix product: a member of a sweep has the bits that it has alone
-    found = tree.map(lambda square: square.sum((0, 1)), squares)
-    if not linear:
-        return found
-    features = context.forward(params, batch).features
-    for wire in linear:
-        group, leaf = wire.path
-        deltas = squares[group]["bias"].sum(1)
-        inputs = batch.x if wire.pre is None else features[wire.pre]
-        inputs = inputs.flatten(1).to(deltas.dtype)
-        found[group] = {leaf: _outer(deltas, inputs * inputs)} | found[group]
-    return {name: {leaf: found[name][leaf] for leaf in part} for name, part in params.items()}
+    chance = torch.zeros_like(place, dtype=torch.float64)
+    if kind == "sample" and key is not None:
+        at = batch.task * _TASK + place
+        chance = vmap(lambda one: uniform(key, (), at=one, dtype=torch.float64))(at)
+    found = sensitivity(params, context, scores, (batch.y, chance))
+    return found, batch.weight.sum()
 
 
-def _without_weight(part: Params) -> Params:
-    return {name: leaf for name, leaf in part.items() if name != "weight"}
+def _batched(params: Params, context: Context) -> tuple[Params, Scalar]:
+    batch = context.batch
+
+    def loss(params: Params) -> Scalar:
+        log_p = torch.log_softmax(context.logits(params, batch), 1)
+        own = log_p.gather(1, batch.y[:, None])[:, 0]
+        counts = batch.weight > 0
+        total = torch.where(counts, own * batch.weight, 0.0).sum()
+        return -total / torch.where(counts.any(), batch.weight.sum(), 1.0)
+
+    gradient = torch.func.grad(loss)(tree.map(torch.detach, params))
+    return tree.mul(gradient, gradient), (batch.weight > 0).any().to(batch.weight.dtype)
 
 
-def _class_weights(kind: str, logits: Tensor, y: Tensor) -> Tensor:
+def _shares(kind: str, logits: Tensor, y: Tensor, chance: Tensor) -> Tensor:
     """How much each class counts, `[classes]`, without a gradient."""
-    logits = logits.detach()
+    share = torch.softmax(logits, 0)
     if kind == "exact":
-        return torch.softmax(logits, 0)
-    chosen = logits.argmax(0) if kind == "predicted" else y
+        return share
+    chosen = y
+    if kind == "predicted":
+        chosen = logits.argmax(0)
+    elif kind == "sample":
+        # the first class up to which there is more than `chance`; rounding must not pass the last
+        upto = share.cumsum(0)
+        chosen = (upto <= chance * upto[-1]).sum()
     return (torch.arange(len(logits), device=logits.device) == chosen).to(logits.dtype)
-
-
-def _weighted(squares: Tensor, weight: Tensor) -> Tensor:
-    """Squares `[batch, classes, ...]` by the weights of their examples; exactly 0 for weight 0."""
-    by_example = tree.expand_last(weight, squares.ndim)
-    return torch.where(by_example > 0, squares * by_example, 0.0)
-
-
-def _outer(deltas: Tensor, inputs: Tensor) -> Tensor:
-    """The sum over examples of the outer products of `[batch, ..., out]` and `[batch, in]`."""
-    flat = deltas.flatten(1)
-    return (flat.T @ inputs).reshape(*deltas.shape[1:], inputs.shape[1])

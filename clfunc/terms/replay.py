@@ -5,9 +5,10 @@ minimises, by `mean`,
 
     union     (W L + strength W' L') / (W + strength W')       one mean over both, as [1] does
     sum       L + strength L'
+    balanced  (L + strength L') / (1 + strength)                a half each at strength 1
     by_task   (1 - r) L + r L',  r = strength (1 - 1/t)         t tasks begun, examples of earlier ones [2]
 
-In each the strength 0 leaves L alone.
+In each the strength 0 leaves L alone, and so does a memory without an example to draw.
 
 [1] Chaudhry et al. 2019, arXiv:1902.10486   [2] van de Ven et al. 2020, doi:10.1038/s41467-020-17866-2
 """
@@ -18,6 +19,7 @@ import torch
 
 from clfunc.settings import check_whole
 from clfunc.types import (
+    Batch,
     Context,
     Key,
     Model,
@@ -30,7 +32,7 @@ from clfunc.types import (
     scalar,
 )
 
-_MEANS = ("union", "sum", "by_task")
+MEANS = ("union", "sum", "balanced", "by_task")
 
 
 class ReplayState(NamedTuple):
@@ -47,7 +49,7 @@ def replay(
     Args:
         batch: Examples to draw at each step, >= 1.
         strength: Their weight beside the batch's, >= 0; 0 is none.
-        mean: `union`, `sum` or `by_task`.
+        mean: `union`, `sum`, `balanced` or `by_task`.
         name: Of the term.
 
     Raises:
@@ -60,7 +62,7 @@ def replay(
     ... )
     """
     number = scalar(strength, "strength", 0)
-    choice(mean, "mean", _MEANS)
+    choice(mean, "mean", MEANS)
     check_whole(batch, "batch")
 
     def init(key: Key, params: Params, model: Model) -> ReplayState:
@@ -69,18 +71,25 @@ def replay(
 
     def loss(s: ReplayState, params: Params, context: Context) -> Scalar:
         drawn = context.draw(s.key, batch, earlier=mean == "by_task")
-        old = context.loss(params, drawn)
-        if mean == "sum":
-            return s.strength * old
-        more = s.strength * drawn.weight.sum()
-        share = more / (more + context.batch.weight.sum()).clamp(min=1e-30)
-        if mean == "by_task":
-            begun = s.tasks.clamp(min=1).to(torch.float64)
-            share = torch.where(more > 0, s.strength * (1 - 1 / begun), 0.0)
-        return share * (old - context.value)
+        return joined(s, context, drawn, context.loss(params, drawn), mean)
 
     def begin_task(s: ReplayState, params: Params, task: Task) -> ReplayState:
         return s._replace(tasks=s.tasks + 1)
 
     settings = {"strength": number, "batch": batch, "mean": mean, "draws": batch}
     return Term(name=name, init=init, loss=loss, begin_task=begin_task, settings=settings)
+
+
+def joined(s: ReplayState, context: Context, drawn: Batch, old: Scalar, mean: str) -> Scalar:
+    """What the loss `old` of the examples drawn adds to that of the batch, by `mean`."""
+    if mean == "sum":
+        return s.strength * old
+    more = s.strength * drawn.weight.sum()
+    if mean == "union":
+        share = more / (more + context.batch.weight.sum()).clamp(min=1e-30)
+    elif mean == "balanced":
+        share = torch.where(more > 0, s.strength / (1 + s.strength), 0.0)
+    else:
+        begun = s.tasks.clamp(min=1).to(torch.float64)
+        share = torch.where(more > 0, s.strength * (1 - 1 / begun), 0.0)
+    return share * (old - context.value)

@@ -31,6 +31,7 @@ class Case(NamedTuple):
         is_finetuning: Whether the algorithm is finetuning by definition, at any strength.
         together: Whether its steps mix tasks, as they do with a memory.
         learns: Whether the algorithm learns more than its head.
+        hidden: Widths of the hidden layers of the small network.
 
     >>> import clfunc as cl
     >>> from clfunc.testing import Case, laws
@@ -47,6 +48,7 @@ class Case(NamedTuple):
     is_finetuning: bool = False
     together: bool = False
     learns: bool = True
+    hidden: tuple[int, ...] = (8, 6)
 
     def scenario(self, paradigm: str = "til", keys: Keys | None = None) -> Scenario:
         """The small scenario that the algorithm trains on.
@@ -74,7 +76,7 @@ class Case(NamedTuple):
         """
         scenario = self.scenario(paradigm)
         head = scenario.head(together=self.together)
-        model = mlp(scenario.inputs, (8, 6), head, dtype=dtype)
+        model = mlp(scenario.inputs, self.hidden, head, dtype=dtype)
         return make(model, tx)
 
     def members(

@@ -44,6 +44,8 @@ def term(
     *,
     memory: Memory | None = None,
     anchor: Callable[[State], Params] | None = None,
+    hidden: tuple[int, ...] = (8, 6),
+    together: bool = False,
 ) -> None:
     """Every law of terms.
 
@@ -51,6 +53,8 @@ def term(
         make: `(strength) -> Term`; at strength 0 it changes nothing.
         memory: What the term draws from; None if it draws nothing.
         anchor: `(s) -> params`: where its penalty pulls nowhere; None if there is no such place.
+        hidden: Widths of the hidden layers of the small network.
+        together: Whether it needs the heads of all tasks; a term with a memory does.
 
     >>> from clfunc import terms
     >>> term(terms.l2_init, anchor=lambda s: s.initial)
@@ -60,14 +64,15 @@ def term(
         make=_finetuned(make(STRENGTH), memory),
         neutral=_finetuned(make(0.0), memory),
         vary=_finetuned(make(STRENGTH / 2), memory),
-        together=memory is not None,
+        together=together or memory is not None,
+        hidden=hidden,
     )
     for law in algorithm_laws:
         if law is not learns_two_real_tasks:
             law(case)
     review_depends_neither_on_batches_nor_on_padding(case)
     rows_of_weight_zero_change_no_bit(case)
-    order_of_terms_does_not_matter(make, memory)
+    order_of_terms_does_not_matter(case, make, memory)
     if anchor is not None:
         penalty_pulls_nowhere_at_its_anchor(case, make(STRENGTH), anchor)
 
@@ -133,7 +138,7 @@ def _first_task(number: Tensor) -> Task:
     return Task(id=number, steps_per_epoch=one, epochs=one)
 
 
-def order_of_terms_does_not_matter(make: MakeTerm, memory: Memory | None) -> None:
+def order_of_terms_does_not_matter(case: Case, make: MakeTerm, memory: Memory | None) -> None:
     """With another term, before it or after it, training gives the same params, to rounding."""
     part, other = make(STRENGTH), l2_init(0.1, name="another")
 
@@ -141,7 +146,6 @@ def order_of_terms_does_not_matter(make: MakeTerm, memory: Memory | None) -> Non
         def build(model: Model, tx: Transform) -> Algorithm:
             return finetuning(model, tx, terms=terms, memory=memory)
 
-        case = Case("both", build, together=memory is not None)
         algorithm = case.build(build, sgd(0.1, 0.9), torch.float64)
         params, _ = play(algorithm, case.scenario(), key(1))
         return params

@@ -61,5 +61,10 @@ def agem_projection(batch: int) -> Transform:
     def metrics(state: AGEMState) -> Metrics:
         return {"projected": state.projected}
 
-    settings = {"name": "agem_projection", "batch": batch, "draws": batch}
+    settings = {
+        "name": "agem_projection",
+        "batch": batch,
+        "draws": batch,
+        "place": "gradient",
+    }
     return Transform(init=init, update=update, metrics=metrics, settings=settings)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from clfunc.random import split
-from clfunc.settings import declares, of_part
+from clfunc.settings import declared, declares, of_part
 from clfunc.types import (
     Context,
     Key,
@@ -29,8 +29,9 @@ def chain(*transforms: Transform) -> Transform:
         transforms: In order. Without any, updates pass unchanged.
 
     Raises:
-        ValueError: A transform that resets units is not the last of the chain. (The next one would
-            change its resets.)
+        ValueError: A transform that resets units is not the last of the chain (the next one would
+            change its resets), or a projection of gradients comes after an optimiser (it would
+            project its steps, which point the other way).
 
     >>> from clfunc import chain, clip_by_global_norm, sgd
     >>> tx = chain(clip_by_global_norm(1.0), sgd(0.1))
@@ -44,6 +45,16 @@ def chain(*transforms: Transform) -> Transform:
             raise ValueError(
                 f"{name} must come last in a chain, given {names}:"
                 f" wrap the optimiser, {name}(model, chain(...))"
+            )
+
+    for index, tx in enumerate(transforms):
+        name = declares(tx.settings, "place", "gradient")
+        before = declared([part.settings for part in transforms[:index]], "lr")
+        if name is not None and before:
+            optimiser = before[0][0]
+            raise ValueError(
+                f"{name} projects gradients, and {optimiser} before it makes steps of them: give"
+                f" chain({name}(...), {optimiser}(...))"
             )
 
     def init(key: Key, params: Params) -> State:

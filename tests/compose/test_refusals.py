@@ -35,6 +35,18 @@ REFUSED = {
         tx=projecting(4)
     ),
     "replay draws 20 examples, from a memory of 10": lambda: tuned(terms.replay(20), memory=STORE),
+    "agem_projection projects gradients, and sgd before it makes steps of them: give"
+    " chain(agem_projection(...), sgd(...))": lambda: cl.chain(SGD, transforms.agem_projection(4)),
+    "gem_projection projects gradients, and adam before it makes steps of them": lambda: cl.chain(
+        cl.chain(cl.adam(0.1)), transforms.gem_projection(2)
+    ),
+    "gem_projection needs the examples of 2 tasks apart, and reservoir does not keep them so: give"
+    " memory=memories.ring(500, num_tasks=2)": lambda: tuned(
+        tx=cl.chain(transforms.gem_projection(2), SGD), memory=STORE
+    ),
+    "gem_projection needs a memory": lambda: tuned(tx=cl.chain(transforms.gem_projection(2), SGD)),
+    "lwf trains the heads of all tasks, and head is one task's at a time under a til head: use"
+    " scenario.head(together=True)": lambda: tuned(terms.lwf(), model=TIL),
     "agem_projection draws 11 examples, from a memory of 10": lambda: tuned(
         tx=cl.scale_by_adjustment(DIL, projecting(11)), memory=STORE
     ),
@@ -83,10 +95,10 @@ REFUSED = {
     ),
     "hat needs batches of one task, given an mtl head": lambda: cl.hat(MTL, SGD, num_tasks=2),
     "strength must be a number in [0, inf), given -1": lambda: terms.ewc(-1.0),
-    "fisher must be one of exact, predicted, empirical, given 'diagonal'": lambda: terms.ewc(
-        fisher="diagonal"
+    "fisher must be one of exact, sample, predicted, empirical, batched, given 'diagonal'": lambda: (
+        terms.ewc(fisher="diagonal")
     ),
-    "mean must be one of union, sum, by_task, given 'average'": lambda: terms.replay(
+    "mean must be one of union, sum, balanced, by_task, given 'average'": lambda: terms.replay(
         4, mean="average"
     ),
     "clip must be one of total, task, none, given 'all'": lambda: terms.si(clip="all"),
@@ -159,6 +171,10 @@ PARTS = {
     "si": lambda: {"terms": (terms.si(1.0),)},
     "l2_init": lambda: {"terms": (terms.l2_init(0.1),)},
     "replay": lambda: {"terms": (terms.replay(4),), "memory": memories.reservoir(12)},
+    "mas": lambda: {"terms": (terms.mas(0.1),)},
+    "lwf": lambda: {"terms": (terms.lwf(),)},
+    "mir": lambda: {"terms": (terms.mir(2, 4),), "memory": memories.ring(12, num_tasks=3)},
+    "cls_er": lambda: {"terms": (terms.cls_er(4),), "memory": memories.reservoir(12)},
     "distil": lambda: {"terms": (terms.distil_logits(4),), "memory": memories.balanced(12)},
 }
 METHODS = {
@@ -169,6 +185,7 @@ OPTIMISERS = {
     "sgd": lambda model, tx: tx,
     "reinit": lambda model, tx: cl.reinit(model, tx, replacement_rate=0.1, maturity_threshold=3),
     "a_gem": lambda model, tx: cl.chain(transforms.agem_projection(4), tx),
+    "gem": lambda model, tx: cl.chain(transforms.gem_projection(3), tx),
     "carry": lambda model, tx: cl.carry(cl.chain(cl.clip_by_global_norm(1.0), tx)),
 }
 PAIRS = [(p, m, o, t) for p in PARTS for m in METHODS for o in OPTIMISERS for t in (False, True)]

@@ -114,6 +114,10 @@ class Part:
     def projected(self, run, gradient):
         return gradient
 
+    def moves(self):
+        """The tasks whose heads it trains, though they are not in the batch."""
+        return []
+
     def after_step(self, before, after, gradient):
         """`gradient` is that of everything but the penalties."""
 
@@ -135,54 +139,6 @@ class L2Init(Part):
 
     def state(self):
         return {"initial": self.initial}
-
-
-class EWC(Part):
-    """Kirkpatrick et al. 2017, eq. 3, with one penalty for each task that has ended:
-    strength / 2 * sum_t sum_i F_t,i (w_i - w_t,i)^2.
-    """
-
-    name = "ewc"
-
-    def __init__(self, strength, kind, w):
-        self.strength, self.kind = strength, kind
-        self.tasks = []  # the mean Fisher and the parameters of each task
-        self.sum, self.count = dict.fromkeys(w, 0.0), 0.0
-
-    def pull(self, name, value):
-        return sum(self.strength * fisher[name] * (value - at[name]) for fisher, at in self.tasks)
-
-    def shares(self, log_p, example):
-        """How much each class counts in the Fisher of an example."""
-        if self.kind == "exact":
-            return {label: math.exp(log_p[label].item()) for label in log_p}
-        if self.kind == "empirical":
-            return {example.y: 1.0}
-        return {max(log_p, key=lambda label: log_p[label].item()): 1.0}
-
-    def review(self, run, batch):
-        for example in [e for e in batch if e.weight > 0]:
-            w = leaves(run.w)
-            log_p = run.network.log_p(w, example, run.gates(w, example.task))
-            for label, share in self.shares(log_p, example).items():
-                for name, g in gradient_of(log_p[label], w, keep=True).items():
-                    self.sum[name] += example.weight * share * g * g
-            self.count += example.weight
-
-    def end_task(self, run):
-        fisher = {name: total / self.count for name, total in self.sum.items()}
-        self.tasks.append((fisher, dict(run.w)))
-        self.sum, self.count = dict.fromkeys(run.w, 0.0), 0.0
-
-    def state(self):
-        importance, mean = {}, {}
-        for name in self.sum:
-            importance[name] = sum(fisher[name] for fisher, _ in self.tasks)
-            if importance[name] > 0:
-                moment = sum(fisher[name] * at[name] for fisher, at in self.tasks)
-                mean[name] = moment / importance[name]
-        now = {"fisher": self.sum, "examples": {("",): self.count}}
-        return now | {"importance": importance, "mean": mean}
 
 
 class SI(Part):
@@ -220,6 +176,22 @@ class SI(Part):
         return {"path": self.path, "importance": self.importance, "anchor": self.anchor}
 
 
+def joined(run, w, batch, value, drawn, part):
+    """The loss of the batch and of the examples drawn, by the part's `mean`."""
+    if not drawn:
+        return value
+    if part.mean == "union":
+        weaker = [e._replace(weight=part.strength * e.weight) for e in drawn]
+        return run.mean_loss(w, batch + weaker)
+    old = run.mean_loss(w, drawn)
+    if part.mean == "sum":
+        return value + part.strength * old
+    if part.mean == "balanced":
+        return (value + part.strength * old) / (1 + part.strength)
+    share = part.strength * (1 - 1 / part.begun)
+    return (1 - share) * value + share * old
+
+
 class ER(Part):
     """One mean over batch and replay (Chaudhry et al. 2019), their sum, or van de Ven's by tasks."""
 
@@ -235,16 +207,7 @@ class ER(Part):
     def objective(self, run, w, batch, value):
         earlier = self.mean == "by_task"
         drawn = run.memory.draw(self.key, self.count, run.steps, run.task if earlier else None)
-        if not drawn:
-            return value
-        if self.mean == "union":
-            weaker = [e._replace(weight=self.strength * e.weight) for e in drawn]
-            return run.mean_loss(w, batch + weaker)
-        old = run.mean_loss(w, drawn)
-        if self.mean == "sum":
-            return value + self.strength * old
-        share = self.strength * (1 - 1 / self.begun)
-        return (1 - share) * value + share * old
+        return joined(run, w, batch, value, drawn, self)
 
     def state(self):
         return {"tasks": {("",): float(self.begun)}}
@@ -366,6 +329,7 @@ class Run:
     def step(self, batch):
         slots = [] if self.memory is None else self.memory.slots
         self.present = {e.task for e in batch + slots if e is not None and e.weight > 0}
+        self.present |= {task for part in self.parts for task in part.moves()}
         w = leaves(self.w)
         self.loss = self.mean_loss(w, batch)
         value = self.loss

@@ -75,6 +75,34 @@ def three_terms(model, tx, strength):
     return algorithms.finetuning(model, tx, terms=parts, memory=memories.balanced(12))
 
 
+def anchors_and_shapes(model, tx, strength):
+    """All pulls at weights that are no other case's."""
+    parts = (
+        terms.mas(strength, decay=0.9, examples=20),
+        terms.ewc(strength, fisher="sample", decay=0.8),
+        terms.l2_sp(0.1 * strength),
+        terms.wasserstein(0.1 * strength),
+        terms.spectral(0.1 * strength),
+    )
+    return algorithms.finetuning(model, tx, terms=parts)
+
+
+def replays(model, tx, strength):
+    """All terms that read a memory and are no other case's, but CLS-ER."""
+    parts = (
+        terms.asymmetric(strength),
+        terms.mir(3, 6, strength, lr=0.1, mean="balanced"),
+        terms.fdr(4, strength),
+    )
+    return algorithms.finetuning(model, tx, terms=parts, memory=memories.reservoir(12))
+
+
+def distilled(model, tx, strength):
+    """Both forms of learning without forgetting."""
+    parts = (terms.lwf(strength, scaled=True), terms.lwf_mc(strength))
+    return algorithms.finetuning(model, tx, terms=parts)
+
+
 def hat_with_parts(model, tx):
     """HAT with EWC, and replay from a ring."""
     parts = (terms.replay(4), terms.ewc(1.0, fisher="empirical"))
@@ -128,6 +156,12 @@ cases = (
     ),
     Case("a_gem", using(algorithms.a_gem, capacity=12, batch=4), together=True),
     Case(
+        "gem",
+        using(algorithms.gem, num_tasks=3, capacity=12),
+        vary=using(algorithms.gem, num_tasks=3, capacity=12, margin=0.1),
+        together=True,
+    ),
+    Case(
         "si",
         using(algorithms.si, strength=5.0),
         neutral=using(algorithms.si, strength=0.0),
@@ -138,6 +172,39 @@ cases = (
         using(three_terms, strength=1.0),
         neutral=using(three_terms, strength=0.0),
         vary=using(three_terms, strength=0.3),
+        together=True,
+    ),
+    Case(
+        "anchors and shapes",
+        using(anchors_and_shapes, strength=1.0),
+        neutral=using(anchors_and_shapes, strength=0.0),
+        vary=using(anchors_and_shapes, strength=0.3),
+    ),
+    Case(
+        "replays",
+        using(replays, strength=1.0),
+        neutral=using(replays, strength=0.0),
+        vary=using(replays, strength=0.3),
+        together=True,
+    ),
+    Case(
+        "lwf lwf_mc",
+        using(distilled, strength=0.5),
+        neutral=using(distilled, strength=0.0),
+        vary=using(distilled, strength=0.3),
+        together=True,
+    ),
+    Case(
+        "cls_er",
+        using(algorithms.cls_er, capacity=12, batch=4),
+        vary=using(
+            algorithms.cls_er,
+            capacity=12,
+            batch=4,
+            consistency=0.5,
+            stable_rate=0.5,
+            stable_decay=0.9,
+        ),
         together=True,
     ),
     Case("hat er ewc", hat_with_parts, together=True),
@@ -269,5 +336,10 @@ SIMILAR = {
     "er",
     "ewc er l2_init",
     "si",
+    "anchors and shapes",
+    "replays",
+    "cls_er",
+    "lwf lwf_mc",
+    "gem",
 }
 compiled_cases = some_at_length(cases, lambda case: case.name in SIMILAR)

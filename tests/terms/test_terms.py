@@ -159,7 +159,7 @@ def test_every_fisher_information_is_at_least_0(paradigm, kind, seed):
     params, state = algorithm.init(key(seed))
     params, state = begun(algorithm, 0, params, state)
     state = algorithm.review(params, state, batch_at(paradigm, 0, 0))
-    leaves = tree.leaves(own(state, "ewc").fisher)
+    leaves = tree.leaves(own(state, "ewc").found)
     assert all((leaf >= 0).all() for leaf in leaves)
     assert any((leaf > 0).any() for leaf in leaves)
 
@@ -194,7 +194,7 @@ def fisher_of(algorithm, paradigm):
     params, state = algorithm.end_task(params, state)
     params, state = begun(algorithm, 1, params, state)
     params = tree.map_items(lambda name, p: p + noise_like(p, name, 0.2), params)
-    return own(algorithm.review(params, state, shown(1, paradigm)), "ewc").fisher
+    return own(algorithm.review(params, state, shown(1, paradigm)), "ewc").found
 
 
 @pytest.mark.parametrize("kind", ["exact", "empirical"])

@@ -12,45 +12,44 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from support.naive_gem import GEM, Ring
+from support.naive_lwf import LwF, LwFMC
 from support.naive_protocol import (
     AGEM,
     BIAS,
     DER,
     ER,
-    EWC,
     INPUTS,
     SI,
     UNITS,
     WEIGHT,
-    Example,
     L2Init,
     Network,
     Reservoir,
     Run,
     entries,
 )
+from support.naive_replays import CLSER, FDR, MIR, Asymmetric
+from support.naive_terms import EWC, L2SP, MAS, Spectral, Wasserstein
+from support.side_by_side import (
+    CAPACITY,
+    COUNTS,
+    DRAWS,
+    HEADS,
+    RUN,
+    SGD,
+    STEPS,
+    apart,
+    network,
+    side_by_side,
+)
 
 import clfunc as cl
 from clfunc import memories, terms
-from clfunc.random import fold_in, key, normal, randint, split
+from clfunc.random import fold_in, split
 from clfunc.transforms import agem_projection
 
-COUNTS = (2, 3, 2)  # classes of each task
-HEADS = {"til": cl.heads.together(cl.til(3, COUNTS)), "cil": cl.cil(3, COUNTS)}
-HEADS["dil"] = cl.dil(3, COUNTS)
-SGD = (0.2, 0.9, 0.3)  # learning rate, momentum, weight decay
-CAPACITY, DRAWS = 7, 5
-ROWS = 6  # of each task
-# The rows and the weights of each step: one row counts for nothing, one is twice in a batch.
-STEPS = (
-    ((0, 1, 2, 3, 4), (1.0, 0.5, 1.0, 0.0, 2.0)),
-    ((5, 0, 1, 1, 2), (1.0, 1.0, 1.0, 0.5, 1.0)),
-    ((3, 4, 5, 0, 2), (1.0, 1.0, 0.5, 1.0, 0.0)),
-)
-REVIEW = (((0, 1, 2, 3), (1.0, 1.0, 0.5, 1.0)), ((4, 5, 0, 0), (1.0, 1.0, 0.0, 0.0)))
-RUN = key(5)
 EMBEDDING = "embedding.hidden1"
-TOLERANCE = 1e-12
 
 
 def key_of(name):
@@ -80,13 +79,26 @@ class Case(NamedTuple):
     make: Callable  # (model, tx) -> the library's algorithm
     parts: Callable  # (initial parameters) -> the parts of the naive run
     remembers: bool = False
+    memory: Callable | None = None  # () -> the naive memory; a reservoir if not given
 
 
-def _ewc(kind):
+def _ewc(kind, **form):
     def make(model, tx):
-        return cl.ewc(model, tx, strength=20.0, fisher=kind)
+        return cl.finetuning(model, tx, terms=(terms.ewc(20.0, fisher=kind, **form),))
 
-    return Case(make, lambda w: [EWC(20.0, kind, w)])
+    return Case(make, lambda w: [EWC(20.0, kind, w, key_of("ewc"), **form)])
+
+
+def _pulled(make, *parts):
+    """Finetuning with a term, and the naive parts of the initial parameters."""
+    return Case(lambda model, tx: cl.finetuning(model, tx, terms=(make,)), *parts)
+
+
+def _parts_of_spectral(w):
+    layers = {"hidden1": (UNITS, INPUTS)}
+    if ("head.weight", 0, 0) in w:  # one head for all tasks
+        layers["head"] = (1 + max(name[1] for name in w if name[0] == "head.bias"), UNITS)
+    return [Spectral(0.2, key_of("spectral"), w, layers)]
 
 
 def _si(clip):
@@ -119,6 +131,16 @@ def _a_gem(model, tx):
     return cl.a_gem(model, tx, capacity=CAPACITY, batch=DRAWS)
 
 
+def _gem(margin):
+    def make(model, tx):
+        return cl.gem(model, tx, num_tasks=3, capacity=CAPACITY, margin=margin)
+
+    def memory():
+        return Ring(CAPACITY // 3, 3)
+
+    return Case(make, lambda w: [GEM(3, margin)], remembers=True, memory=memory)
+
+
 def _three(model, tx):
     added = (terms.ewc(20.0), terms.replay(DRAWS, 0.7), terms.l2_init(0.05))
     return cl.finetuning(model, tx, terms=added, memory=memories.reservoir(CAPACITY))
@@ -138,10 +160,45 @@ def _parts_of_si_and_a_gem(w):
     return [SI(5.0, 0.05, "total", w), projection()]
 
 
+def _er_ace(model, tx):
+    return cl.er_ace(model, tx, capacity=CAPACITY, batch=DRAWS, strength=0.7)
+
+
+def _mir(mean):
+    def make(model, tx):
+        numbers = {"strength": 0.7, "lr": 0.3, "mean": mean}
+        return cl.mir(model, tx, capacity=CAPACITY, batch=2, candidates=DRAWS, **numbers)
+
+    return Case(make, lambda w: [MIR(key_of("mir"), 2, DRAWS, 0.7, 0.3, mean)], remembers=True)
+
+
+def _fdr(model, tx):
+    memory = memories.reservoir(CAPACITY)
+    return cl.finetuning(model, tx, terms=(terms.fdr(DRAWS, 0.8),), memory=memory)
+
+
+def _cls_er(model, tx):
+    rates = {"plastic_rate": 0.9, "stable_rate": 0.5, "plastic_decay": 0.6, "stable_decay": 0.8}
+    return cl.cls_er(model, tx, capacity=CAPACITY, batch=DRAWS, consistency=0.5, **rates)
+
+
+def _parts_of_cls_er(w):
+    keys = split(key_of("cls_er"), 3)
+    return [CLSER(keys, DRAWS, 0.5, (0.9, 0.5), (0.6, 0.8), w)]
+
+
 CASES = {
     "ewc exact": _ewc("exact"),
     "ewc empirical": _ewc("empirical"),
     "ewc predicted": _ewc("predicted"),
+    "ewc sample": _ewc("sample"),
+    "ewc batched": _ewc("batched"),
+    "ewc online": _ewc("exact", decay=0.7),
+    "ewc of some examples": _ewc("sample", examples=5, decay=0.0),
+    "mas": _pulled(terms.mas(0.4, decay=0.8), lambda w: [MAS(0.4, w, 0.8)]),
+    "l2_sp": _pulled(terms.l2_sp(0.3), lambda w: [L2SP(0.3)]),
+    "wasserstein": _pulled(terms.wasserstein(0.1), lambda w: [Wasserstein(0.1, w)]),
+    "spectral": _pulled(terms.spectral(0.2), _parts_of_spectral),
     "si total": _si("total"),
     "si task": _si("task"),
     "si none": _si("none"),
@@ -149,113 +206,28 @@ CASES = {
     "er union": _er("union"),
     "er sum": _er("sum"),
     "er by_task": _er("by_task"),
+    "er balanced": _er("balanced"),
+    "er_ace": Case(_er_ace, lambda w: [Asymmetric(1.0), replay(0.7, "sum")], remembers=True),
+    "mir union": _mir("union"),
+    "mir by_task": _mir("by_task"),
+    "fdr": Case(_fdr, lambda w: [FDR(key_of("fdr"), DRAWS, 0.8)], remembers=True),
+    "cls_er": Case(_cls_er, _parts_of_cls_er, remembers=True),
+    "lwf": Case(
+        lambda model, tx: cl.lwf(model, tx, strength=0.8, temperature=1.5),
+        lambda w: [LwF(0.8, 1.5)],
+    ),
+    "lwf scaled": Case(
+        lambda model, tx: cl.lwf(model, tx, strength=0.3, scaled=True),
+        lambda w: [LwF(0.3, 2.0, scaled=True)],
+    ),
+    "lwf_mc": Case(cl.lwf_mc, lambda w: [LwFMC()]),
     "derpp": Case(_derpp, _parts_of_derpp, remembers=True),
     "a_gem": Case(_a_gem, lambda w: [projection()], remembers=True),
     "ewc + er + l2_init": Case(_three, _parts_of_three, remembers=True),
+    "gem": _gem(0.5),
+    "gem margin 0": _gem(0.0),
     "si + a_gem": Case(_si_and_a_gem, _parts_of_si_and_a_gem, remembers=True),
 }
-
-
-def rows_of(paradigm, task):
-    """The examples of a task: inputs and labels."""
-    x = normal(key(105), (ROWS, INPUTS), at=task, dtype=torch.float64)
-    y = randint(key(205), (ROWS,), 0, COUNTS[task], at=task)
-    first = sum(COUNTS[:task]) if paradigm == "cil" else 0
-    return x, y + first
-
-
-def batch_of(paradigm, task, rows, weights):
-    """The same batch for the library and for the naive run."""
-    x, y = rows_of(paradigm, task)
-    batch = cl.Batch(
-        x=x[list(rows)],
-        y=y[list(rows)],
-        task=torch.tensor(task),
-        weight=torch.tensor(weights, dtype=torch.float64),
-        rows=torch.tensor(rows),
-    )
-    examples = []
-    for row, weight in zip(rows, weights, strict=True):
-        examples.append(Example(tuple(x[row].tolist()), int(y[row]), task, weight, row))
-    return batch, examples
-
-
-def apart(numbers, found):
-    """The largest difference of the numbers to those of the same names."""
-    worst = 0.0
-    for name, number in numbers.items():
-        difference = abs(number - found[name]) / max(1.0, abs(number))
-        assert math.isfinite(difference), name
-        worst = max(worst, difference)
-    return worst
-
-
-def assert_equal(run, params, state, where):
-    """Assert that all parameters are equal to rounding, and all that the parts and memory keep."""
-    found = entries(params)
-    assert found.keys() == run.w.keys()
-    assert apart(run.w, found) < TOLERANCE, where
-    for part in run.parts:
-        for field, numbers in part.state().items():
-            kept = getattr(state.parts.terms[part.name], field)
-            found = entries(kept) if isinstance(kept, dict) else {("",): float(kept)}
-            assert apart(numbers, found) < TOLERANCE, (part.name, field, where)
-    if run.memory is not None:
-        assert_same_memory(run.memory, state.parts.memory, where)
-
-
-def assert_same_memory(memory, state, where):
-    """Assert that every slot holds the same example."""
-    held = memories.reservoir(CAPACITY).rows(state)
-    for slot, example in enumerate(memory.slots):
-        if example is None:
-            assert held.weight[slot] == 0, where
-            continue
-        found = Example(
-            x=tuple(held.x[slot].tolist()),
-            y=held.y[slot].item(),
-            task=held.task[slot].item(),
-            weight=held.weight[slot].item(),
-            row=held.rows[slot].item(),
-        )
-        assert found == example._replace(logits=()), where
-        for noted in held.notes.values():
-            noted = dict(enumerate(noted[slot].tolist()))
-            assert apart(dict(enumerate(example.logits)), noted) < TOLERANCE, where
-
-
-def side_by_side(paradigm, algorithm, run, params, state):
-    """Train both on three tasks, and compare them at every step.
-
-    Yields:
-        The parameters, the state and the metrics after each step.
-    """
-    count = torch.tensor(len(STEPS))
-    for task in range(len(COUNTS)):
-        about = cl.Task(torch.tensor(task), steps_per_epoch=count, epochs=torch.tensor(1))
-        params, state = algorithm.begin_task(params, state, about)
-        run.begin_task(task)
-        for step, (rows, weights) in enumerate(STEPS):
-            batch, examples = batch_of(paradigm, task, rows, weights)
-            params, state, metrics = algorithm.step(params, state, batch)
-            run.step(examples)
-            assert_equal(run, params, state, f"task {task}, step {step}")
-            assert abs(metrics["loss"] - run.loss) < TOLERANCE
-            yield params, state, metrics
-        if algorithm.review is not None:
-            for rows, weights in REVIEW:
-                batch, examples = batch_of(paradigm, task, rows, weights)
-                state = algorithm.review(params, state, batch)
-                for part in run.parts:
-                    part.review(run, examples)
-                assert_equal(run, params, state, f"review of task {task}")
-        params, state = algorithm.end_task(params, state)
-        run.end_task()
-        assert_equal(run, params, state, f"end of task {task}")
-
-
-def network(paradigm):
-    return cl.mlp(INPUTS, (UNITS,), HEADS[paradigm], dtype=torch.float64)
 
 
 @functools.cache
@@ -274,7 +246,7 @@ def test_a_method_is_its_papers_equations(paradigm, case):
     algorithm = CASES[case].make(network(paradigm), optimiser())
     params, state = algorithm.init(RUN)
     w = entries(params)
-    memory = reservoir() if CASES[case].remembers else None
+    memory = (CASES[case].memory or reservoir)() if CASES[case].remembers else None
     parts = CASES[case].parts(w)
     run = Run(Network(paradigm, COUNTS), w, SGD, parts, memory)
 
@@ -286,7 +258,9 @@ def test_a_method_is_its_papers_equations(paradigm, case):
     for part in parts:
         if isinstance(part, SI):
             assert part.negative > 0, "nothing is there to clip"
-        if isinstance(part, AGEM):
+        if isinstance(part, CLSER):
+            assert 0 < sum(part.from_stable) < len(part.from_stable)
+        if isinstance(part, AGEM | GEM):
             assert part.was_projected == projections
             # under cil a step of later tasks always opposes the biases of earlier classes
             assert sum(projections) > 0

@@ -19,11 +19,28 @@ MEMORIES = {
 TERMS = {
     "ewc": (terms.ewc, None, lambda s: s.mean),
     "ewc by task": (lambda s: terms.ewc(s, num_tasks=3), None, lambda s: s.mean),
+    "ewc of samples": (
+        lambda s: terms.ewc(s, fisher="sample", decay=0.9, examples=10, num_tasks=3),
+        None,
+        lambda s: s.mean,
+    ),
+    "mas": (terms.mas, None, lambda s: s.mean),
+    "l2_sp": (terms.l2_sp, None, lambda s: s.anchor),
+    "wasserstein": (terms.wasserstein, None, None),
+    "parseval": (terms.parseval, None, None),
+    "spectral": (terms.spectral, None, None),
     "si": (terms.si, None, lambda s: s.anchor),
     "l2_init": (terms.l2_init, None, lambda s: s.initial),
     "replay": (lambda s: terms.replay(4, s), memories.reservoir(10), None),
+    "lwf": (terms.lwf, None, None),
+    "lwf_mc": (terms.lwf_mc, None, None),
+    "asymmetric": (terms.asymmetric, None, None),
+    "mir": (lambda s: terms.mir(3, 6, s), memories.reservoir(10), None),
+    "fdr": (lambda s: terms.fdr(4, s), memories.reservoir(10), None),
+    "cls_er": (lambda s: terms.cls_er(4, s, s), memories.reservoir(10), None),
     "distil_logits": (lambda s: terms.distil_logits(4, s), memories.balanced(10), None),
 }
+ALL_HEADS = ("lwf", "lwf_mc")  # terms that need the heads of all tasks
 WRAPPERS = {
     "chain": lambda model, inner: cl.chain(cl.clip_by_global_norm(1.0), inner),
     "carry": lambda model, inner: cl.carry(inner),
@@ -62,11 +79,12 @@ def test_every_term_obeys_the_laws_of_its_own(name):
     case = Case(
         name,
         lambda model, tx: cl.finetuning(model, tx, terms=(make(0.5),), memory=memory),
-        together=memory is not None,
+        together=memory is not None or name in ALL_HEADS,
+        hidden=(6, 6),
     )
     term_laws.review_depends_neither_on_batches_nor_on_padding(case)
     term_laws.rows_of_weight_zero_change_no_bit(case)
-    term_laws.order_of_terms_does_not_matter(make, memory)
+    term_laws.order_of_terms_does_not_matter(case, make, memory)
     if anchor is not None:
         term_laws.penalty_pulls_nowhere_at_its_anchor(case, make(0.5), anchor)
 
