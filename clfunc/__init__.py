@@ -36,6 +36,7 @@ from clfunc.algorithms import ewc as ewc
 from clfunc.algorithms import finetuning as finetuning
 from clfunc.algorithms import fix as fix
 from clfunc.algorithms import gem as gem
+from clfunc.algorithms import gpm as gpm
 from clfunc.algorithms import hat as hat
 from clfunc.algorithms import independent as independent
 from clfunc.algorithms import joint as joint
@@ -44,6 +45,7 @@ from clfunc.algorithms import lwf as lwf
 from clfunc.algorithms import lwf_mc as lwf_mc
 from clfunc.algorithms import mas as mas
 from clfunc.algorithms import mir as mir
+from clfunc.algorithms import ogd as ogd
 from clfunc.algorithms import redo as redo
 from clfunc.algorithms import reduce_on_plateau as reduce_on_plateau
 from clfunc.algorithms import self_normalized_resets as self_normalized_resets

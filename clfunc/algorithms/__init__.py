@@ -21,6 +21,7 @@ from clfunc.algorithms.ewc import ewc as ewc
 from clfunc.algorithms.finetuning import finetuning as finetuning
 from clfunc.algorithms.fix import fix as fix
 from clfunc.algorithms.gem import gem as gem
+from clfunc.algorithms.gpm import gpm as gpm
 from clfunc.algorithms.hat import hat as hat
 from clfunc.algorithms.independent import independent as independent
 from clfunc.algorithms.joint import joint as joint
@@ -29,6 +30,7 @@ from clfunc.algorithms.lwf import lwf as lwf
 from clfunc.algorithms.lwf import lwf_mc as lwf_mc
 from clfunc.algorithms.mas import mas as mas
 from clfunc.algorithms.mir import mir as mir
+from clfunc.algorithms.ogd import ogd as ogd
 from clfunc.algorithms.random import random as random
 from clfunc.algorithms.redo import redo as redo
 from clfunc.algorithms.reduce_on_plateau import reduce_on_plateau as reduce_on_plateau

@@ -21,7 +21,7 @@ from clfunc.random import key
 from clfunc.results.files import check_writable
 from clfunc.scenarios import Scenario
 from clfunc.transforms import carry
-from clfunc.types import Algorithm, Keys
+from clfunc.types import Algorithm, Head, Keys
 
 _LARGEST_COUNT = 10**9
 _DEFAULT_TASKS = 5
@@ -301,10 +301,27 @@ def _algorithm(
     factories: Factories,
     settings: Mapping[str, Settings],
 ) -> Algorithm:
-    """The algorithm of one configuration, with its terms and its memory, in its wrappers."""
-    # a memory mixes tasks in a step
-    mixes_tasks = args.memory is not None or registry.has_own_memory(factories["algorithm"])
-    head = scenario.head(together=mixes_tasks)
+    """The algorithm of one configuration, with its terms and its memory, in its wrappers.
+
+    What does not go with a head of one task at a time, as memories and distillation do not, gets
+    one with the heads of all tasks in it.
+    """
+    about = (args, scenario, given, factories, settings)
+    try:
+        return _with_head(*about, scenario.head())
+    except ValueError:
+        return _with_head(*about, scenario.head(together=True))
+
+
+def _with_head(
+    args: Run,
+    scenario: Scenario,
+    given: Sequence[parts.Part],
+    factories: Factories,
+    settings: Mapping[str, Settings],
+    head: Head,
+) -> Algorithm:
+    """The algorithm of one configuration, of a network with this head."""
     model = factories["model"](scenario.inputs, args.hidden, head, **settings["model"])
     tx = factories["optimizer"](**settings["optimizer"])
     if args.carry:

@@ -11,7 +11,7 @@ that a user gets, when an algorithm is built.
 | `at_once`   | a part that reviews: the most examples that it can take at once                 |
 | `num_tasks` | a part with room for so many tasks                                             |
 | `needs`     | `classes`: a part that has no meaning for a head of numbers                     |
-| `heads`     | `all`: a part that reads and moves the heads of all tasks                       |
+| `heads`     | `all`: a part that needs all params at once, the heads of all tasks too         |
 | `place`     | `last`: a transform that nothing may follow; `gradient`: one that no optimiser may precede |
 | `blocks`    | a part that needs a memory with as many tasks, each in rows of its own              |
 """
@@ -51,7 +51,7 @@ def bound(
         raise ValueError(f"terms must be a tuple of terms, given one: write ({terms.name}(...),)")
     terms = tuple(terms)
     _refuse_others(terms, memory)
-    _refuse_unfit(model.head, terms, memory)
+    _refuse_unfit(model.head, terms, memory, tx, parked)
     names = [term.name for term in terms]
     for name in names:
         if names.count(name) > 1:
@@ -155,9 +155,16 @@ def _refuse_others(terms: tuple[Term, ...], memory: Memory | None) -> None:
         )
 
 
-def _refuse_unfit(head: Head, terms: tuple[Term, ...], memory: Memory | None) -> None:
+def _refuse_unfit(
+    head: Head,
+    terms: tuple[Term, ...],
+    memory: Memory | None,
+    tx: Transform,
+    parked: Sequence[str],
+) -> None:
     """Raise ValueError for parts that do not fit the head."""
     settings: Settings = {term.name: of_term(term) for term in terms}
+    settings["tx"] = of_part(tx, tx.update)
     if memory is not None:
         settings["memory"] = of_part(memory, memory.add)
     for name, tasks in declared(settings, "num_tasks"):
@@ -171,8 +178,13 @@ def _refuse_unfit(head: Head, terms: tuple[Term, ...], memory: Memory | None) ->
     for name, _ in declared(settings, "heads"):
         if head.owns:
             raise ValueError(
-                f"{name} trains the heads of all tasks, and {', '.join(head.owns)} is one task's at"
-                f" a time under a {head.paradigm} head: use scenario.head(together=True)"
+                f"{name} looks at the heads of all tasks, and {', '.join(head.owns)} is one task's"
+                f" at a time under a {head.paradigm} head: use scenario.head(together=True)"
+            )
+        if parked:
+            raise ValueError(
+                f"{name} looks at all params, and {', '.join(parked)} is one task's at a time:"
+                f" leave out {name}, or wrap finetuning"
             )
 
 

@@ -13,6 +13,7 @@ from clfunc.terms.mas import mas as mas
 from clfunc.terms.mir import mir as mir
 from clfunc.terms.parseval import parseval as parseval
 from clfunc.terms.replay import replay as replay
+from clfunc.terms.rwalk import rwalk as rwalk
 from clfunc.terms.si import si as si
 from clfunc.terms.spectral import spectral as spectral
 from clfunc.terms.wasserstein import wasserstein as wasserstein

@@ -75,17 +75,9 @@ def anchored(
     def init(key: Key, params: Params, model: Model) -> AnchoredState:
         zero = tree.zeros_like(params)
         none = torch.zeros((), dtype=torch.float64, device=key.device)
-        return AnchoredState(
-            strength=number,
-            decay=kept,
-            key=key,
-            importance=zero,
-            mean=zero,
-            found=zero,
-            weight=none,
-            reviewed=none.to(torch.int64),
-            lessons=no_lessons((zero, params), num_tasks),
-        )
+        lessons = no_lessons((zero, params), num_tasks)
+        reviewed = none.to(torch.int64)
+        return AnchoredState(number, kept, key, zero, zero, zero, none, reviewed, lessons)
 
     def penalty(s: AnchoredState, params: Params) -> Scalar:
         drift = tree.sub(params, s.mean)

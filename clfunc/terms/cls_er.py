@@ -20,7 +20,19 @@ from clfunc import tree
 from clfunc.losses import weighted_mean
 from clfunc.random import split, uniform
 from clfunc.terms.replay import joined, replay
-from clfunc.types import Context, Key, Model, Number, Params, Scalar, State, Task, Term, scalar
+from clfunc.types import (
+    Batch,
+    Context,
+    Key,
+    Model,
+    Number,
+    Params,
+    Scalar,
+    State,
+    Task,
+    Term,
+    scalar,
+)
 
 
 class CLSERState(NamedTuple):
@@ -92,32 +104,13 @@ def cls_er(
 
     def loss(s: CLSERState, params: Params, context: Context) -> Scalar:
         drawn = context.draw(s.replay.key, batch)
-        plastic, stable = (context.forward(mean, drawn).logits for mean in s.means)
-        label = torch.arange(stable.shape[1], device=stable.device) == drawn.y[:, None]
-
-        def of_label(logits: Tensor) -> Tensor:
-            return (torch.softmax(logits, 1) * label).sum(1)
-
-        is_stable = of_label(stable) > of_label(plastic)
-        target = torch.where(is_stable[:, None], stable, plastic)
-        apart = context.forward(params, drawn).logits - target
+        apart = context.forward(params, drawn).logits - _target(s, drawn, context)
         distance = weighted_mean((apart * apart).mean(1), drawn.weight)
         more = joined(s.replay, context, drawn, context.loss(params, drawn), "union")
         return more + s.consistency * distance
 
     def begin_task(s: CLSERState, params: Params, task: Task) -> CLSERState:
         return s._replace(replay=inner.begin_task(s.replay, params, task))
-
-    def after_step(
-        s: CLSERState, before: Params, after: Params, gradient: Params, context: Context
-    ) -> CLSERState:
-        step = s.step + 1
-        means = []
-        for mean, key, rate, decay in zip(s.means, s.keys, s.rates, s.decays, strict=True):
-            moves = uniform(key, (), at=step, dtype=torch.float64) < rate
-            keeps = torch.where(moves, torch.minimum(1 - 1 / (step + 1).double(), decay), 1.0)
-            means.append(tree.add(tree.scale(mean, keeps), tree.scale(after, 1 - keeps)))
-        return s._replace(step=step, means=tuple(means))
 
     settings = inner.settings | {
         "consistency": weight,
@@ -131,6 +124,31 @@ def cls_er(
         init=init,
         loss=loss,
         begin_task=begin_task,
-        after_step=after_step,
+        after_step=_after_step,
         settings=settings,
     )
+
+
+def _target(s: CLSERState, drawn: Batch, context: Context) -> Tensor:
+    """The logits of the mean that gives each example's label the higher probability."""
+    plastic, stable = (context.forward(mean, drawn).logits for mean in s.means)
+    label = torch.arange(stable.shape[1], device=stable.device) == drawn.y[:, None]
+
+    def of_label(logits: Tensor) -> Tensor:
+        return (torch.softmax(logits, 1) * label).sum(1)
+
+    is_stable = of_label(stable) > of_label(plastic)
+    return torch.where(is_stable[:, None], stable, plastic)
+
+
+def _after_step(
+    s: CLSERState, before: Params, after: Params, gradient: Params, context: Context
+) -> CLSERState:
+    """The state with the means moved towards the params after a step."""
+    step = s.step + 1
+    means = []
+    for mean, key, rate, decay in zip(s.means, s.keys, s.rates, s.decays, strict=True):
+        moves = uniform(key, (), at=step, dtype=torch.float64) < rate
+        keeps = torch.where(moves, torch.minimum(1 - 1 / (step + 1).double(), decay), 1.0)
+        means.append(tree.add(tree.scale(mean, keeps), tree.scale(after, 1 - keeps)))
+    return s._replace(step=step, means=tuple(means))

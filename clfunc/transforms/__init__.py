@@ -9,7 +9,9 @@ from clfunc.transforms.chain import chain as chain
 from clfunc.transforms.clip import clip_by_global_norm as clip_by_global_norm
 from clfunc.transforms.clip import clip_by_value as clip_by_value
 from clfunc.transforms.gem_projection import gem_projection as gem_projection
+from clfunc.transforms.gpm_projection import gpm_projection as gpm_projection
 from clfunc.transforms.mask import mask_updates as mask_updates
+from clfunc.transforms.ogd_projection import ogd_projection as ogd_projection
 from clfunc.transforms.reinit import reinit as reinit
 from clfunc.transforms.reset_dormant import reset_dormant as reset_dormant
 from clfunc.transforms.reset_silent import reset_silent as reset_silent

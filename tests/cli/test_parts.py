@@ -93,9 +93,16 @@ def test_hat_takes_terms_and_a_memory_too():
         ([], "er", "mtl"),
         ([], "derpp", "mtl"),
         ([], "a_gem", "mtl"),
+        ([], "gem", "mtl"),
+        ([], "lwf", "mtl"),
+        ([], "ogd", "mtl"),
+        (["--term", "lwf"], "finetuning", "mtl"),
+        ([], "gpm", "til"),
     ],
 )
-def test_heads_lie_side_by_side_where_a_memory_mixes_tasks(flags, algorithm, head):
+def test_heads_lie_side_by_side_where_a_memory_mixes_tasks_or_a_part_needs_all(
+    flags, algorithm, head
+):
     assert settings_of(*flags, algorithm=algorithm)["model"]["head"]["name"] == head
 
 
@@ -152,7 +159,8 @@ def test_an_audit_forgets_a_task_that_a_term_remembers(tmp_path):
 
 BAD = {
     "--term nonsense": (
-        "--term must be one of distil_logits, ewc, l2_init, replay, si, given 'nonsense'"
+        "--term must be one of asymmetric, cls_er, distil_logits, ewc, fdr, l2_init, l2_sp, lwf,"
+        " lwf_mc, mas, mir, parseval, replay, rwalk, si, spectral, wasserstein, given 'nonsense'"
     ),
     "--term ewc --memory nonsense=5": "--memory must be one of balanced, reservoir, ring, given",
     "--term ewc=": "--term takes NAME or NAME=VALUE, given 'ewc='",
@@ -168,12 +176,12 @@ BAD = {
         "memory.capacity is set 2 times"
     ),
     "--term ewc --set terms.ewc.fisher=foo": (
-        "--term ewc: fisher must be one of exact, predicted, empirical, given 'foo'"
+        "--term ewc: fisher must be one of exact, sample, predicted, empirical, batched, given 'foo'"
     ),
     "--term ewc --set terms.ewc.speed=1": (
         "cannot set 'terms.ewc.speed' here: one of activation, compute_dtype, dropout_rate,"
         " first_identity, lr, momentum, nesterov, norm, per_task_norm, terms.ewc.at_once,"
-        " terms.ewc.fisher, terms.ewc.strength, weight_decay, weight_init"
+        " terms.ewc.decay, terms.ewc.examples, terms.ewc.fisher, terms.ewc.strength, weight_decay, weight_init"
     ),
     "--term ewc --set terms.ewc.name=other": "cannot set 'terms.ewc.name' here",
     "--term ewc --set terms.si.strength=1": "cannot set 'terms.si.strength' here",
@@ -313,7 +321,7 @@ def test_list_of_a_name_prints_every_kind_that_has_it_in_full(capsys):
         "--set strength=100.0 Of the pull, >= 0; 0 is finetuning.",
         "term ewc",
         "--term ewc=STRENGTH",
-        "--set terms.ewc.fisher=exact `exact`, `predicted` or `empirical`.",
+        "--set terms.ewc.fisher=exact `exact`, `sample`, `predicted`, `empirical` or `batched`.",
         "Kirkpatrick et al. 2017, arXiv:1612.00796",
     ):
         assert words in said

@@ -45,7 +45,7 @@ REFUSED = {
         tx=cl.chain(transforms.gem_projection(2), SGD), memory=STORE
     ),
     "gem_projection needs a memory": lambda: tuned(tx=cl.chain(transforms.gem_projection(2), SGD)),
-    "lwf trains the heads of all tasks, and head is one task's at a time under a til head: use"
+    "lwf looks at the heads of all tasks, and head is one task's at a time under a til head: use"
     " scenario.head(together=True)": lambda: tuned(terms.lwf(), model=TIL),
     "agem_projection draws 11 examples, from a memory of 10": lambda: tuned(
         tx=cl.scale_by_adjustment(DIL, projecting(11)), memory=STORE

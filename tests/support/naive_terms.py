@@ -227,3 +227,65 @@ def unit(vector):
     """The vector at length 1."""
     length = math.sqrt(sum(number**2 for number in vector))
     return [number / length for number in vector]
+
+
+class RWalk(Part):
+    """Chaudhry et al. 2018, eq. 6 to 8, or the authors' code (`official`)."""
+
+    name = "rwalk"
+
+    def __init__(self, strength, damping, alpha, period, official, w):
+        self.strength, self.damping, self.alpha = strength, damping, alpha
+        self.period, self.official = period, official
+        self.fisher, self.anchor, self.then = None, dict(w), dict(w)
+        self.scores, self.importance = dict.fromkeys(w, 0.0), dict.fromkeys(w, 0.0)
+        self.score = dict.fromkeys(w, 0.0)
+        self.steps = self.ended = 0
+        self.clear()
+
+    def clear(self):
+        self.path, self.squares = dict.fromkeys(self.anchor, 0.0), dict.fromkeys(self.anchor, 0.0)
+
+    def pull(self, name, value):
+        return 2 * self.strength * self.importance[name] * (value - self.anchor[name])
+
+    def after_step(self, before, after, gradient):
+        if self.fisher is None:
+            self.fisher = {name: g * g for name, g in gradient.items()}
+        for name, g in gradient.items():
+            self.path[name] -= g * (after[name] - before[name])
+            self.squares[name] += g * g
+        self.steps += 1
+        if self.steps % self.period:
+            return
+        for name, f in self.fisher.items():
+            far = (after[name] - self.then[name]) ** 2 * f * (1.0 if self.official else 0.5)
+            self.score[name] += max(self.path[name] / (far + self.damping), 0.0)
+            mean = self.squares[name] / self.period
+            self.fisher[name] = (1 - self.alpha) * f + self.alpha * mean
+        self.then = dict(after)
+        self.clear()
+
+    def end_task(self, run):
+        for name, score in self.score.items():
+            if self.official:
+                twice = 2.0 if self.ended == 0 else 1.0
+                self.scores[name] += (self.scores[name] + twice * score) / 2
+            else:
+                self.scores[name] = (self.scores[name] + score) / 2
+        fisher, scores = in_unit_range(self.fisher), in_unit_range(self.scores)
+        self.importance = {name: fisher[name] + scores[name] for name in fisher}
+        self.anchor, self.then = dict(run.w), dict(run.w)
+        self.score = dict.fromkeys(self.score, 0.0)
+        self.ended += 1
+        self.clear()
+
+    def state(self):
+        fields = ("path", "score", "scores", "importance", "anchor")
+        return {field: getattr(self, field) for field in fields}
+
+
+def in_unit_range(numbers):
+    """All numbers in [0, 1], by the least and the largest."""
+    low, high = min(numbers.values()), max(numbers.values())
+    return {name: (number - low) / (high - low) for name, number in numbers.items()}

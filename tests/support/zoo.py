@@ -4,9 +4,9 @@ import torch
 from support.hats import parts_of
 from support.rows import some_at_length
 
-from clfunc import algorithms, memories, mlp, scenarios, terms, upgd
+from clfunc import algorithms, memories, mlp, scenarios, terms, transforms, upgd
 from clfunc.testing import Case
-from clfunc.transforms import adam, carry
+from clfunc.transforms import adam, carry, chain
 
 
 def using(factory, **settings):
@@ -80,6 +80,7 @@ def anchors_and_shapes(model, tx, strength):
     parts = (
         terms.mas(strength, decay=0.9, examples=20),
         terms.ewc(strength, fisher="sample", decay=0.8),
+        terms.rwalk(strength, period=3, form="official"),
         terms.l2_sp(0.1 * strength),
         terms.wasserstein(0.1 * strength),
         terms.spectral(0.1 * strength),
@@ -101,6 +102,16 @@ def distilled(model, tx, strength):
     """Both forms of learning without forgetting."""
     parts = (terms.lwf(strength, scaled=True), terms.lwf_mc(strength))
     return algorithms.finetuning(model, tx, terms=parts)
+
+
+def ogd_and_gpm(model, tx, project, threshold=0.9):
+    """Both projections off what earlier tasks need."""
+    projections = (
+        transforms.ogd_projection(3, 6),
+        transforms.gpm_projection(model, threshold, examples=10),
+    )
+    parts = (*projections, tx) if project == "gradients" else (tx, *projections)
+    return algorithms.finetuning(model, chain(*parts))
 
 
 def hat_with_parts(model, tx):
@@ -155,6 +166,12 @@ cases = (
         together=True,
     ),
     Case("a_gem", using(algorithms.a_gem, capacity=12, batch=4), together=True),
+    Case(
+        "ogd gpm",
+        using(ogd_and_gpm, project="gradients"),
+        vary=using(ogd_and_gpm, project="gradients", threshold=0.8),
+        together=True,
+    ),
     Case(
         "gem",
         using(algorithms.gem, num_tasks=3, capacity=12),
@@ -334,6 +351,7 @@ SIMILAR = {
     "amnesiac_hat",
     "amnesiac ewc",
     "er",
+    "derpp",
     "ewc er l2_init",
     "si",
     "anchors and shapes",
@@ -341,5 +359,6 @@ SIMILAR = {
     "cls_er",
     "lwf lwf_mc",
     "gem",
+    "ogd gpm",
 }
 compiled_cases = some_at_length(cases, lambda case: case.name in SIMILAR)

@@ -30,7 +30,7 @@ from support.naive_protocol import (
     entries,
 )
 from support.naive_replays import CLSER, FDR, MIR, Asymmetric
-from support.naive_terms import EWC, L2SP, MAS, Spectral, Wasserstein
+from support.naive_terms import EWC, L2SP, MAS, RWalk, Spectral, Wasserstein
 from support.side_by_side import (
     CAPACITY,
     COUNTS,
@@ -92,6 +92,13 @@ def _ewc(kind, **form):
 def _pulled(make, *parts):
     """Finetuning with a term, and the naive parts of the initial parameters."""
     return Case(lambda model, tx: cl.finetuning(model, tx, terms=(make,)), *parts)
+
+
+def _rwalk(form):
+    """A period of two steps, of which each task has three."""
+    numbers = (3.0, 0.01, 0.6, 2)
+    term = terms.rwalk(*numbers[:2], alpha=numbers[2], period=numbers[3], form=form)
+    return _pulled(term, lambda w: [RWalk(*numbers, form == "official", w)])
 
 
 def _parts_of_spectral(w):
@@ -198,6 +205,8 @@ CASES = {
     "mas": _pulled(terms.mas(0.4, decay=0.8), lambda w: [MAS(0.4, w, 0.8)]),
     "l2_sp": _pulled(terms.l2_sp(0.3), lambda w: [L2SP(0.3)]),
     "wasserstein": _pulled(terms.wasserstein(0.1), lambda w: [Wasserstein(0.1, w)]),
+    "rwalk paper": _rwalk("paper"),
+    "rwalk official": _rwalk("official"),
     "spectral": _pulled(terms.spectral(0.2), _parts_of_spectral),
     "si total": _si("total"),
     "si task": _si("task"),

@@ -25,6 +25,7 @@ TERMS = {
         lambda s: s.mean,
     ),
     "mas": (terms.mas, None, lambda s: s.mean),
+    "rwalk": (lambda s: terms.rwalk(s, period=3), None, lambda s: s.anchor),
     "l2_sp": (terms.l2_sp, None, lambda s: s.anchor),
     "wasserstein": (terms.wasserstein, None, None),
     "parseval": (terms.parseval, None, None),
@@ -115,6 +116,18 @@ def test_every_algorithm_hands_every_hook_of_its_transform_on(name):
     arrange = cl.scenarios.joint if name == "joint" else lambda scenario: scenario
     case = Case(name, ALGORITHMS[name], arrange=arrange)
     transform_laws.a_wrapper_hands_every_hook_on(case, lambda model, inner: inner)
+
+
+@pytest.mark.parametrize("name", ["ogd", "gpm"])
+def test_what_a_projection_learns_depends_neither_on_batches_nor_on_padding(name):
+    def make(model, tx):
+        if name == "gpm":
+            return cl.gpm(model, tx, examples=10)
+        return cl.ogd(model, tx, num_tasks=3, examples=10)
+
+    case = Case(name, make, together=True)
+    term_laws.review_depends_neither_on_batches_nor_on_padding(case)
+    term_laws.rows_of_weight_zero_change_no_bit(case)
 
 
 def test_the_projection_of_a_gem_keeps_its_promise():

@@ -114,3 +114,125 @@ def test_gem_is_for_one_task_at_a_time():
     algorithm = cl.finetuning(model, tx, memory=memories.ring(12, num_tasks=3))
     with pytest.raises(ValueError, match="gem_projection is for one task at a time"):
         play(algorithm, scenario, key(1))
+
+
+@pytest.mark.parametrize("paradigm", ["mtl", "cil", "dil"])
+def test_ogd_is_gram_and_schmidt_one_example_at_a_time(paradigm):
+    scenario = toy_stream(paradigm={"mtl": "til"}.get(paradigm, paradigm))
+    head = scenario.head(together=True)
+    model = cl.mlp(scenario.inputs, (4,), head, dtype=torch.float64)
+    algorithm = cl.ogd(model, cl.sgd(0.1), num_tasks=3, examples=5)
+    shown = []
+
+    def call(hook, function, *arguments):
+        if hook == "review":
+            shown.append(arguments)
+        return function(*arguments)
+
+    _, state = play(algorithm, scenario, key(1), call)
+    found = state.opt[0]
+    basis = []
+    taken = {}
+    for weights, before, batch in shown:
+        for row in range(len(batch.weight)):
+            task = int(batch.task)
+            if batch.weight[row] == 0 or taken.get(task, 0) == 5:
+                continue
+            taken[task] = taken.get(task, 0) + 1
+            w = tree.map(lambda leaf: leaf.clone().requires_grad_(), weights)
+            z = algorithm.predict(w, before, batch.x[row][None].double(), batch.task)
+            z = z[0, batch.y[row]]
+            leaves = tree.leaves(w)
+            v = torch.cat(
+                [
+                    torch.zeros(leaf.numel()).double() if g is None else g.flatten()
+                    for leaf, g in zip(
+                        leaves, torch.autograd.grad(z, leaves, allow_unused=True), strict=True
+                    )
+                ]
+            )
+            size = v.norm()
+            for _ in range(2):
+                for u in basis:
+                    v = v - (u @ v) * u
+            if v.norm() > 1e-9 * size:
+                basis.append(v / v.norm())
+    # where two examples meet no unit that is on, the second says nothing new
+    assert 5 < len(basis) == found.used
+    assert (found.basis[: len(basis)] - torch.stack(basis)).abs().max() < 1e-9
+    assert not found.basis[len(basis) :].any()
+
+
+def test_after_the_optimiser_ogd_leaves_no_update_along_what_it_keeps():
+    scenario = toy_stream(paradigm="dil")
+    model = cl.mlp(scenario.inputs, (4,), scenario.head(), dtype=torch.float64)
+    tx = cl.sgd(0.1, 0.9, weight_decay=0.1)
+    algorithm = cl.ogd(model, tx, num_tasks=3, examples=5, project="updates")
+    largest = []
+
+    def call(hook, function, *arguments):
+        result = function(*arguments)
+        if hook == "step":
+            moved = tree.sub(result[0], arguments[0])
+            flat = torch.cat([leaf.flatten() for leaf in tree.leaves(moved)])
+            basis = arguments[1].opt[1].basis
+            largest.append((float((basis @ flat).abs().max()), float(flat.norm())))
+        return result
+
+    play(algorithm, scenario, key(1), call)
+    assert max(along for along, _ in largest) < 1e-12
+    assert min(size for _, size in largest) > 0
+
+
+@pytest.mark.parametrize("paradigm", ["til", "dil"])
+def test_gpm_keeps_what_layers_gave_for_the_inputs_that_it_holds(paradigm):
+    scenario = toy_stream(paradigm=paradigm)
+    model = cl.mlp(scenario.inputs, (12, 10), scenario.head(), dtype=torch.float64)
+    tx = cl.sgd(0.1, 0.9, weight_decay=0.1)
+    algorithm = cl.gpm(model, tx, threshold=1.0, examples=3, project="updates")
+    seen, largest = [], []
+
+    def call(hook, function, *arguments):
+        result = function(*arguments)
+        if hook == "review" and len(seen) < 3:
+            seen.extend(arguments[2].x[:3].double())
+        if hook == "step" and seen:
+            before, after = (tree.map(lambda leaf: leaf, p) for p in (arguments[0], result[0]))
+            x = torch.stack(seen)
+            hidden = [model.apply(p, x, torch.tensor(0)).features for p in (before, after)]
+            largest.append(max((hidden[0][g] - hidden[1][g]).abs().max() for g in hidden[0]))
+            largest.append(-float(tree.vdot(*[tree.sub(after, before)] * 2)))
+        return result
+
+    play(algorithm, scenario, key(1), call)
+    assert max(largest[::2]) < 1e-9, "the hidden layers say another thing of what they hold"
+    assert max(largest[1::2]) < 0, "nothing moves"
+
+
+def test_gpm_takes_as_few_vectors_as_hold_the_threshold():
+    scenario = toy_stream(paradigm="dil")
+    model = cl.mlp(scenario.inputs, (6,), scenario.head(), dtype=torch.float64)
+    tx = transforms.gpm_projection(model, 0.9, examples=8)
+    params = model.init(key(0))
+    state = tx.init(key(1), params)
+    rows = normal(key(2), (8, state.inputs["hidden1"].shape[1]), dtype=torch.float64)
+    inputs = dict(state.inputs)
+    inputs["hidden1"] = torch.cat([rows, torch.zeros_like(rows[:1])])
+    state = tx.end_task(state._replace(inputs=inputs), params)
+    sizes = torch.linalg.svdvals(rows) ** 2
+    held, count = 0.0, 0
+    while held < 0.9 * sizes.sum():
+        held += sizes[count]
+        count += 1
+    assert state.used["hidden1"] == count
+    kept = (rows @ state.basis["hidden1"].T).square().sum()
+    assert abs(kept - held) < 1e-9 * held
+    # the same inputs again add nothing
+    again = tx.end_task(state._replace(inputs=inputs), params)
+    assert again.used["hidden1"] == count
+
+
+def test_gpm_refuses_layers_that_are_not_linear():
+    model = cl.convnet((1, 4, 4), (5,), cl.dil(2, 2), channels=(3,))
+    with pytest.raises(ValueError, match=r"needs linear layers, and conv1\.weight is none"):
+        transforms.gpm_projection(model)
