@@ -53,7 +53,7 @@ def fisher(
         ValueError: An unknown kind, or `sample` without a key.
 
     >>> from clfunc import datasets, finetuning, mlp, random, scenarios, sgd
-    >>> scenario = scenarios.split(datasets.load("digits"), 5)
+    >>> scenario = scenarios.split(datasets.load("digits"), 5, random.key(0))
     >>> algorithm = finetuning(mlp(scenario.inputs, (8,), scenario.head()), sgd(0.1))
     >>> params, state = algorithm.init(random.key(0))
     >>> batch = scenario.batch(scenario.data, scenario.train(0), torch.arange(10))
