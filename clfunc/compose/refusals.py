@@ -13,7 +13,7 @@ that a user gets, when an algorithm is built.
 | `needs`     | `classes`: a part that has no meaning for a head of numbers                     |
 | `heads`     | `all`: a part that needs all params at once, the heads of all tasks too         |
 | `place`     | `last`: a transform that nothing may follow; `gradient`: one that no optimiser may precede |
-| `blocks`    | a part that needs a memory with as many tasks, each in rows of its own              |
+| `apart`     | a part that needs a memory with as many tasks, each in rows of its own              |
 """
 
 from collections.abc import Callable, Sequence
@@ -61,7 +61,7 @@ def bound(
     readers = declared({term.name: of_term(term) for term in terms}, "draws")
     readers += declared(of_part(tx, tx.update), "draws")
     _refuse_memory(model, memory, readers)
-    for name, blocks in declared(of_part(tx, tx.update), "blocks"):
+    for name, blocks in declared(of_part(tx, tx.update), "apart"):
         _refuse_mixed_rows(name, blocks, memory)
 
     def own_loss(logits: Logits, batch: Batch) -> Tensor:

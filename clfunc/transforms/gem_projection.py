@@ -96,7 +96,7 @@ def gem_projection(num_tasks: int, margin: Number = 0.5) -> Transform:
         "num_tasks": num_tasks,
         "margin": least,
         "draws": num_tasks,
-        "blocks": num_tasks,
+        "apart": num_tasks,
         "place": "gradient",
     }
     return Transform(init=init, update=update, metrics=metrics, settings=settings)

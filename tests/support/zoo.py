@@ -78,12 +78,12 @@ def three_terms(model, tx, strength):
 def anchors_and_shapes(model, tx, strength):
     """All pulls at weights that are no other case's."""
     parts = (
-        terms.mas(strength, decay=0.9, examples=20),
-        terms.ewc(strength, fisher="sample", decay=0.8),
-        terms.rwalk(strength, period=3, form="official"),
+        terms.mas(0.01 * strength, decay=0.9, examples=20),
+        terms.ewc(0.1 * strength, fisher="sample", decay=0.8),
+        terms.rwalk(0.1 * strength, period=3, form="official"),
         terms.l2_sp(0.1 * strength),
-        terms.wasserstein(0.1 * strength),
-        terms.spectral(0.1 * strength),
+        terms.wasserstein(0.01 * strength),
+        terms.spectral(0.01 * strength),
     )
     return algorithms.finetuning(model, tx, terms=parts)
 

@@ -347,7 +347,7 @@ def test_what_is_learned_after_forgetting_can_be_forgotten_too(name):
     ones = tree.map(torch.ones_like, params)
     taught = {"path": ones}
     if name == "ewc":
-        taught = {"fisher": ones, "examples": torch.tensor(2.0, dtype=torch.float64)}
+        taught = {"found": ones, "weight": torch.tensor(2.0, dtype=torch.float64)}
     s = part.end_task(s._replace(**taught), params)
     share = tree.sub(s.importance, forgetting(name, state, [0]).importance)
     s = part.forget(s, torch.tensor([False, True, False]))
@@ -379,7 +379,7 @@ def test_a_task_that_ends_again_replaces_its_lesson(make):
         about = cl.Task(id=torch.tensor(task), steps_per_epoch=number, epochs=number)
         s = term.begin_task(s, params, about)
         moved = cl.tree.scale(params, 1.0 + place)
-        field = "fisher" if "fisher" in s._fields else "path"
+        field = "found" if "found" in s._fields else "path"
         s = s._replace(**{field: moved})
         s = term.end_task(s, moved)
         params = moved

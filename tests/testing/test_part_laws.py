@@ -169,7 +169,7 @@ def of_batches(strength):
 
     def review(s, params, context):
         after = term.review(s, params, context)
-        return after._replace(examples=s.examples + 1)
+        return after._replace(weight=s.weight + 1)
 
     return term._replace(review=review)
 
