@@ -118,6 +118,19 @@ def fold_in(key: Key, *data: "int | Tensor") -> Key:
     return key
 
 
+def position(task: Int[Tensor, "..."], row: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
+    """A position in a key's stream for each row of each task, to draw by with `at`.
+
+    Args:
+        task: The task of each example, below 2**20.
+        row: Its row, below 2**40.
+
+    >>> position(torch.tensor(1), torch.tensor(3)) == 2**40 + 3
+    tensor(True)
+    """
+    return task * 2**40 + row
+
+
 def bits(key: Key, shape: tuple[int, ...] = (), at: "int | Tensor" = 0) -> Int[Tensor, "..."]:
     """Random 32-bit words, as int64 in [0, 2**32).
 

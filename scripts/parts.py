@@ -39,7 +39,7 @@ def dark(model: cl.Model, tx: cl.Transform, strength: float) -> cl.Algorithm:
 METHODS: dict[str, tuple[str, list[str], Make]] = {
     "ewc": (
         "term",
-        ["terms/ewc.py", "terms/fisher.py"],
+        ["terms/ewc.py", "terms/anchored.py", "terms/fisher.py", "terms/sensitivity.py"],
         lambda m, tx, s: cl.ewc(m, tx, strength=s),
     ),
     "si": ("term", ["terms/si.py"], lambda m, tx, s: cl.si(m, tx, strength=s)),

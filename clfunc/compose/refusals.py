@@ -61,8 +61,8 @@ def bound(
     readers = declared({term.name: of_term(term) for term in terms}, "draws")
     readers += declared(of_part(tx, tx.update), "draws")
     _refuse_memory(model, memory, readers)
-    for name, blocks in declared(of_part(tx, tx.update), "apart"):
-        _refuse_mixed_rows(name, blocks, memory)
+    for name, tasks in declared(of_part(tx, tx.update), "apart"):
+        _refuse_mixed_rows(name, tasks, memory)
 
     def own_loss(logits: Logits, batch: Batch) -> Tensor:
         return model.head.loss(logits, batch.y, batch.weight)
@@ -216,11 +216,11 @@ def _refuse_memory(model: Model, memory: Memory | None, readers: list[tuple[str,
         )
 
 
-def _refuse_mixed_rows(name: str, blocks: int, memory: Memory | None) -> None:
+def _refuse_mixed_rows(name: str, tasks: int, memory: Memory | None) -> None:
     """Raise ValueError for a memory that does not keep so many tasks in equal blocks of rows."""
     settings = {} if memory is None else memory.settings
-    if settings.get("num_tasks") != blocks:
+    if settings.get("num_tasks") != tasks:
         raise ValueError(
-            f"{name} needs the examples of {blocks} tasks apart, and {settings.get('name')} does not"
-            f" keep them so: give memory=memories.ring(500, num_tasks={blocks})"
+            f"{name} needs the examples of {tasks} tasks apart, and {settings.get('name')} does not"
+            f" keep them so: give memory=memories.ring(500, num_tasks={tasks})"
         )

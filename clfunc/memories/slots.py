@@ -12,11 +12,10 @@ from torch import Tensor
 from torch.func import vmap
 
 from clfunc import tree
-from clfunc.random import bits
+from clfunc.random import bits, position
 from clfunc.types import Batch, Key
 
 _LAST = torch.iinfo(torch.int64).max
-_TASK = 2**40  # more rows than a data set has
 
 
 def empty(blank: Batch, capacity: int) -> Batch:
@@ -63,7 +62,7 @@ def priorities(key: Key, task: Tensor, rows: Tensor) -> Tensor:
         high, low = bits(key, (2,), at=at).unbind()
         return (high >> 1) * 2**32 + low
 
-    return vmap(one)(task * _TASK + rows)
+    return vmap(one)(position(task, rows))
 
 
 def no_priorities(capacity: int, device: torch.device) -> Tensor:

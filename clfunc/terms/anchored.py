@@ -16,7 +16,7 @@ from torch import Tensor
 
 from clfunc import tree
 from clfunc.settings import check_whole
-from clfunc.terms.by_task import learning, no_lessons
+from clfunc.terms.by_task import declared, learning, no_lessons
 from clfunc.types import Batch, Context, Key, Model, Number, Params, Scalar, State, Term, scalar
 
 # (params, context, key, place) -> the sum over the batch, and what its mean is taken over. `place`
@@ -76,8 +76,9 @@ def anchored(
         zero = tree.zeros_like(params)
         none = torch.zeros((), dtype=torch.float64, device=key.device)
         lessons = no_lessons((zero, params), num_tasks)
-        reviewed = none.to(torch.int64)
-        return AnchoredState(number, kept, key, zero, zero, zero, none, reviewed, lessons)
+        sums = dict.fromkeys(("importance", "mean", "found"), zero)
+        numbers = {"strength": number, "weight": none, "reviewed": none.to(torch.int64)}
+        return AnchoredState(key=key, decay=kept, lessons=lessons, **numbers, **sums)
 
     def penalty(s: AnchoredState, params: Params) -> Scalar:
         drift = tree.sub(params, s.mean)
@@ -92,21 +93,19 @@ def anchored(
             reviewed=s.reviewed + (batch.weight > 0).sum(),
         )
 
-    declared = {
+    about = {
         "strength": number,
         "decay": None if decay is None else kept,
         "examples": examples,
         "at_once": at_once,
-        "num_tasks": num_tasks,
-        "remembers": num_tasks is None,
-        "forgets": None if num_tasks is None else "tasks",
+        **declared(num_tasks),
     }
     return Term(
         name=name,
         init=init,
         penalty=penalty,
         review=review,
-        settings=declared | settings,
+        settings=about | settings,
         **learning(_lesson, _learn, _nothing, num_tasks),
     )
 

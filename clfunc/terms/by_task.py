@@ -12,7 +12,7 @@ from torch import Tensor
 
 from clfunc import tree
 from clfunc.bank import repeated
-from clfunc.types import Params, State, Task
+from clfunc.types import Params, Settings, State, Task
 
 
 class Lessons(NamedTuple):
@@ -36,6 +36,15 @@ def no_lessons(lesson: Any, num_tasks: int | None) -> State:
     rows = repeated(tree.zeros_like(lesson), num_tasks)
     none = torch.zeros(num_tasks, dtype=torch.int64, device=tree.leaves(lesson)[0].device)
     return Lessons(rows=rows, order=none, task=none[0].clone())
+
+
+def declared(num_tasks: int | None) -> Settings:
+    """What a term with `learning` declares in its settings."""
+    return {
+        "num_tasks": num_tasks,
+        "remembers": num_tasks is None,
+        "forgets": None if num_tasks is None else "tasks",
+    }
 
 
 def learning(

@@ -29,7 +29,6 @@ from clfunc.types import (
     Params,
     Scalar,
     State,
-    Task,
     Term,
     scalar,
 )
@@ -109,9 +108,6 @@ def cls_er(
         more = joined(s.replay, context, drawn, context.loss(params, drawn), "union")
         return more + s.consistency * distance
 
-    def begin_task(s: CLSERState, params: Params, task: Task) -> CLSERState:
-        return s._replace(replay=inner.begin_task(s.replay, params, task))
-
     settings = inner.settings | {
         "consistency": weight,
         "rates": rates,
@@ -123,7 +119,6 @@ def cls_er(
         name=name,
         init=init,
         loss=loss,
-        begin_task=begin_task,
         after_step=_after_step,
         settings=settings,
     )

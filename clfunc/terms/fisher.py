@@ -16,15 +16,15 @@
 
 import torch
 from torch import Tensor
-from torch.func import vmap
+from torch.func import grad, vmap
 
 from clfunc import tree
-from clfunc.random import uniform
+from clfunc.losses import cross_entropy
+from clfunc.random import position, uniform
 from clfunc.terms.sensitivity import sensitivity
 from clfunc.types import Algorithm, Batch, Context, Key, Params, Scalar, State, choice
 
 FISHERS = ("exact", "sample", "predicted", "empirical", "batched")
-_TASK = 2**40  # more rows than a data set has
 
 
 def fisher(
@@ -97,7 +97,7 @@ def fisher_of(
 
     chance = torch.zeros_like(place, dtype=torch.float64)
     if kind == "sample" and key is not None:
-        at = batch.task * _TASK + place
+        at = position(batch.task, place)
         chance = vmap(lambda one: uniform(key, (), at=one, dtype=torch.float64))(at)
     found = sensitivity(params, context, scores, (batch.y, chance))
     return found, batch.weight.sum()
@@ -107,13 +107,9 @@ def _batched(params: Params, context: Context) -> tuple[Params, Scalar]:
     batch = context.batch
 
     def loss(params: Params) -> Scalar:
-        log_p = torch.log_softmax(context.logits(params, batch), 1)
-        own = log_p.gather(1, batch.y[:, None])[:, 0]
-        counts = batch.weight > 0
-        total = torch.where(counts, own * batch.weight, 0.0).sum()
-        return -total / torch.where(counts.any(), batch.weight.sum(), 1.0)
+        return cross_entropy(context.logits(params, batch), batch.y, batch.weight)
 
-    gradient = torch.func.grad(loss)(tree.map(torch.detach, params))
+    gradient = grad(loss)(tree.map(torch.detach, params))
     return tree.mul(gradient, gradient), (batch.weight > 0).any().to(batch.weight.dtype)
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 
 from clfunc import tree
-from clfunc.terms.by_task import learning, no_lessons
+from clfunc.terms.by_task import declared, learning, no_lessons
 from clfunc.types import Key, Model, Number, Params, Scalar, State, Term, scalar
 
 
@@ -44,7 +44,8 @@ def l2_sp(strength: Number = 0.01, *, num_tasks: int | None = None, name: str = 
 
     def init(key: Key, params: Params, model: Model) -> L2SPState:
         none = torch.zeros((), dtype=torch.float64, device=key.device)
-        return L2SPState(number, params, ended=none, lessons=no_lessons(params, num_tasks))
+        lessons = no_lessons(params, num_tasks)
+        return L2SPState(strength=number, anchor=params, ended=none, lessons=lessons)
 
     def penalty(s: L2SPState, params: Params) -> Scalar:
         drift = tree.sub(params, s.anchor)
@@ -59,11 +60,6 @@ def l2_sp(strength: Number = 0.01, *, num_tasks: int | None = None, name: str = 
     def nothing(s: L2SPState) -> L2SPState:
         return s._replace(ended=torch.zeros_like(s.ended))
 
-    settings = {
-        "strength": number,
-        "num_tasks": num_tasks,
-        "remembers": num_tasks is None,
-        "forgets": None if num_tasks is None else "tasks",
-    }
+    settings = {"strength": number} | declared(num_tasks)
     hooks = learning(lesson, learn, nothing, num_tasks)
     return Term(name=name, init=init, penalty=penalty, settings=settings, **hooks)

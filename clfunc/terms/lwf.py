@@ -58,7 +58,7 @@ def lwf(
     soft = scalar(temperature, "temperature", 0, above=True)
 
     def init(key: Key, params: Params, model: Model) -> LwFState:
-        classes = classes_of(model, key.device)
+        classes = _classes_of(model, key.device)
         return LwFState(
             strength=number,
             temperature=soft,
@@ -88,23 +88,23 @@ def lwf(
         name=name,
         init=init,
         loss=loss,
-        begin_task=begin_task,
-        end_task=end_task,
+        begin_task=_begin_task,
+        end_task=_end_task,
         settings=settings | {"remembers": True, "needs": "classes", "heads": "all"},
     )
 
 
-def begin_task(s: LwFState, params: Params, task: Task) -> LwFState:
+def _begin_task(s: LwFState, params: Params, task: Task) -> LwFState:
     """The state as a task begins."""
     return s._replace(task=task.id)
 
 
-def end_task(s: LwFState, params: Params) -> LwFState:
+def _end_task(s: LwFState, params: Params) -> LwFState:
     """The state with the params as the teacher, and the task's classes among the old ones."""
     return s._replace(teacher=params, old=s.old | tree.take(s.classes, s.task))
 
 
-def classes_of(model: Model, device: torch.device) -> Tensor:
+def _classes_of(model: Model, device: torch.device) -> Tensor:
     """`Bool[tasks, rows, classes]`: which classes each task has. There is a row for each task that
     has a head of its own, else one.
     """

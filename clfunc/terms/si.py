@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from clfunc import tree
-from clfunc.terms.by_task import learning, no_lessons
+from clfunc.terms.by_task import declared, learning, no_lessons
 from clfunc.types import Context, Key, Model, Number, Params, Scalar, State, Term, choice, scalar
 
 Lesson = tuple[Params, Params]  # a task's share of the importance, and its params
@@ -102,9 +102,7 @@ def si(
         "strength": number,
         "damping": xi,
         "clip": clip,
-        "num_tasks": num_tasks,
-        "remembers": num_tasks is None,
-        "forgets": None if num_tasks is None else "tasks",
+        **declared(num_tasks),
     }
     return Term(
         name=name,
